@@ -1,0 +1,145 @@
+"""Every error that Slotline raises.
+
+Each carries its facts as attributes and survives pickling and the queues' result backends: the constructor's
+arguments are the exception's ``args``, and the sentence is made from them when it is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SlotlineError(Exception):
+    """The root of all errors raised by Slotline."""
+
+
+class InvalidOptionError(SlotlineError, ValueError):
+    """An option, label or setting has a value that it cannot have.
+
+    Args:
+        option: The option's name, as the user wrote it.
+        value: The ``repr`` of the offending value.
+        allowed: What would have been accepted, as the end of a sentence ("a whole number of at least 1").
+    """
+
+    def __init__(self, option: str, value: str, allowed: str) -> None:
+        super().__init__(option, value, allowed)
+        self.option, self.value, self.allowed = option, value, allowed
+
+    def __str__(self) -> str:
+        return f"{self.option}={self.value} is not allowed: it must be {self.allowed}."
+
+
+class PoolFullError(SlotlineError):
+    """Every slot of a pool is taken.
+
+    Args:
+        key: The pool's key.
+        max_size: The limit that was reached.
+        holders: The owners of the slots that were taken, as far as the pool was asked for them.
+    """
+
+    def __init__(self, key: str, max_size: int, holders: Any = ()) -> None:
+        super().__init__(key, max_size, list(holders))
+        self.key, self.max_size, self.holders = key, max_size, tuple(holders)
+
+    def __str__(self) -> str:
+        held = f", held by {', '.join(self.holders)}" if self.holders else ""
+        return f"Pool {self.key!r} is full: all of its {self.max_size} slots are taken{held}."
+
+
+class PoolTimeoutError(PoolFullError, TimeoutError):
+    """No slot came free within the time that the caller was ready to wait."""
+
+    def __init__(self, key: str, max_size: int, holders: Any = (), timeout: float | None = None) -> None:
+        super().__init__(key, max_size, holders)
+        self.timeout = timeout
+        self.args = (key, max_size, list(holders), timeout)
+
+    def __str__(self) -> str:
+        return f"No slot of pool {self.key!r} (size {self.max_size}) came free within {self.timeout} s."
+
+
+class SlotLostError(SlotlineError):
+    """A slot was gone before its work had ended: it could not be renewed in time, or an operator released it."""
+
+    def __init__(self, key: str, token: str) -> None:
+        super().__init__(key, token)
+        self.key, self.token = key, token
+
+    def __str__(self) -> str:
+        return f"Slot {self.token} of pool {self.key!r} was lost before its work had ended."
+
+
+class StoreError(SlotlineError):
+    """A store refused a command; the text is the server's."""
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """A store could not be reached, or answered that it cannot serve now.
+
+    It never means that a pool is full or that a value is missing: nothing is known about either.
+
+    Args:
+        store: The store's name, without credentials.
+        reason: What the last try met.
+    """
+
+    def __init__(self, store: str, reason: str) -> None:
+        super().__init__(store, reason)
+        self.store, self.reason = store, reason
+
+    def __str__(self) -> str:
+        return f"The store {self.store} is unavailable: {self.reason}."
+
+
+class SerializationError(SlotlineError, TypeError):
+    """A value cannot be stored so that it comes back equal, in value and in type.
+
+    Args:
+        type_name: The qualified name of the type that cannot be stored.
+        reason: Why it cannot, and what to do instead.
+    """
+
+    def __init__(self, type_name: str, reason: str) -> None:
+        super().__init__(type_name, reason)
+        self.type_name, self.reason = type_name, reason
+
+    def __str__(self) -> str:
+        return f"A value of type {self.type_name} cannot be cached: {self.reason}."
+
+
+class LeaseError(SlotlineError):
+    """The root of the errors of leased executors."""
+
+
+class LeaseUnavailableError(LeaseError):
+    """Every executor of a manager is leased, and the caller did not want to wait."""
+
+
+class LeaseExpiredError(LeaseError):
+    """The lease was released, revoked or never existed: it takes no more work."""
+
+
+class ManagerClosedError(LeaseError):
+    """The manager of leased executors is not running."""
+
+
+class UnsupportedBackendError(LeaseError):
+    """This interpreter or installation cannot offer the executor backend that was asked for."""
+
+
+class UnsupportedFrameworkError(SlotlineError):
+    """The installed queue framework lacks a part that Slotline relies on.
+
+    Args:
+        framework: Its name and version.
+        missing: The part that is missing.
+    """
+
+    def __init__(self, framework: str, missing: str) -> None:
+        super().__init__(framework, missing)
+        self.framework, self.missing = framework, missing
+
+    def __str__(self) -> str:
+        return f"Slotline cannot run on {self.framework}: {self.missing} is missing. Install a supported version."

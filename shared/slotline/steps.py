@@ -1,0 +1,97 @@
+"""One source for both faces: a procedure is a generator of steps, driven by a blocking or an awaiting loop.
+
+A procedure that talks to a store, sleeps or waits is written once, as a generator that yields :class:`Step` objects
+and returns its result. :func:`run_blocking` drives it for plain threads, :func:`run_awaiting` for coroutines. An
+exception out of a step, a cancellation included, is thrown into the generator at its ``yield``, so that ``try`` and
+``finally`` work as in straight code. No event loop is ever started for a blocking caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from slotline.stores.base import Command, Store
+
+T = TypeVar("T")
+
+
+class Step(ABC):
+    """Something that takes time, with a blocking and an awaiting form."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def blocking(self) -> Any:
+        """Do it in the calling thread."""
+
+    @abstractmethod
+    async def awaiting(self) -> Any:
+        """Do it in the running event loop."""
+
+
+Steps: TypeAlias = Generator[Step, Any, T]
+
+
+@dataclass(slots=True, frozen=True)
+class Call(Step):
+    """Execute one command on a store; the step's result is the store's reply."""
+
+    store: Store
+    command: Command
+
+    def blocking(self) -> Any:
+        return self.store.sync.execute(self.command)
+
+    async def awaiting(self) -> Any:
+        return await self.store.execute(self.command)
+
+
+@dataclass(slots=True, frozen=True)
+class Sleep(Step):
+    """Let ``seconds`` pass."""
+
+    seconds: float
+
+    def blocking(self) -> None:
+        time.sleep(self.seconds)
+
+    async def awaiting(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+def run_blocking(steps: Steps[T]) -> T:
+    """Drive a procedure in the calling thread and return its result."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                reply = step.blocking()
+            except BaseException as error:  # noqa: BLE001 - the procedure decides what an exception means
+                step = steps.throw(error)
+            else:
+                step = steps.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def run_awaiting(steps: Steps[T]) -> T:
+    """Drive a procedure in the running event loop and return its result; cancellation is thrown into it."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                reply = await step.awaiting()
+            except BaseException as error:  # noqa: BLE001 - the procedure decides what an exception means
+                step = steps.throw(error)
+            else:
+                step = steps.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

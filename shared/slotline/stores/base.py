@@ -1,0 +1,99 @@
+"""The store contract: atomic commands, wake-ups, and nothing else.
+
+A :class:`Command` names one script and its arguments. ``RedisStore`` runs the Lua file of that name; ``MemoryStore``
+runs the Python function of that name. Both answer in the same shape, so the layers above build commands and read
+replies without knowing where state lives.
+
+Every command may be sent twice: a connection can break after the server has acted and before it has answered, and the
+store then repeats the call. Commands are therefore idempotent, by a token that the caller chooses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from slotline.stores.wakeups import Wakeups
+
+Reply: TypeAlias = Any
+"""What a script answers: ``bytes``, ``int``, ``None`` or a list of these."""
+
+
+class Command(NamedTuple):
+    """One atomic operation.
+
+    Attributes:
+        script: The script's name, e.g. ``"pool_acquire"``; a name in capitals is a plain Redis command (``"GET"``),
+            which only Redis stores take.
+        keys: The keys that it touches; all of them share one hash tag.
+        args: Its arguments: text, bytes or whole numbers. Times are milliseconds, in names that end in ``_ms``.
+    """
+
+    script: str
+    keys: tuple[str, ...]
+    args: tuple[str | bytes | int, ...] = ()
+
+
+class SyncStore(ABC):
+    """The blocking face of a :class:`Store`."""
+
+    @abstractmethod
+    def execute(self, command: Command) -> Reply:
+        """See :meth:`Store.execute`."""
+
+    @abstractmethod
+    def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
+        """See :meth:`Store.execute_many`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See :meth:`Store.close`."""
+
+
+class Store(ABC):
+    """Where pools and caches keep their state.
+
+    Attributes:
+        name: What errors and logs call it; holds no credentials.
+        prefix: The first part of every key.
+        shared: Whether other processes see the same state. Slots of a shared store are held by a lease that a
+            heartbeat renews; in a store of one process they live as long as the process.
+        sync: The same operations, blocking.
+    """
+
+    name: str
+    prefix: str
+    shared: bool
+    sync: SyncStore
+
+    @abstractmethod
+    async def execute(self, command: Command) -> Reply:
+        """Run one command and return its reply.
+
+        Raises:
+            StoreUnavailableError: The store could not be reached within its retries; nothing is known of the state.
+            StoreError: The store refused the command.
+        """
+
+    @abstractmethod
+    async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
+        """Run several independent commands in one round trip; each has its reply or its error in its place.
+
+        Raises:
+            StoreUnavailableError: The store could not be reached within its retries.
+        """
+
+    @property
+    @abstractmethod
+    def wakeups(self) -> Wakeups:
+        """This process's doorbells on the store."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close connections and threads of this process; the store opens them again when it is used again."""
+
+    @abstractmethod
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, at the next close."""
