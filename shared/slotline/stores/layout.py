@@ -1,0 +1,22 @@
+"""How the names of keys in a store are made."""
+
+from __future__ import annotations
+
+import hashlib
+
+LONGEST_NAME = 256
+"""Bytes of a user's name that a key holds as they are; a longer name is cut and made unique by its digest."""
+
+
+def base_key(prefix: str, kind: str, name: str) -> str:
+    """Return the common beginning of all keys of one thing, with its hash tag: ``slotline:{pool:api}``.
+
+    Everything that belongs to one pool, or to one cache entry, starts with this, so that a Redis Cluster keeps it
+    in one slot and a script may touch all of it. A brace in ``name`` shortens the tag for all of these keys alike.
+    """
+    if len(name) > LONGEST_NAME // 4:
+        raw = name.encode("utf-8", "surrogatepass")
+        if len(raw) > LONGEST_NAME:
+            digest = hashlib.blake2b(raw, digest_size=20).hexdigest()
+            name = f"{raw[: LONGEST_NAME - 48].decode('utf-8', 'ignore')}~{digest}"
+    return f"{prefix}:{{{kind}:{name}}}"

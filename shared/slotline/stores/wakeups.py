@@ -1,0 +1,157 @@
+"""Doorbells: how a script in the store wakes whoever waits in this process.
+
+A process listens on one channel of its own, whatever it waits for. A waiter hangs up a :class:`Bell` under its token
+before it stands in line; a script that has something for it publishes ``"<token> <payload>"`` on the channel. Messages
+can be lost, so a waiter also looks again from time to time: a lost one costs a delay, never a hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from slotline.steps import Step
+
+
+class Bell:
+    """One waiter's doorbell; rings at most once with a payload, and any number of times without.
+
+    A ring without a payload (``b""``) says only that something may have been missed: look again.
+    """
+
+    __slots__ = ("_callbacks", "_hub", "_lock", "payload", "token")
+
+    def __init__(self, hub: Wakeups, token: str) -> None:
+        self.token = token
+        self.payload: bytes | None = None
+        self._hub = hub
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_ring(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` at each ring, in whatever thread it comes; at once if the payload is already here."""
+        with self._lock:
+            rung = self.payload is not None
+            if not rung:
+                self._callbacks.append(callback)
+        if rung:
+            callback()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` no more."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._callbacks.remove(callback)
+
+    def ring(self, payload: bytes) -> None:
+        """Deliver ``payload``, or a mere nudge where it is empty."""
+        with self._lock:
+            if payload and self.payload is None:
+                self.payload = payload
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    def close(self) -> None:
+        """Take the bell down; what comes for it later is dropped."""
+        self._hub.remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Wakeups(ABC):
+    """The doorbells of one process on one store.
+
+    Attributes:
+        channel: Where scripts publish to reach this process.
+    """
+
+    channel: str
+
+    def __init__(self) -> None:
+        self._bells: dict[str, Bell] = {}
+
+    def bell(self, token: str) -> Bell:
+        """Hang up a bell under ``token``."""
+        bell = self._bells[token] = Bell(self, token)
+        return bell
+
+    def remove(self, bell: Bell) -> None:
+        """Take a bell down, if it still hangs."""
+        if self._bells.get(bell.token) is bell:
+            del self._bells[bell.token]
+
+    def ring(self, token: str, payload: bytes) -> bool:
+        """Ring the bell under ``token``; return whether there was one."""
+        bell = self._bells.get(token)
+        if bell is None:
+            return False
+        bell.ring(payload)
+        return True
+
+    def nudge_all(self) -> None:
+        """Ring every bell without a payload: messages may have been lost."""
+        for bell in list(self._bells.values()):
+            bell.ring(b"")
+
+    @abstractmethod
+    def listen_blocking(self) -> None:
+        """Return when messages on the channel reach this process."""
+
+    @abstractmethod
+    async def listen(self) -> None:
+        """Return when messages on the channel reach this process."""
+
+
+@dataclass(slots=True, frozen=True)
+class Listen(Step):
+    """Make sure that the doorbells can be heard; needed before a command that puts the caller into a line."""
+
+    hub: Wakeups
+
+    def blocking(self) -> None:
+        self.hub.listen_blocking()
+
+    async def awaiting(self) -> None:
+        await self.hub.listen()
+
+
+@dataclass(slots=True, frozen=True)
+class Wait(Step):
+    """Wait for a ring, for ``timeout`` seconds at the most; the result is the payload, ``None`` without one."""
+
+    bell: Bell
+    timeout: float
+
+    def blocking(self) -> bytes | None:
+        rung = threading.Event()
+        self.bell.on_ring(rung.set)
+        try:
+            rung.wait(self.timeout)
+        finally:
+            self.bell.forget(rung.set)
+        return self.bell.payload
+
+    async def awaiting(self) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        rung: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the waiter's loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(lambda: rung.done() or rung.set_result(None))
+
+        self.bell.on_ring(wake)
+        try:
+            await asyncio.wait((rung,), timeout=self.timeout)
+        finally:
+            self.bell.forget(wake)
+            rung.cancel()
+        return self.bell.payload
