@@ -1,0 +1,1 @@
+"""What the tests stand on: throwaway servers, a network that can be broken, worker processes, waiting, leak checks."""

@@ -1,0 +1,138 @@
+"""What a test may leave behind: processes, threads, event loops, keys, file descriptors, shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import redis
+
+from tests.harness import guardian
+
+FRAMEWORK_KEYS = ("_kombu.*", "unacked*", "celery*", "taskiq*", "autoclaim:*")
+"""Keys that the queues themselves leave without a TTL; tests name their queues so that they match."""
+
+_TRACKERS = ("resource_tracker", "semaphore_tracker", "multiprocessing.forkserver")
+"""Helper processes that the standard library and billiard keep until the interpreter ends."""
+
+
+class Resources(NamedTuple):
+    """What a process holds: open file descriptors, threads, and the machine's segments in ``/dev/shm``."""
+
+    fds: int
+    threads: int
+    shm: frozenset[str]
+
+
+def measure(pid: int | None = None) -> Resources:
+    """Return what the process ``pid`` (by default this one) holds now."""
+    process = psutil.Process(pid)
+    shm = Path("/dev/shm")
+    segments = frozenset(path.name for path in shm.iterdir()) if shm.is_dir() else frozenset[str]()
+    return Resources(process.num_fds(), process.num_threads(), segments)
+
+
+class Snapshot:
+    """What exists at one moment, so that what was added later can be named."""
+
+    def __init__(self) -> None:
+        self.processes = _related_processes()
+        self.threads = set(threading.enumerate())
+        self.loops = set(_open_loops())
+
+    def new_processes(self, *, except_pids: Iterable[int] = ()) -> list[str]:
+        """Return the living child processes, and those of them that lost their parent, that were not there before."""
+        spared = {*except_pids, guardian.pid()}
+        return [
+            described
+            for process in _related_processes() - self.processes
+            if process.pid not in spared and (described := _describe(process))
+        ]
+
+    def new_threads(self) -> list[str]:
+        """Return the threads that keep the interpreter from ending, and Slotline's own, that were not there before."""
+        return [
+            repr(thread)
+            for thread in threading.enumerate()
+            if thread not in self.threads and (not thread.daemon or thread.name.startswith("slotline-"))
+        ]
+
+    def new_loops(self) -> list[str]:
+        """Return the event loops made since then that nobody closed."""
+        return [repr(loop) for loop in _open_loops() if loop not in self.loops]
+
+
+def remaining(look: Any, patience: float = 3.0) -> list[str]:
+    """Return what ``look()`` still finds when ``patience`` seconds have passed, or nothing as soon as it finds none."""
+    deadline = time.monotonic() + patience
+    while True:
+        found: list[str] = look()
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def keys_without_ttl(client: redis.Redis, spared: Iterable[str] = FRAMEWORK_KEYS) -> list[str]:
+    """Return the keys that would stay for ever, those that match a pattern in ``spared`` left out."""
+    patterns = tuple(spared)
+    names = [key.decode(errors="backslashreplace") for key in client.scan_iter(count=1000)]
+    suspects = [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)]
+    with client.pipeline(transaction=False) as pipeline:
+        for name in suspects:
+            pipeline.pttl(name)
+        return sorted(name for name, ttl in zip(suspects, pipeline.execute(), strict=True) if ttl == -1)
+
+
+_loops: weakref.WeakSet[asyncio.BaseEventLoop] = weakref.WeakSet()
+
+
+def watch_loops() -> None:
+    """Remember every event loop made from now on; called once, before the first test."""
+    original = asyncio.BaseEventLoop.__init__
+
+    @wraps(original)
+    def remember(self: asyncio.BaseEventLoop) -> None:
+        original(self)
+        _loops.add(self)
+
+    asyncio.BaseEventLoop.__init__ = remember  # type: ignore[method-assign] # only loops that are known can be checked
+
+
+def _open_loops() -> list[asyncio.BaseEventLoop]:
+    return [loop for loop in _loops if not loop.is_closed()]
+
+
+def _related_processes() -> set[psutil.Process]:
+    """Return this process's descendants, and the processes of its group whose parent is outside of the group.
+
+    A child of a killed child belongs to nobody, but it still carries the process group that it was born into.
+    """
+    own = os.getpgrp()
+    related = set(psutil.Process().children(recursive=True))
+    for process in psutil.process_iter(["ppid"]):
+        try:
+            if os.getpgid(process.pid) == own and os.getpgid(process.info["ppid"] or 1) != own:
+                related.add(process)
+        except (OSError, psutil.Error):
+            continue
+    related.discard(psutil.Process())
+    return related
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+    return "" if any(name in command for name in _TRACKERS) else f"pid {process.pid}: {command[:200]}"

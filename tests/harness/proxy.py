@@ -1,0 +1,272 @@
+"""A TCP proxy that can delay, stall, refuse and cut, in front of any server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Direction: TypeAlias = Literal["to_server", "to_client"]
+Match: TypeAlias = int | Callable[[bytes], bool]
+"""A number of bytes, or a predicate on all bytes that one connection has carried since the cut was armed."""
+
+
+class Cut:
+    """A cut that has been armed.
+
+    Attributes:
+        happened: Set once a connection was cut.
+    """
+
+    def __init__(self, direction: Direction, match: Match) -> None:
+        self.direction, self.match = direction, match
+        self.happened = threading.Event()
+
+    def passes(self, seen: bytes) -> int | None:
+        """Return how many of the bytes seen so far may pass before the cut, or ``None`` while it is not reached."""
+        if callable(self.match):
+            return len(seen) if self.match(seen) else None
+        return self.match if len(seen) >= self.match else None
+
+
+class TcpProxy:
+    """Forward connections to a server, from a thread of its own; use it as a context manager.
+
+    Args:
+        port: The server's port.
+        host: The server's host.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.target = (host, port)
+        self.host, self.port = "127.0.0.1", 0
+        self.delay_seconds = 0.0
+        self.accepted = 0
+        self.armed: Cut | None = None
+        self.links: set[_Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="harness-proxy", daemon=True)
+        self._server: asyncio.Server | None = None
+        self._closed = False
+
+    def __enter__(self) -> TcpProxy:
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def redis_url(self) -> str:
+        """The URL of a Redis behind this proxy."""
+        return f"redis://{self.host}:{self.port}/0"
+
+    def delay(self, seconds: float) -> None:
+        """Deliver every byte ``seconds`` later, in both directions."""
+        self.delay_seconds = seconds
+
+    def stall(self) -> None:
+        """Accept connections but forward nothing from now on; what arrives is kept for :meth:`resume`."""
+        self._run(self._open_gate(False))
+
+    def cut(self) -> None:
+        """Reset all connections; new ones are served."""
+        self._run(self._cut())
+
+    def refuse(self) -> None:
+        """Reset all connections and stop listening, so that connecting is refused."""
+        self._run(self._refuse())
+
+    def resume(self) -> None:
+        """Serve again: listen, forward what was stalled, without delay; a cut that was armed is forgotten."""
+        self._run(self._resume())
+
+    def cut_after(self, direction: Direction, match: Match) -> Cut:
+        """Reset one connection when enough was carried on it; once.
+
+        Args:
+            direction: ``"to_client"``: the answer that matches is withheld (given a number, that many bytes of it
+                still pass). ``"to_server"``: the request that matches (or its first bytes, given a number) is forwarded;
+                given a predicate, the server's next answer is awaited and withheld, so the server has acted and the
+                client cannot know.
+            match: See :data:`Match`; counted from now on, for each connection on its own.
+        """
+        cut = Cut(direction, match)
+        self._run(self._arm(cut))
+        return cut
+
+    @property
+    def open_links(self) -> int:
+        """How many connections are open now."""
+        return len(self.links)
+
+    def close(self) -> None:
+        """Reset all connections and end the thread."""
+        if self._closed:
+            return
+        self._closed = True
+        self._run(self._refuse())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _listen(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        await self._start_server()
+
+    async def _start_server(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, self.host, self.port or _free_port())
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        link = _Link(self, writer)
+        self.links.add(link)
+        try:
+            await link.run(reader)
+        finally:
+            self.links.discard(link)
+
+    async def _open_gate(self, is_open: bool) -> None:
+        (self.gate.set if is_open else self.gate.clear)()
+
+    async def _arm(self, cut: Cut | None) -> None:
+        self.armed = cut
+        for link in self.links:
+            link.forget()
+
+    async def _cut(self) -> None:
+        ending = [link.reset() for link in tuple(self.links)]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _refuse(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await self._cut()
+
+    async def _resume(self) -> None:
+        self.delay_seconds = 0.0
+        await self._arm(None)
+        await self._open_gate(True)
+        await self._start_server()
+
+
+class _Link:
+    """One connection through the proxy: two pumps that end together."""
+
+    def __init__(self, proxy: TcpProxy, client: asyncio.StreamWriter) -> None:
+        self.proxy = proxy
+        self.writers = [client]
+        self.task = asyncio.current_task()
+        self.pumps: list[asyncio.Task[None]] = []
+        self.forget()
+
+    def forget(self) -> None:
+        self.seen: dict[Direction, bytes] = {"to_server": b"", "to_client": b""}
+        self.withhold = False
+
+    async def run(self, client_reader: asyncio.StreamReader) -> None:
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self.proxy.target)
+            self.writers.append(server_writer)
+            self.pumps = [
+                asyncio.create_task(self._pump("to_server", client_reader, server_writer)),
+                asyncio.create_task(self._pump("to_client", server_reader, self.writers[0])),
+            ]
+            await asyncio.wait(self.pumps, return_when=asyncio.FIRST_COMPLETED)
+        except (OSError, asyncio.CancelledError):  # a reset ends this task, and a server that is down looks like one
+            self._linger_not()
+        finally:
+            for pump in self.pumps:
+                pump.cancel()
+            await asyncio.gather(*self.pumps, return_exceptions=True)
+            for writer in self.writers:
+                writer.close() if not writer.is_closing() else None
+
+    async def reset(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    def _linger_not(self) -> None:
+        """Make closing a reset: the peers see ``ECONNRESET`` and not an orderly end."""
+        for writer in self.writers:
+            raw = writer.get_extra_info("socket")
+            if raw is not None and not writer.is_closing():
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+
+    async def _pump(self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        delivery = asyncio.create_task(self._deliver(direction, due, writer))
+        try:
+            while chunk := await reader.read(65536):
+                due.put_nowait((time.monotonic() + self.proxy.delay_seconds, chunk))
+            due.put_nowait((0.0, b""))
+            await delivery
+        except OSError:
+            self._linger_not()
+        finally:
+            delivery.cancel()
+            await asyncio.gather(delivery, return_exceptions=True)
+
+    async def _deliver(
+        self, direction: Direction, due: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            at, chunk = await due.get()
+            await asyncio.sleep(at - time.monotonic())
+            await self.proxy.gate.wait()
+            if not chunk:
+                return
+            passing, ends = self._judge(direction, chunk)
+            writer.write(passing)
+            await writer.drain()
+            if ends:
+                self._linger_not()
+                return
+
+    def _judge(self, direction: Direction, chunk: bytes) -> tuple[bytes, bool]:
+        """Return the part of a chunk that may pass, and whether the connection is cut then."""
+        cut = self.proxy.armed
+        if cut is None:
+            return chunk, False
+        if self.withhold and direction == "to_client":
+            return b"", self._done(cut)
+        if direction != cut.direction or self.withhold:
+            return chunk, False
+        before = len(self.seen[direction])
+        self.seen[direction] += chunk
+        passes = cut.passes(self.seen[direction])
+        if passes is None:
+            return chunk, False
+        if callable(cut.match):
+            if direction == "to_server":
+                self.withhold = True
+                return chunk, False
+            return b"", self._done(cut)
+        return chunk[: max(0, passes - before)], self._done(cut)
+
+    def _done(self, cut: Cut) -> bool:
+        self.proxy.armed = None
+        cut.happened.set()
+        return True
+
+
+def _free_port() -> int:
+    from tests.harness.ports import free_port  # noqa: PLC0415 - only the first start needs one
+
+    return free_port()
