@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from slotline.stores.keeper import Keeper
     from slotline.stores.wakeups import Wakeups
 
 Reply: TypeAlias = Any
@@ -83,6 +84,19 @@ class Store(ABC):
 
         Raises:
             StoreUnavailableError: The store could not be reached within its retries.
+        """
+
+    @property
+    @abstractmethod
+    def keeper(self) -> Keeper | None:
+        """This process's heartbeat on the store; ``None`` where nothing needs one."""
+
+    @abstractmethod
+    def settle(self, command: Command, seconds: float) -> None:
+        """See to it that ``command`` is executed, without making the caller wait.
+
+        For releases whose caller has been cancelled or has met an error: a store that is away is tried again for
+        ``seconds``, in the background.
         """
 
     @property

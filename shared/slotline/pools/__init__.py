@@ -1,0 +1,9 @@
+"""Concurrency limits that hold across threads, processes and machines."""
+
+from slotline.pools.info import Holder, PoolInfo
+from slotline.pools.place import Place, SyncPlace
+from slotline.pools.pool import Pool, SyncPool
+from slotline.pools.pooled import pooled
+from slotline.pools.slot import Slot
+
+__all__ = ["Holder", "Place", "Pool", "PoolInfo", "Slot", "SyncPlace", "SyncPool", "pooled"]

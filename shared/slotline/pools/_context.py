@@ -1,0 +1,84 @@
+"""Pools as context managers: which slot a block holds."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from slotline.pools.slot import Slot
+from slotline.steps import run_awaiting, run_blocking
+
+if TYPE_CHECKING:
+    from slotline.pools.pool import Pool
+
+# The blocks that are open in this thread or task, the innermost last. A task started inside a block sees the block,
+# but what it enters and leaves itself stays its own.
+_open: ContextVar[tuple[tuple[Pool, Slot], ...]] = ContextVar("slotline_open_pools", default=())
+
+
+def enter(pool: Pool, slot: Slot) -> Slot:
+    """Open a block of ``pool`` with ``slot``."""
+    _open.set((*_open.get(), (pool, slot)))
+    return slot
+
+
+def leave(pool: Pool) -> Slot:
+    """Close the innermost block of ``pool`` and return its slot."""
+    blocks = _open.get()
+    for at in range(len(blocks) - 1, -1, -1):
+        if blocks[at][0] is pool:
+            _open.set(blocks[:at] + blocks[at + 1 :])
+            return blocks[at][1]
+    raise RuntimeError(f"{pool!r} is left in another thread or task than it was entered in; use pool.slot() there")
+
+
+class HeldSlot:
+    """Gives a slot back at the end of a block, for ``with`` and ``async with``."""
+
+    def __init__(self, pool: Pool, slot: Slot) -> None:
+        self._pool, self._slot = pool, slot
+
+    def __enter__(self) -> Slot:
+        return self._slot
+
+    def __exit__(self, *exc: object) -> None:
+        run_blocking(self._pool.closing(self._slot))
+
+    async def __aenter__(self) -> Slot:
+        return self._slot
+
+    async def __aexit__(self, *exc: object) -> None:
+        await run_awaiting(self._pool.closing(self._slot))
+
+
+class SlotContext:
+    """Waits for a slot on entering and gives it back on leaving; works with ``with`` and ``async with``, once."""
+
+    def __init__(self, pool: Pool, timeout: float | None, owner: str | None) -> None:
+        self._pool, self._timeout, self._owner = pool, timeout, owner
+        self._slot: Slot | None = None
+
+    def __enter__(self) -> Slot:
+        self._unused()
+        self._slot = self._pool.sync.acquire(owner=self._owner, timeout=self._timeout)
+        return self._slot
+
+    def __exit__(self, *exc: object) -> None:
+        run_blocking(self._pool.closing(self._held()))
+
+    async def __aenter__(self) -> Slot:
+        self._unused()
+        self._slot = await self._pool.acquire(owner=self._owner, timeout=self._timeout)
+        return self._slot
+
+    async def __aexit__(self, *exc: object) -> None:
+        await run_awaiting(self._pool.closing(self._held()))
+
+    def _unused(self) -> None:
+        if self._slot is not None:
+            raise RuntimeError("pool.slot() is good for one block; call it again for the next")
+
+    def _held(self) -> Slot:
+        if self._slot is None:
+            raise RuntimeError("this block was never entered")
+        return self._slot

@@ -1,0 +1,102 @@
+"""What pools say to a store, and how they read its replies."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from slotline.pools.info import Holder, PoolInfo
+from slotline.stores.base import Command, Store
+from slotline.stores.layout import base_key
+
+NO_CAP = -1
+_PARTS = ("slots", "holders", "line", "waiters", "meta")
+
+
+def pool_keys(store: Store, key: str) -> tuple[str, ...]:
+    """Return the keys of a pool, in the order in which all its scripts take them."""
+    base = base_key(store.prefix, "pool", key)
+    return tuple(f"{base}:{part}" for part in _PARTS)
+
+
+def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
+    """Return whole milliseconds, at least one."""
+    return none if seconds is None else max(1, round(seconds * 1000))
+
+
+class Granted(NamedTuple):
+    """A slot: its fence, and how many seconds it counts (``None``: without end)."""
+
+    fence: int
+    life: float | None
+
+
+class Queued(NamedTuple):
+    """A place in line, from 0; in how many seconds a slot expires (``None``: none does), and the store's clock."""
+
+    place: int
+    next_expiry: float | None
+    clock: float
+
+
+class Full(NamedTuple):
+    """No slot, and no place asked for."""
+
+    max_size: int
+    owners: tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """A reply of ``pool_acquire``: the outcome, the limit in force and the size that was declared before this call."""
+
+    outcome: Granted | Queued | Full
+    max_size: int
+    declared: int | None
+
+
+def read_answer(reply: Any) -> Answer:
+    """Read a reply of ``pool_acquire``."""
+    code = int(reply[0])
+    if code == 1:
+        _, fence, life, size, declared = reply
+        return Answer(Granted(int(fence), _life(int(life))), int(size), _number(declared))
+    if code == 0:
+        _, place, expiry, size, declared, clock = reply
+        return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), int(size), _number(declared))
+    _, size, owners, declared = reply
+    return Answer(Full(int(size), tuple(_text(owner) for owner in owners)), int(size), _number(declared))
+
+
+def read_grant(payload: bytes) -> tuple[Granted, float]:
+    """Read the message that passes a slot to a waiter: the slot, and when it was given, by the store's clock."""
+    fence, life, clock = payload.split(b" ")
+    return Granted(int(fence), _life(int(life))), int(clock) / 1000
+
+
+def info_command(keys: tuple[str, ...], declared: int, holders: int) -> Command:
+    """Ask for a pool's state and at most ``holders`` of its holders."""
+    return Command("pool_info", keys, (holders, declared))
+
+
+def read_info(key: str, reply: Any) -> PoolInfo:
+    """Read a reply of ``pool_info``."""
+    size, used, waiting, _, listed = reply
+    holders = []
+    for token, expires_ms, record in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
+        fence, acquired_ms, _, owner = _text(record).split("|", 3)
+        expires = float(expires_ms)
+        holders.append(
+            Holder(_text(token), owner, int(fence), int(acquired_ms) / 1000, None if expires < 0 else expires / 1000)
+        )
+    return PoolInfo(key, int(size), int(used), int(waiting), tuple(holders))
+
+
+def _life(ms: int) -> float | None:
+    return None if ms < 0 else ms / 1000
+
+
+def _number(text: Any) -> int | None:
+    return int(text) if text else None
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,190 @@
+"""One caller's way to a slot: at once, or over a place in line."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from slotline.errors import PoolFullError
+from slotline.pools._tokens import default_owner, new_token
+from slotline.pools._wire import Full, Granted, Queued, milliseconds, read_answer, read_grant
+from slotline.pools.slot import Slot
+from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.stores.wakeups import Bell, Listen
+
+if TYPE_CHECKING:
+    from slotline.pools.pool import Pool
+
+LOOKS = 3
+"""How often a waiter looks again within the time after which its place would be given up."""
+_JITTER = 0.25
+
+
+class Place:
+    """A token on its way to a slot of ``pool``.
+
+    For callers that must not block: :meth:`enter` takes a slot at once or stands in line, and ``on_grant`` is called
+    with the slot later, from whatever thread the message comes in. Whoever stands in line calls :meth:`enter` again
+    after :attr:`look_after` seconds, and when ``on_nudge`` is called: it keeps the place, and finds a slot whose
+    message was lost. A place whose process dies is passed over at once, and forgotten within the heartbeat's lease.
+
+    Args:
+        pool: The pool.
+        owner: Who asks, for people; default ``"host:pid"``.
+        on_grant: Called once with the slot that a waiting place gets.
+        on_nudge: Called when a message may have been lost.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        owner: str | None = None,
+        on_grant: Callable[[Slot], None] | None = None,
+        on_nudge: Callable[[], None] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.token = new_token()
+        self.owner = owner or default_owner()
+        self.sync = SyncPlace(self)
+        self._on_grant, self._on_nudge = on_grant, on_nudge
+        self._bell: Bell | None = None
+        self._slot: Slot | None = None
+        self._queued: Queued | None = None
+        self._asked: tuple[float, float | None] = (0.0, None)  # by our clock, and by the store's
+        self._lock = threading.Lock()
+        self.max_size = pool.max_size
+
+    @property
+    def position(self) -> int | None:
+        """The place in line at the last look, 0 for the next to be served; ``None`` when not in line."""
+        return None if self._queued is None else self._queued.place
+
+    @property
+    def look_after(self) -> float:
+        """Seconds after which a waiting place should look again: jittered, and when the next slot expires."""
+        pause = self.pool.patience / LOOKS * (1 - random.uniform(0, _JITTER))  # noqa: S311 - jitter, not a secret
+        expiry = None if self._queued is None else self._queued.next_expiry
+        if expiry is not None:
+            pause = min(pause, expiry + random.uniform(0.001, 0.02))  # noqa: S311 - jitter, not a secret
+        return pause
+
+    async def enter(self) -> Slot | None:
+        """Take a slot, or a place in line (``None``); one command. Calling it again looks again.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached; the place, if there was one, is still kept.
+        """
+        return await run_awaiting(self.entering())
+
+    async def leave(self) -> None:
+        """Give up the place, or the slot that may have come in the meantime."""
+        await run_awaiting(self.leaving())
+
+    def entering(self) -> Steps[Slot | None]:
+        """Take a slot or a place in line."""
+        if self._slot is not None:
+            return None if self._on_grant is not None else self._slot
+        hub = self.pool.store.wakeups
+        if self._bell is None:
+            self._bell = hub.bell(self.token)
+            if self._on_grant is not None or self._on_nudge is not None:
+                self._bell.on_ring(self._rung)
+        yield Listen(hub)
+        return (yield from self._ask(milliseconds(self.pool.patience), hub.channel))
+
+    def at_once(self) -> Steps[Slot]:
+        """Take a slot or raise ``PoolFullError``."""
+        slot = yield from self._ask(0, "")
+        assert slot is not None  # noqa: S101 - an answer without patience is a slot or an error
+        return slot
+
+    def leaving(self) -> Steps[None]:
+        """Give up the place or the slot."""
+        self.close()
+        yield Call(self.pool.store, self.pool.release_command(self.token))
+
+    def granted(self, payload: bytes) -> Slot:
+        """Return the slot that a message brought."""
+        return self._granted(payload)[0]
+
+    def _granted(self, payload: bytes) -> tuple[Slot, bool]:
+        grant, clock = read_grant(payload)
+        # The store's clock says how long after our question the slot was given: a message that was long on its
+        # way brings a slot that is as old as it is.
+        asked_at, asked_clock = self._asked
+        return self._won(grant, asked_at + (0.0 if asked_clock is None else max(0.0, clock - asked_clock)))
+
+    def abandon(self) -> None:
+        """Give up whatever the token has, without waiting for the store."""
+        self.close()
+        if self._slot is None:
+            store = self.pool.store
+            store.settle(self.pool.release_command(self.token), self.pool.patience)
+
+    def close(self) -> None:
+        """Take the doorbell down."""
+        if self._bell is not None:
+            self._bell.close()
+
+    @property
+    def bell(self) -> Bell:
+        """The doorbell of a place that has entered."""
+        if self._bell is None:
+            raise RuntimeError("enter() comes first")
+        return self._bell
+
+    def _ask(self, patience_ms: int, channel: str) -> Steps[Slot | None]:
+        pool = self.pool
+        asked_at = time.monotonic()
+        if not self._asked[0]:
+            self._asked = (asked_at, None)
+        reply = yield Call(pool.store, pool.acquire_command(self, patience_ms, channel))
+        answer = read_answer(reply)
+        pool.note(answer)
+        self.max_size = answer.max_size
+        if isinstance(answer.outcome, Granted):
+            slot, first = self._won(answer.outcome, asked_at)
+            self.close()
+            return slot if first or self._on_grant is None else None
+        if isinstance(answer.outcome, Full):
+            raise PoolFullError(pool.key, answer.outcome.max_size, answer.outcome.owners)
+        self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
+        return None
+
+    def _won(self, grant: Granted, since: float) -> tuple[Slot, bool]:
+        """Return the slot, and whether this is the first word of it: answers and messages cross."""
+        with self._lock:
+            if self._slot is not None:
+                return self._slot, False
+            self._slot = self.pool.hold(self, grant, since)
+            return self._slot, True
+
+    def _rung(self) -> None:
+        payload = self.bell.payload
+        if payload is None:
+            if self._on_nudge is not None:
+                self._on_nudge()
+            return
+        slot, first = self._granted(payload)
+        self.close()
+        if first and self._on_grant is not None:
+            self._on_grant(slot)
+
+
+class SyncPlace:
+    """The blocking face of a :class:`Place`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def enter(self) -> Slot | None:
+        """See :meth:`Place.enter`."""
+        return run_blocking(self._place.entering())
+
+    def leave(self) -> None:
+        """See :meth:`Place.leave`."""
+        run_blocking(self._place.leaving())

@@ -1,0 +1,318 @@
+"""A pool: so many slots, whoever holds them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+
+from slotline import _checks, settings
+from slotline._default import DEFAULT, Default
+from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
+from slotline.pools._context import HeldSlot, SlotContext, enter, leave
+from slotline.pools._wire import (
+    NO_CAP,
+    Answer,
+    Granted,
+    info_command,
+    milliseconds,
+    pool_keys,
+    read_info,
+)
+from slotline.pools.info import PoolInfo
+from slotline.pools.place import Place
+from slotline.pools.slot import Slot
+from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.stores.base import Command, Store
+from slotline.stores.wakeups import Wait
+
+logger = logging.getLogger("slotline.pools")
+
+OnLost = Callable[[Slot], None]
+
+
+class Pool:
+    """At most ``max_size`` holders at a time, across all processes that share its store.
+
+    ``with pool:`` and ``async with pool:`` take a slot at once or raise; :meth:`slot` waits in line. A pool may be
+    shared by threads, tasks and event loops, and entered again by its own holder, which takes another slot.
+
+    A holder that dies frees its slots: in a shared store every process renews what it holds, and what is not renewed
+    for ``heartbeat_lease`` seconds (default 30) passes on. ``slot_exp`` is a second end, counted from acquisition:
+    after it the slot no longer counts, whatever runs inside; running code is not interrupted.
+
+    Args:
+        key: What the pool is called; the same key in the same store is the same pool.
+        max_size: How many slots it has. When declarations differ, the newest one wins.
+        slot_exp: Seconds; ``None`` for no such end; default: ``default_pool_slot_expiration`` of the settings (600).
+        store: Where the slots are kept; default: the configured store.
+        on_lost: Called in a background thread with a slot that was lost before its release (not when ``slot_exp``
+            ended it).
+
+    Raises:
+        InvalidOptionError: An argument has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        max_size: int,
+        slot_exp: float | Default | None = DEFAULT,
+        *,
+        store: Store | None = None,
+        on_lost: OnLost | None = None,
+    ) -> None:
+        self.key = _checks.text("key", key)
+        self.max_size = _checks.whole_number("max_size", max_size)
+        self._slot_exp = slot_exp if slot_exp is DEFAULT else _checks.optional_seconds("slot_exp", slot_exp)
+        if store is not None and not isinstance(store, Store):
+            raise _checks.refuse("store", store, "a Store, such as MemoryStore() or RedisStore(url), or None")
+        if on_lost is not None and not callable(on_lost):
+            raise _checks.refuse("on_lost", on_lost, "a callable that takes the slot, or None")
+        self._store = store
+        self._on_lost = on_lost
+        self._at: tuple[Store, tuple[str, ...]] | None = None
+        self._declared = False
+        self.sync = SyncPool(self)
+
+    def __repr__(self) -> str:
+        return f"Pool({self.key!r}, {self.max_size})"
+
+    @property
+    def store(self) -> Store:
+        """Where the slots are kept."""
+        return self._store or settings.default_store()
+
+    @property
+    def slot_exp(self) -> float | None:
+        """Seconds after which a slot no longer counts; ``None``: no such end."""
+        if self._slot_exp is DEFAULT:
+            return settings.current().default_pool_slot_expiration
+        return self._slot_exp
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the store keeps a place in line, or a slot, of a process that says nothing."""
+        return settings.current().heartbeat_lease
+
+    async def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0) -> Slot:
+        """Take a slot.
+
+        Args:
+            owner: Who takes it, for people; default ``"host:pid"``.
+            timeout: Seconds to wait in line, first come, first served; 0 (the default) does not wait, ``None`` waits
+                for as long as it takes.
+
+        Raises:
+            PoolFullError: There is none, and ``timeout`` is 0.
+            PoolTimeoutError: None came free in time.
+            StoreUnavailableError: The store cannot be reached; nothing is held then.
+        """
+        return await run_awaiting(self._acquiring(owner, timeout))
+
+    async def release(self, slot: Slot) -> bool:
+        """Give a slot back; the longest waiter gets it. Releasing twice is harmless.
+
+        Returns:
+            Whether the slot still counted.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached; the release is tried again in the background, and in
+                the worst case the slot passes on by its lease.
+        """
+        return await run_awaiting(self._releasing(slot))
+
+    async def size(self) -> int:
+        """Return how many slots are in use."""
+        return (await self.info(holders=0)).used
+
+    async def info(self, *, holders: int = 100) -> PoolInfo:
+        """Return the limit in force, what is used, who waits, and at most ``holders`` of the holders."""
+        return await run_awaiting(self._informing(holders))
+
+    async def resize(self, max_size: int) -> int:
+        """Change the limit for everybody, at once; holders keep their slots, waiters get new ones.
+
+        It lasts until another size is declared in code.
+
+        Returns:
+            The limit before.
+        """
+        return await run_awaiting(self._resizing(max_size))
+
+    def slot(self, *, timeout: float | None = None, owner: str | None = None) -> SlotContext:
+        """Return a context manager, for ``with`` and ``async with``, that waits for a slot and gives it back.
+
+        Args:
+            timeout: Seconds to wait in line; ``None`` (the default) waits for as long as it takes.
+            owner: Who takes it, for people.
+
+        Raises:
+            PoolTimeoutError: On entering, when none came free in time.
+        """
+        return SlotContext(self, _checks.optional_seconds("timeout", timeout, zero=True), owner)
+
+    def holding(self, slot: Slot) -> HeldSlot:
+        """Return a context manager, for ``with`` and ``async with``, that gives ``slot`` back at its end.
+
+        A store that is away then does not change the block's outcome: the slot is released in the background.
+        """
+        return HeldSlot(self, slot)
+
+    def __enter__(self) -> Slot:
+        return enter(self, self.sync.acquire())
+
+    def __exit__(self, *exc: object) -> None:
+        run_blocking(self.closing(leave(self)))
+
+    async def __aenter__(self) -> Slot:
+        return enter(self, await self.acquire())
+
+    async def __aexit__(self, *exc: object) -> None:
+        await run_awaiting(self.closing(leave(self)))
+
+    # What Place and SlotContext build on.
+
+    def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
+        """The command by which ``place`` asks."""
+        store, keys = self._where()
+        lease_ms = 0 if store.keeper is None else milliseconds(self.patience)
+        cap_ms = milliseconds(self.slot_exp)
+        declare = 0 if self._declared else 1
+        args = (place.token, place.owner, self.max_size, declare, lease_ms, cap_ms, patience_ms, channel)
+        return Command("pool_acquire", keys, args)
+
+    def release_command(self, token: str) -> Command:
+        """The command that gives a slot or a place back."""
+        return Command("pool_release", self._where()[1], (token,))
+
+    def note(self, answer: Answer) -> None:
+        """Take notice of what an answer says about the pool's declaration."""
+        if not self._declared:
+            self._declared = True
+            if answer.declared not in (None, self.max_size):
+                logger.warning(
+                    "pool %r is declared with %d slots here and was declared with %d before; the newest declaration, %d, is in force",
+                    self.key, self.max_size, answer.declared, answer.max_size,
+                )  # fmt: skip
+
+    def hold(self, place: Place, grant: Granted, since: float) -> Slot:
+        """Make the slot of a granted place, and keep it alive."""
+        slot = Slot(self.key, place.token, place.owner, grant.fence, since=since, life=grant.life, cap=self.slot_exp)
+        store, keys = self._where()
+        if store.keeper is not None and grant.life is not None:
+            renew = Command("pool_renew", keys, (place.token, milliseconds(self.patience)))
+            slot._kept = store.keeper.keep(place.token, renew, grant.life, since, lambda: self._lose(slot))  # noqa: SLF001 - made here
+        logger.debug("slot %s of pool %r taken by %s", slot.token, self.key, slot.owner)
+        return slot
+
+    def closing(self, slot: Slot) -> Steps[None]:
+        """Release at the end of a block: the block's outcome stands, whatever becomes of the release."""
+        try:
+            yield from self._releasing(slot)
+        except StoreError as error:
+            logger.warning("slot %s of pool %r is released in the background: %s", slot.token, self.key, error)
+
+    def _where(self) -> tuple[Store, tuple[str, ...]]:
+        store = self.store
+        if self._at is None or self._at[0] is not store:
+            self._at = (store, pool_keys(store, self.key))
+            self._declared = False
+        return self._at
+
+    def _lose(self, slot: Slot) -> None:
+        slot._ended = True  # noqa: SLF001 - made here
+        if slot.expired:
+            logger.info("slot %s of pool %r no longer counts: its slot_exp has passed", slot.token, self.key)
+            return
+        logger.warning("slot %s of pool %r, held by %s, is lost", slot.token, self.key, slot.owner)
+        if self._on_lost is not None:
+            self._on_lost(slot)
+
+    def _acquiring(self, owner: str | None, timeout: float | None) -> Steps[Slot]:
+        timeout = _checks.optional_seconds("timeout", timeout, zero=True)
+        place = Place(self, owner=owner)
+        try:
+            if timeout == 0:
+                return (yield from place.at_once())
+            return (yield from self._waiting(place, timeout))
+        except PoolFullError:
+            raise
+        except BaseException:
+            # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
+            place.abandon()
+            raise
+
+    def _waiting(self, place: Place, timeout: float | None) -> Steps[Slot]:
+        until = None if timeout is None else time.monotonic() + timeout
+        slot = yield from place.entering()
+        while slot is None:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                yield from place.leaving()
+                raise PoolTimeoutError(self.key, place.max_size, timeout=timeout)
+            pause = place.look_after if left is None else min(place.look_after, left)
+            payload = yield Wait(place.bell, pause)
+            slot = place.granted(payload) if payload else (yield from self._look(place, until))
+        place.close()
+        return slot
+
+    def _look(self, place: Place, until: float | None) -> Steps[Slot | None]:
+        if until is not None and time.monotonic() >= until:
+            return None
+        return (yield from place.entering())
+
+    def _releasing(self, slot: Slot) -> Steps[bool]:
+        if not isinstance(slot, Slot) or slot.key != self.key:
+            raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
+        store = self.store
+        if slot._ended is None:  # noqa: SLF001 - made here
+            slot._ended = slot.lost  # noqa: SLF001 - made here
+        if store.keeper is not None:
+            store.keeper.drop(slot.token)
+        command = self.release_command(slot.token)
+        try:
+            return bool((yield Call(store, command)))
+        except BaseException:
+            store.settle(command, self.patience)
+            raise
+
+    def _informing(self, holders: int) -> Steps[PoolInfo]:
+        most = _checks.whole_number("holders", holders, at_least=0)
+        store, keys = self._where()
+        return read_info(self.key, (yield Call(store, info_command(keys, self.max_size, most))))
+
+    def _resizing(self, max_size: int) -> Steps[int]:
+        size = _checks.whole_number("max_size", max_size)
+        store, keys = self._where()
+        before = int((yield Call(store, Command("pool_resize", keys, (size, self.max_size)))))
+        logger.info("pool %r resized from %d to %d slots", self.key, before, size)
+        return before
+
+
+class SyncPool:
+    """The blocking face of a :class:`Pool`, for threads and for Celery."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0) -> Slot:
+        """See :meth:`Pool.acquire`."""
+        return run_blocking(self._pool._acquiring(owner, timeout))  # noqa: SLF001 - its other face
+
+    def release(self, slot: Slot) -> bool:
+        """See :meth:`Pool.release`."""
+        return run_blocking(self._pool._releasing(slot))  # noqa: SLF001 - its other face
+
+    def size(self) -> int:
+        """See :meth:`Pool.size`."""
+        return self.info(holders=0).used
+
+    def info(self, *, holders: int = 100) -> PoolInfo:
+        """See :meth:`Pool.info`."""
+        return run_blocking(self._pool._informing(holders))  # noqa: SLF001 - its other face
+
+    def resize(self, max_size: int) -> int:
+        """See :meth:`Pool.resize`."""
+        return run_blocking(self._pool._resizing(max_size))  # noqa: SLF001 - its other face

@@ -1,0 +1,98 @@
+"""``pooled``: a function that runs in a slot, or does not run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from slotline import _checks
+from slotline._default import DEFAULT, Default
+from slotline.errors import PoolFullError
+from slotline.keys import KeyTemplate, call_signature
+from slotline.pools.pool import Pool
+from slotline.stores.base import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MOST_POOLS = 1024
+
+
+def pooled(
+    key: str,
+    max_size: int,
+    on_full: Callable[..., Any] | None = None,
+    raise_on_full: bool = False,
+    slot_exp: float | Default | None = DEFAULT,
+    *,
+    store: Store | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function, plain or async, to run in a slot of a pool.
+
+    When the pool is full the function does not run: ``on_full`` is called with the same arguments and its result
+    returned; without it ``PoolFullError`` is raised if ``raise_on_full`` is true, and ``None`` is returned if not. A
+    ``PoolFullError`` out of the function itself is none of these: it passes through.
+
+    Args:
+        key: The pool's key; fields such as ``{tenant_id}`` are filled from the call's arguments, defaults included.
+        max_size: How many slots each pool has.
+        on_full: Called instead of the function; awaited if it returns an awaitable to an async function's caller.
+        raise_on_full: Raise when the pool is full.
+        slot_exp: Seconds after which a slot no longer counts; see :class:`~slotline.pools.Pool`.
+        store: Where the slots are kept; default: the configured store.
+
+    Raises:
+        InvalidOptionError: An option has an impossible value, or a field of ``key`` names no argument; when the
+            function is decorated.
+    """
+    template = KeyTemplate(_checks.text("key", key))
+    if on_full is not None and not callable(on_full):
+        raise _checks.refuse("on_full", on_full, "a callable that takes the function's arguments, or None")
+    _checks.flag("raise_on_full", raise_on_full)
+    first = Pool(key, max_size, slot_exp, store=store)  # checks the options now, not at the first call
+
+    @functools.lru_cache(maxsize=_MOST_POOLS)
+    def pool_of(name: str) -> Pool:
+        return Pool(name, first.max_size, slot_exp, store=store)
+
+    def refused(error: PoolFullError, args: Any, kwargs: Any) -> Any:
+        if on_full is not None:
+            return on_full(*args, **kwargs)
+        if raise_on_full:
+            raise error
+        return None
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        template.validate(function)
+        signature = call_signature(function)
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                pool = pool_of(template.for_call(signature, args, kwargs))
+                try:
+                    slot = await pool.acquire()
+                except PoolFullError as error:
+                    result = refused(error, args, kwargs)
+                    return await result if inspect.isawaitable(result) else result
+                async with pool.holding(slot):
+                    return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", run_async)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+            pool = pool_of(template.for_call(signature, args, kwargs))
+            try:
+                slot = pool.sync.acquire()
+            except PoolFullError as error:
+                return refused(error, args, kwargs)
+            with pool.holding(slot):
+                return function(*args, **kwargs)
+
+        return cast("Callable[P, R]", run)
+
+    return decorate

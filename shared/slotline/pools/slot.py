@@ -1,0 +1,62 @@
+"""A slot: the right to run, held by a token until it is released, expires or is lost."""
+
+from __future__ import annotations
+
+import time
+
+from slotline.stores.keeper import Kept
+
+
+class Slot:
+    """One of a pool's slots.
+
+    Attributes:
+        key: The pool's key.
+        token: What the store knows the slot by.
+        owner: Who holds it, for people.
+        fence: A number that only grows within its pool; hand it to the resource that the pool protects, which can
+            then refuse a holder whose slot has passed to another.
+        acquired_at: When it was taken, in seconds since the epoch.
+    """
+
+    __slots__ = ("_capped_at", "_deadline", "_ended", "_kept", "acquired_at", "fence", "key", "owner", "token")
+
+    def __init__(self, key: str, token: str, owner: str, fence: int, *, since: float, life: float | None, cap: float | None) -> None:
+        self.key, self.token, self.owner, self.fence = key, token, owner, fence
+        self.acquired_at = time.time()
+        self._deadline = None if life is None else since + life
+        self._capped_at = None if cap is None else since + cap
+        self._kept: Kept | None = None
+        self._ended: bool | None = None  # None: held; False: released; True: lost
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it stops counting unless it is renewed, in seconds since the epoch; ``None``: never."""
+        deadline = self._until()
+        return None if deadline is None else time.time() + deadline - time.monotonic()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it stopped counting before it was released; by this process's own clock, no store is asked."""
+        if self._ended is not None:
+            return self._ended
+        deadline = self._until()
+        return deadline is not None and time.monotonic() >= deadline
+
+    @property
+    def expired(self) -> bool:
+        """Whether its pool's ``slot_exp`` has passed."""
+        return self._capped_at is not None and time.monotonic() >= self._capped_at
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that it still counts without a renewal, at least 0; ``None``: for ever."""
+        deadline = self._until()
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _until(self) -> float | None:
+        return self._deadline if self._kept is None else self._kept.deadline
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else "released" if self._ended is False else "held"
+        return f"<Slot {self.token} of {self.key!r}, fence {self.fence}, {state}>"

@@ -1,0 +1,98 @@
+"""The calls of one event loop, gathered into pipelines on few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
+
+from slotline.stores.base import Command
+
+FLIGHTS = 4
+"""Connections that one loop keeps busy at most; what comes while all are busy goes with the next one together."""
+LARGEST_BATCH = 1000
+
+Send = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+
+
+class Coalescer:
+    """Gathers what an event loop asks for within one tick and sends it as one pipeline.
+
+    A flight runs in a task of its own that no caller's cancellation reaches: cancelling a caller gives up its reply
+    and disturbs neither the connection nor the calls that travel with it.
+
+    Args:
+        send: Sends commands together and returns their replies or errors, one in each place.
+        close: Closes the loop's client.
+    """
+
+    def __init__(self, send: Send, close: Callable[[], Awaitable[None]]) -> None:
+        self._send = send
+        self._close = close
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._scheduled = False
+        self._flights: set[asyncio.Task[None]] = set()
+        self._lifeline: AsyncGenerator[None, None] | None = None
+
+    def submit(self, command: Command) -> asyncio.Future[Any]:
+        """Send ``command`` with the next flight; the future has its reply or its error."""
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append((command, reply))
+        if not self._scheduled and len(self._flights) < FLIGHTS:
+            self._scheduled = True
+            self._loop.call_soon(self._take_off)
+        return reply
+
+    def _take_off(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._flights) < FLIGHTS:
+            count = min(len(self._waiting), LARGEST_BATCH)
+            batch = [entry for entry in (self._waiting.popleft() for _ in range(count)) if not entry[1].done()]
+            if batch:
+                flight = self._loop.create_task(self._fly(batch))
+                self._flights.add(flight)
+                flight.add_done_callback(self._landed)
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if self._waiting and not self._scheduled:
+            self._take_off()
+
+    async def _fly(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+        if self._lifeline is None:
+            self._lifeline = self._until_loop_ends()
+            await anext(self._lifeline)
+        try:
+            replies = await self._send([command for command, _ in batch])
+        except BaseException as error:
+            for _, reply in batch:
+                if not reply.done():
+                    reply.set_exception(error) if isinstance(error, Exception) else reply.cancel()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, reply), value in zip(batch, replies, strict=True):
+                if reply.done():
+                    continue
+                reply.set_exception(value) if isinstance(value, Exception) else reply.set_result(value)
+
+    async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
+        # An event loop closes its asynchronous generators before it ends: the one place where a library can close
+        # its connections in time without being told.
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def close(self) -> None:
+        """Let what is under way land, then close the connections."""
+        while self._flights or self._waiting:
+            self._take_off()
+            await asyncio.wait(list(self._flights))
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closing it already
+                await lifeline.aclose()

@@ -1,0 +1,150 @@
+"""Doorbells over Redis pub/sub: one connection and one thread, as long as somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from slotline.errors import StoreUnavailableError
+from slotline.stores._redis_errors import pauses
+from slotline.stores.wakeups import Bell, Wakeups
+
+if TYPE_CHECKING:
+    import redis
+
+logger = logging.getLogger("slotline.stores")
+
+LINGER = 60.0
+"""Seconds that the thread stays after the last waiter has left."""
+_CHECK = 20.0
+_PATIENCE = 6
+_STOP = b"-"
+
+
+class RedisWakeups(Wakeups):
+    """Listens on this process's channel in a daemon thread that starts with the first waiter.
+
+    When the connection is lost it is made anew, and every waiter is told to look again, since messages may be gone.
+    """
+
+    def __init__(self, name: str, channel: str, connect: Callable[[], redis.Redis]) -> None:
+        super().__init__()
+        self.channel = channel
+        self._name = name
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._heard: Future[None] = Future()
+        self._closing = False
+
+    def bell(self, token: str) -> Bell:
+        bell = super().bell(token)
+        self._started()
+        return bell
+
+    def listen_blocking(self) -> None:
+        self._started().result()
+
+    async def listen(self) -> None:
+        heard = self._started()
+        if not heard.done():
+            await asyncio.wrap_future(heard)
+        else:
+            heard.result()
+
+    def _started(self) -> Future[None]:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._heard = Future()
+                    self._heard.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel the others
+                    self._closing = False
+                    self._thread = threading.Thread(target=self._run, name="slotline-wakeups", daemon=True)
+                    self._thread.start()
+        return self._heard
+
+    def _run(self) -> None:
+        client = self._connect()
+        patience = pauses(_PATIENCE)
+        try:
+            while not self._closing:
+                try:
+                    with client.pubsub() as pubsub:
+                        pubsub.subscribe(self.channel)
+                        for message in iter(lambda: self._next(pubsub), None):
+                            patience = pauses(_PATIENCE)
+                            self._deliver(message)
+                        return
+                except Exception as error:  # noqa: BLE001 - whatever broke the connection, it is made anew
+                    self._lost(error, patience)
+        finally:
+            client.close()
+            client.connection_pool.disconnect()
+
+    def _next(self, pubsub: Any) -> Any:
+        """Return the next message; ``None`` when the thread should end."""
+        idle = 0.0
+        while not self._closing:
+            message = pubsub.get_message(timeout=_CHECK)
+            if message is not None:
+                return message
+            idle = 0.0 if self._bells else idle + _CHECK
+            if idle >= LINGER and self._retired():
+                return None
+            pubsub.ping()  # a connection that died without a word shows here
+        return None
+
+    def _retired(self) -> bool:
+        with self._lock:
+            if self._bells:
+                return False
+            self._thread = None
+            return True
+
+    def _deliver(self, message: Any) -> None:
+        if message["type"] == "subscribe":
+            with self._lock:
+                heard, again = self._heard, self._heard.done()
+                if again:
+                    heard = self._heard = Future()
+                heard.set_result(None)
+            if again:
+                self.nudge_all()
+        elif message["type"] == "message":
+            token, _, payload = message["data"].partition(b" ")
+            if token != _STOP:
+                self.ring(token.decode(), payload)
+
+    def _lost(self, error: Exception, patience: Any) -> None:
+        if self._closing:
+            return
+        pause = next(patience, None)
+        if pause is None:
+            logger.warning("no wake-ups from %s: %s", self._name, error)
+            unreachable = StoreUnavailableError(self._name, f"{type(error).__name__}: {error}")
+            with self._lock:
+                if self._heard.done():
+                    self._heard = Future()
+                self._heard.set_exception(unreachable)
+            self.nudge_all()
+            pause = 1.0
+        threading.Event().wait(pause)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing = True
+        thread, self._thread = self._thread, None
+        if thread is None or thread is threading.current_thread():
+            return
+        try:
+            with self._connect() as client:
+                client.publish(self.channel, _STOP)
+                client.connection_pool.disconnect()
+        except Exception as error:  # noqa: BLE001 - the server is gone: the thread finds that out by itself
+            logger.debug("could not end the wake-ups of %s at once: %s", self._name, error)
+            return
+        thread.join(timeout=2.0)

@@ -1,0 +1,173 @@
+"""The heartbeat: one thread a process and store that keeps alive what the process holds there."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slotline.errors import StoreUnavailableError
+from slotline.stores.base import Command
+
+logger = logging.getLogger("slotline.stores")
+
+BEATS = 3
+"""How often something is renewed within its lease."""
+_TOGETHER = 0.25
+_RETRY = 1.0
+
+
+@dataclass(slots=True)
+class Kept:
+    """Something held; ``deadline`` is the monotonic time at which it is gone unless a renewal succeeds."""
+
+    token: str
+    renew: Command
+    lease: float
+    due: float
+    deadline: float
+    on_lost: Callable[[], None]
+
+
+class Keeper:
+    """Renews what is kept, all of it in one round trip, and says at once when something is lost.
+
+    Something is lost when the store answers that it is gone, or when its lease has ended by this process's own clock,
+    counted from before the last successful renewal was sent: always before anybody else can take it. Deadlines are
+    watched by one thread and renewals sent from another, so that a store that does not answer delays no loss. The
+    threads end when nothing is kept.
+
+    Args:
+        execute_many: Sends commands in one round trip.
+    """
+
+    def __init__(self, execute_many: Callable[[Sequence[Command]], list[Any]]) -> None:
+        self._execute_many = execute_many
+        self._changed = threading.Condition()
+        self._kept: dict[str, Kept] = {}
+        self._later: dict[Command, float] = {}
+        self._next_look = math.inf
+        self._thread: threading.Thread | None = None
+        self._sender: threading.Thread | None = None
+        self._closed = False
+
+    def keep(self, token: str, renew: Command, lease: float, since: float, on_lost: Callable[[], None]) -> Kept:
+        """Renew ``token`` every third of its lease until it is dropped.
+
+        Args:
+            token: What is held.
+            renew: A command that answers how many milliseconds it now lasts, 0 when it is gone.
+            lease: Seconds that it lasts now.
+            since: ``time.monotonic()`` before the command was sent that took it.
+            on_lost: Called once, in one of the keeper's threads, when it is gone.
+        """
+        kept = Kept(token, renew, lease, since + lease / BEATS, since + lease, on_lost)
+        self._kept[token] = kept
+        if self._thread is None or kept.due < self._next_look:
+            self._look_again()
+        return kept
+
+    def drop(self, token: str) -> bool:
+        """Renew ``token`` no more; return whether it was still kept."""
+        return self._kept.pop(token, None) is not None
+
+    def later(self, command: Command, seconds: float) -> None:
+        """Send ``command`` as soon as the store answers, trying for ``seconds``: a release that must not get lost."""
+        self._later[command] = time.monotonic() + seconds
+        self._look_again()
+
+    def close(self) -> None:
+        """Send the releases that are left, once, and stop; what is still kept runs out by its lease."""
+        with self._changed:
+            self._closed = True
+            threads = [thread for thread in (self._thread, self._sender) if thread not in (None, threading.current_thread())]
+            self._changed.notify_all()
+        for thread in threads:
+            if thread is not None:
+                thread.join(timeout=5.0)
+        if self._later:
+            self._send([], list(self._later))
+
+    def _look_again(self) -> None:
+        with self._changed:
+            self._next_look = 0.0
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="slotline-keeper", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                lost = [kept for kept in list(self._kept.values()) if kept.deadline <= now]
+                if lost:
+                    self._changed.release()
+                    try:
+                        self._lose(lost)
+                    finally:
+                        self._changed.acquire()
+                    continue
+                if self._sender is None:
+                    self._start_sending(now)
+                if self._sender is None and not self._kept and not self._later:
+                    break
+                self._next_look = min((min(kept.due, kept.deadline) for kept in list(self._kept.values())), default=math.inf)
+                if self._later and self._sender is None:
+                    self._next_look = min(self._next_look, now + _RETRY)
+                self._changed.wait(None if self._next_look == math.inf else max(0.0, self._next_look - now))
+            self._thread = None
+
+    def _start_sending(self, now: float) -> None:
+        due = [kept for kept in list(self._kept.values()) if kept.due <= now]
+        if due:
+            due = [kept for kept in list(self._kept.values()) if kept.due <= now + _TOGETHER * kept.lease / BEATS]
+        self._later = {command: until for command, until in self._later.items() if until > now}
+        if not due and (not self._later or now < self._retry_at):
+            return
+        for kept in due:
+            kept.due = math.inf  # the watch on its deadline goes on while the renewal travels
+        self._sender = threading.Thread(target=self._send, args=(due, list(self._later)), name="slotline-renewals", daemon=True)
+        self._sender.start()
+
+    _retry_at = 0.0
+
+    def _send(self, due: list[Kept], later: list[Command]) -> None:
+        sent = time.monotonic()
+        lost: list[Kept] = []
+        try:
+            replies = self._execute_many([*(kept.renew for kept in due), *later])
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is held must be tried again
+            self._retry_at = time.monotonic() + _RETRY
+            if not isinstance(error, StoreUnavailableError):
+                logger.exception("renewing failed")
+            for kept in due:
+                kept.due = self._retry_at
+        else:
+            for command, reply in zip(later, replies[len(due) :], strict=True):
+                if not isinstance(reply, Exception):
+                    self._later.pop(command, None)
+            for kept, reply in zip(due, replies, strict=False):
+                if isinstance(reply, Exception):
+                    kept.due = sent + _RETRY
+                elif reply > 0:
+                    kept.lease = reply / 1000
+                    kept.due, kept.deadline = sent + kept.lease / BEATS, sent + kept.lease
+                else:
+                    lost.append(kept)
+            self._retry_at = sent + _RETRY
+        self._lose(lost)
+        self._sender = None
+        self._look_again()
+
+    def _lose(self, lost: list[Kept]) -> None:
+        for kept in lost:
+            if self._kept.get(kept.token) is kept and self.drop(kept.token):
+                try:
+                    kept.on_lost()
+                except Exception:
+                    logger.exception("the callback for the lost %s failed", kept.token)

@@ -1,0 +1,120 @@
+"""State in this process's memory: no server, the same semantics."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slotline.errors import StoreError
+from slotline.stores._memory_pools import SCRIPTS, PoolState
+from slotline.stores.base import Command, Reply, Store, SyncStore
+from slotline.stores.wakeups import Wakeups
+
+
+class MemoryWakeups(Wakeups):
+    """Doorbells inside one process: they are always heard."""
+
+    channel = "memory"
+
+    def listen_blocking(self) -> None:
+        """Return at once."""
+
+    async def listen(self) -> None:
+        """Return at once."""
+
+
+class MemoryStore(Store):
+    """A store for one process and any number of its threads and event loops: the embedded default.
+
+    Slots live as long as the process, or until their ``slot_exp``; there is no heartbeat, since nothing else could
+    take them. A forked child starts with an empty store.
+    """
+
+    shared = False
+    keeper = None
+    name = "memory"
+    prefix = "slotline"
+
+    def __init__(self) -> None:
+        self.sync = SyncMemoryStore(self)
+        self._fresh()
+        _stores.add(self)
+
+    def _fresh(self) -> None:
+        self.lock = threading.Lock()
+        self.pools: dict[str, PoolState] = {}
+        self._wakeups = MemoryWakeups()
+        self._closers: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return "MemoryStore()"
+
+    @property
+    def wakeups(self) -> MemoryWakeups:
+        return self._wakeups
+
+    async def execute(self, command: Command) -> Reply:
+        return self.sync.execute(command)
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
+        return self.sync.execute_many(commands)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._closers.append(callback)
+
+    def settle(self, command: Command, seconds: float) -> None:  # noqa: ARG002 - nothing can keep it waiting
+        self.sync.execute(command)
+
+    async def close(self) -> None:
+        self.sync.close()
+
+
+class SyncMemoryStore(SyncStore):
+    """The blocking face of a :class:`MemoryStore`; no call ever waits for more than its lock."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def execute(self, command: Command) -> Reply:
+        """See :meth:`MemoryStore.execute`."""
+        script = SCRIPTS.get(command.script)
+        if script is None:
+            raise StoreError(f"The memory store has no command {command.script!r}; it needs a Redis store.")
+        rings: list[tuple[str, bytes]] = []
+        with self._store.lock:
+            reply = script(self._store.pools, time.monotonic_ns() // 1_000_000, command, rings)
+        for token, payload in rings:  # out of the lock: whoever is woken may come back at once
+            if not self._store.wakeups.ring(token, payload):  # it waits no more
+                self.execute(Command("pool_release", command.keys, (token,)))
+        return reply
+
+    def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
+        """See :meth:`MemoryStore.execute_many`."""
+        replies: list[Any] = []
+        for command in commands:
+            try:
+                replies.append(self.execute(command))
+            except Exception as error:  # noqa: BLE001 - each command has its own outcome
+                replies.append(error)
+        return replies
+
+    def close(self) -> None:
+        """Call what was registered; the state stays."""
+        closers, self._store._closers = self._store._closers, []  # noqa: SLF001 - its other face
+        for callback in closers:
+            callback()
+
+
+_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._fresh()  # noqa: SLF001 - this module's own
+
+
+os.register_at_fork(after_in_child=_after_fork)
