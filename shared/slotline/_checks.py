@@ -22,9 +22,8 @@ def refuse(option: str, value: object, allowed: str) -> InvalidOptionError:
 
 def whole_number(option: str, value: Any, *, at_least: int = 1) -> int:
     """Return ``value`` as an ``int``; a float counts only where it is whole."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value in (math.inf, -math.inf):  # noqa: PLR0124 - NaN
-        raise refuse(option, value, f"a whole number of at least {at_least}")
-    if value != int(value) or value < at_least:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value != int(value) or value < at_least:
         raise refuse(option, value, f"a whole number of at least {at_least}")
     return int(value)
 

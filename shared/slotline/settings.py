@@ -74,7 +74,7 @@ def configure(store: Store | None = None, **options: Any) -> Settings:
     Raises:
         InvalidOptionError: An option is unknown or has an impossible value; nothing has changed then.
     """
-    global _settings, _store  # noqa: PLW0603 - the one process-wide place
+    global _settings, _store
     settings = _validated({**_from_environment(), **options})
     if settings.redis_url is not None and store is None:
         from slotline.stores.url import check_url  # noqa: PLC0415 - the stores import this module
@@ -107,7 +107,7 @@ def default_store() -> Store:
 
 def reset() -> None:
     """Forget what was configured and close the default store of this process."""
-    global _settings, _store  # noqa: PLW0603 - the one process-wide place
+    global _settings, _store
     with _lock:
         store, _settings, _store = _store, None, None
     if store is not None:

@@ -46,9 +46,11 @@ class Call(Step):
     command: Command
 
     def blocking(self) -> Any:
+        """See :meth:`~slotline.stores.SyncStore.execute`."""
         return self.store.sync.execute(self.command)
 
     async def awaiting(self) -> Any:
+        """See :meth:`~slotline.stores.Store.execute`."""
         return await self.store.execute(self.command)
 
 
@@ -59,9 +61,11 @@ class Sleep(Step):
     seconds: float
 
     def blocking(self) -> None:
+        """Sleep in the calling thread."""
         time.sleep(self.seconds)
 
     async def awaiting(self) -> None:
+        """Sleep in the running event loop."""
         await asyncio.sleep(self.seconds)
 
 

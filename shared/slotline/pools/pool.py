@@ -6,13 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
-
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
 from slotline.pools._context import HeldSlot, SlotContext, enter, leave
 from slotline.pools._wire import (
-    NO_CAP,
     Answer,
     Granted,
     info_command,
@@ -193,9 +191,9 @@ class Pool:
             self._declared = True
             if answer.declared not in (None, self.max_size):
                 logger.warning(
-                    "pool %r is declared with %d slots here and was declared with %d before; the newest declaration, %d, is in force",
-                    self.key, self.max_size, answer.declared, answer.max_size,
-                )  # fmt: skip
+                    "pool %r has %d slots here and had %d before; the newest declaration counts: %d slots are in force",
+                    *(self.key, self.max_size, answer.declared, answer.max_size),
+                )
 
     def hold(self, place: Place, grant: Granted, since: float) -> Slot:
         """Make the slot of a granted place, and keep it alive."""

@@ -20,11 +20,11 @@ R = TypeVar("R")
 _MOST_POOLS = 1024
 
 
-def pooled(
+def pooled(  # noqa: C901 - two functions, one plain and one async
     key: str,
     max_size: int,
     on_full: Callable[..., Any] | None = None,
-    raise_on_full: bool = False,
+    raise_on_full: bool = False,  # noqa: FBT001, FBT002 - the interface that users of pools know
     slot_exp: float | Default | None = DEFAULT,
     *,
     store: Store | None = None,

@@ -21,7 +21,9 @@ class Slot:
 
     __slots__ = ("_capped_at", "_deadline", "_ended", "_kept", "acquired_at", "fence", "key", "owner", "token")
 
-    def __init__(self, key: str, token: str, owner: str, fence: int, *, since: float, life: float | None, cap: float | None) -> None:
+    def __init__(
+        self, key: str, token: str, owner: str, fence: int, *, since: float, life: float | None, cap: float | None
+    ) -> None:
         self.key, self.token, self.owner, self.fence = key, token, owner, fence
         self.acquired_at = time.time()
         self._deadline = None if life is None else since + life

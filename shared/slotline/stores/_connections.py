@@ -38,7 +38,10 @@ class Connections:
             self._kwargs = dict(pool.connection_kwargs)
             self._connection_class = pool.connection_class.__name__
             where = self._kwargs
-            self.name = where.get("path") or f"redis://{where.get('host', 'localhost')}:{where.get('port', 6379)}/{where.get('db') or 0}"
+            self.name = (
+                where.get("path")
+                or f"redis://{where.get('host', 'localhost')}:{where.get('port', 6379)}/{where.get('db') or 0}"
+            )
         elif isinstance(target, str):
             self._url = check_url("url", target)
             self.name = shown_url(target)
@@ -50,7 +53,9 @@ class Connections:
         options = self._options(Retry(NoBackoff(), 0), redis.connection)
         pool: redis.ConnectionPool
         if self._url is not None:
-            pool = redis.BlockingConnectionPool.from_url(self._url, max_connections=self._max_connections, timeout=self._timeout, **options)
+            pool = redis.BlockingConnectionPool.from_url(
+                self._url, max_connections=self._max_connections, timeout=self._timeout, **options
+            )
         else:
             pool = redis.BlockingConnectionPool(max_connections=self._max_connections, timeout=self._timeout, **options)
         return redis.Redis(connection_pool=pool)

@@ -15,7 +15,19 @@ BROKEN = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 _HOPELESS = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 # What a server answers that is up and cannot serve: replicas, failovers, a full memory, a failed snapshot.
-_CANNOT_SERVE = ("READONLY", "OOM", "MISCONF", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "LOADING", "NOREPLICAS", "NOAUTH", "NOPERM", "BUSY ")
+_CANNOT_SERVE = (
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "LOADING",
+    "NOREPLICAS",
+    "NOAUTH",
+    "NOPERM",
+    "BUSY ",
+)
 
 
 def pauses(retries: int) -> Iterator[float]:

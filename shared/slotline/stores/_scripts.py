@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Script(NamedTuple):
     sha: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str) -> Script:
     """Return the script called ``name``, its includes filled in."""
     lines: list[str] = []

@@ -84,7 +84,9 @@ class Keeper:
         """Send the releases that are left, once, and stop; what is still kept runs out by its lease."""
         with self._changed:
             self._closed = True
-            threads = [thread for thread in (self._thread, self._sender) if thread not in (None, threading.current_thread())]
+            threads = [
+                thread for thread in (self._thread, self._sender) if thread not in (None, threading.current_thread())
+            ]
             self._changed.notify_all()
         for thread in threads:
             if thread is not None:
@@ -116,7 +118,9 @@ class Keeper:
                     self._start_sending(now)
                 if self._sender is None and not self._kept and not self._later:
                     break
-                self._next_look = min((min(kept.due, kept.deadline) for kept in list(self._kept.values())), default=math.inf)
+                self._next_look = min(
+                    (min(kept.due, kept.deadline) for kept in list(self._kept.values())), default=math.inf
+                )
                 if self._later and self._sender is None:
                     self._next_look = min(self._next_look, now + _RETRY)
                 self._changed.wait(None if self._next_look == math.inf else max(0.0, self._next_look - now))
@@ -131,7 +135,9 @@ class Keeper:
             return
         for kept in due:
             kept.due = math.inf  # the watch on its deadline goes on while the renewal travels
-        self._sender = threading.Thread(target=self._send, args=(due, list(self._later)), name="slotline-renewals", daemon=True)
+        self._sender = threading.Thread(
+            target=self._send, args=(due, list(self._later)), name="slotline-renewals", daemon=True
+        )
         self._sender.start()
 
     _retry_at = 0.0
@@ -141,7 +147,7 @@ class Keeper:
         lost: list[Kept] = []
         try:
             replies = self._execute_many([*(kept.renew for kept in due), *later])
-        except Exception as error:  # noqa: BLE001 - whatever it is, what is held must be tried again
+        except Exception as error:
             self._retry_at = time.monotonic() + _RETRY
             if not isinstance(error, StoreUnavailableError):
                 logger.exception("renewing failed")

@@ -55,21 +55,27 @@ class MemoryStore(Store):
 
     @property
     def wakeups(self) -> MemoryWakeups:
+        """This process's doorbells."""
         return self._wakeups
 
     async def execute(self, command: Command) -> Reply:
+        """See :meth:`Store.execute`."""
         return self.sync.execute(command)
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
+        """See :meth:`Store.execute_many`."""
         return self.sync.execute_many(commands)
 
     def on_close(self, callback: Callable[[], None]) -> None:
+        """See :meth:`Store.on_close`."""
         self._closers.append(callback)
 
     def settle(self, command: Command, seconds: float) -> None:  # noqa: ARG002 - nothing can keep it waiting
+        """See :meth:`Store.settle`."""
         self.sync.execute(command)
 
     async def close(self) -> None:
+        """See :meth:`Store.close`."""
         self.sync.close()
 
 

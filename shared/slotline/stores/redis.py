@@ -82,14 +82,18 @@ class RedisStore(Store):
 
     @property
     def wakeups(self) -> RedisWakeups:
+        """This process's doorbells."""
         if self._wakeups is None:
             with self._lock:
                 if self._wakeups is None:
-                    self._wakeups = RedisWakeups(self.name, f"{self.prefix}:wake:{uuid.uuid4().hex}", self._connections.blocking)
+                    self._wakeups = RedisWakeups(
+                        self.name, f"{self.prefix}:wake:{uuid.uuid4().hex}", self._connections.blocking
+                    )
         return self._wakeups
 
     @property
     def keeper(self) -> Keeper:
+        """This process's heartbeat."""
         if self._keeper is None:
             with self._lock:
                 if self._keeper is None:
@@ -105,9 +109,11 @@ class RedisStore(Store):
         return self._client
 
     async def execute(self, command: Command) -> Reply:
+        """See :meth:`Store.execute`."""
         return await self._coalescer().submit(command)
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
+        """See :meth:`Store.execute_many`."""
         coalescer = self._coalescer()
         return await asyncio.gather(*map(coalescer.submit, commands), return_exceptions=True)
 
@@ -137,7 +143,7 @@ class RedisStore(Store):
                     again = await _exchange(client, [_words_with_text(commands[at]) for at in missing])
                     for at, reply in zip(missing, again, strict=True):
                         replies[at] = reply
-            except Exception as error:  # noqa: BLE001 - translated or raised again
+            except Exception as error:
                 pause = next(patience, None) if worth_retrying(error) else None
                 if pause is None:
                     raise translated(self.name, error) from error
@@ -146,12 +152,15 @@ class RedisStore(Store):
                 return [translated(self.name, reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     def settle(self, command: Command, seconds: float) -> None:
+        """See :meth:`Store.settle`."""
         self.keeper.later(command, seconds)
 
     def on_close(self, callback: Callable[[], None]) -> None:
+        """See :meth:`Store.on_close`."""
         self._closers.append(callback)
 
     async def close(self) -> None:
+        """See :meth:`Store.close`."""
         coalescer = self._loops.pop(asyncio.get_running_loop(), None)
         if coalescer is not None:
             await coalescer.close()
@@ -174,7 +183,7 @@ class SyncRedisStore(SyncStore):
                     return client.execute_command(*_words(command))
                 except NoScriptError:
                     return client.execute_command(*_words_with_text(command))
-            except Exception as error:  # noqa: BLE001 - translated or raised again
+            except Exception as error:
                 pause = next(patience, None) if worth_retrying(error) else None
                 if pause is None:
                     raise translated(self._store.name, error) from error
@@ -192,7 +201,7 @@ class SyncRedisStore(SyncStore):
                     for command in commands:
                         pipeline.execute_command(*_words(command))
                     replies = pipeline.execute(raise_on_error=False)
-            except Exception as error:  # noqa: BLE001 - translated or raised again
+            except Exception as error:
                 pause = next(patience, None) if worth_retrying(error) else None
                 if pause is None:
                     raise translated(self._store.name, error) from error

@@ -118,9 +118,11 @@ class Listen(Step):
     hub: Wakeups
 
     def blocking(self) -> None:
+        """Block until they can be heard."""
         self.hub.listen_blocking()
 
     async def awaiting(self) -> None:
+        """Wait until they can be heard."""
         await self.hub.listen()
 
 
@@ -132,6 +134,7 @@ class Wait(Step):
     timeout: float
 
     def blocking(self) -> bytes | None:
+        """Block the calling thread."""
         rung = threading.Event()
         self.bell.on_ring(rung.set)
         try:
@@ -141,12 +144,17 @@ class Wait(Step):
         return self.bell.payload
 
     async def awaiting(self) -> bytes | None:
+        """Wait in the running event loop."""
         loop = asyncio.get_running_loop()
         rung: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the waiter's loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(lambda: rung.done() or rung.set_result(None))
+                loop.call_soon_threadsafe(settle)
+
+        def settle() -> None:
+            if not rung.done():
+                rung.set_result(None)
 
         self.bell.on_ring(wake)
         try:
