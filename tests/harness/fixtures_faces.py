@@ -56,6 +56,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """A new store; the test runs once for each kind."""
     from slotline import stores
 
-    made = stores.MemoryStore() if request.param == "memory" else stores.RedisStore(request.getfixturevalue("redis_url"))
+    made = (
+        stores.MemoryStore() if request.param == "memory" else stores.RedisStore(request.getfixturevalue("redis_url"))
+    )
     yield made
     await made.close()

@@ -7,11 +7,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 import redis
@@ -54,8 +54,8 @@ class Snapshot:
         spared = {*except_pids, guardian.pid()}
         return [
             described
-            for process in _related_processes() - self.processes
-            if process.pid not in spared and (described := _describe(process))
+            for pid, _ in sorted(_related_processes() - self.processes)
+            if pid not in spared and (described := _describe(pid))
         ]
 
     def new_threads(self) -> list[str]:
@@ -71,11 +71,11 @@ class Snapshot:
         return [repr(loop) for loop in _open_loops() if loop not in self.loops]
 
 
-def remaining(look: Any, patience: float = 3.0) -> list[str]:
-    """Return what ``look()`` still finds when ``patience`` seconds have passed, or nothing as soon as it finds none."""
-    deadline = time.monotonic() + patience
+def remaining(look: Callable[[], list[str]]) -> list[str]:
+    """Return what ``look()`` still finds after 3 s (``HARNESS_PATIENCE``), or nothing as soon as it finds none."""
+    deadline = time.monotonic() + float(os.environ.get("HARNESS_PATIENCE", "3"))
     while True:
-        found: list[str] = look()
+        found = look()
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.02)
@@ -111,28 +111,41 @@ def _open_loops() -> list[asyncio.BaseEventLoop]:
     return [loop for loop in _loops if not loop.is_closed()]
 
 
-def _related_processes() -> set[psutil.Process]:
-    """Return this process's descendants, and the processes of its group whose parent is outside of the group.
+def _related_processes() -> set[tuple[int, int]]:
+    """Return pid and start time of this process's descendants and of its orphans.
 
-    A child of a killed child belongs to nobody, but it still carries the process group that it was born into.
+    A child of a killed child has a parent outside of the process group, but it still carries the group that it was
+    born into. Read from ``/proc`` directly, because this runs twice in every test.
     """
-    own = os.getpgrp()
-    related = set(psutil.Process().children(recursive=True))
-    for process in psutil.process_iter(["ppid"]):
+    table: dict[int, tuple[int, int, int]] = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.getpgid(process.pid) == own and os.getpgid(process.info["ppid"] or 1) != own:
-                related.add(process)
-        except (OSError, psutil.Error):
+            stat = Path(f"/proc/{entry}/stat").read_bytes()
+        except OSError:
             continue
-    related.discard(psutil.Process())
-    return related
+        fields = stat[stat.rindex(b")") + 2 :].split()  # the command's name before it may hold anything
+        if fields[0] != b"Z":
+            table[int(entry)] = (int(fields[1]), int(fields[2]), int(fields[19]))
+
+    def descends(pid: int) -> bool:
+        while pid in table:
+            pid = table[pid][0]
+            if pid == own:
+                return True
+        return False
+
+    own, group = os.getpid(), os.getpgrp()
+    return {
+        (pid, started)
+        for pid, (parent, its_group, started) in table.items()
+        if pid != own
+        and (descends(pid) or (its_group == group and table.get(parent, (0, 0, 0))[1] != group and pid != os.getppid()))
+    }
 
 
-def _describe(process: psutil.Process) -> str:
+def _describe(pid: int) -> str:
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return ""
-        command = " ".join(process.cmdline())
+        command = " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return ""
-    return "" if any(name in command for name in _TRACKERS) else f"pid {process.pid}: {command[:200]}"
+    return "" if any(name in command for name in _TRACKERS) else f"pid {pid}: {command[:200]}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import socket
 
-_CHOICE = random.SystemRandom()  # the global generator is seeded alike in every run, so two runs would try the same ports
+_CHOICE = (
+    random.SystemRandom()
+)  # the global generator is seeded alike in every run, so two runs would try the same ports
 
 
 def free_port() -> int:

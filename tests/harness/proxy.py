@@ -8,7 +8,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+from tests.harness.ports import free_port
 
 T = TypeVar("T")
 
@@ -50,14 +52,15 @@ class TcpProxy:
         self.accepted = 0
         self.armed: Cut | None = None
         self.links: set[_Link] = set()
+        self.gate = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="harness-proxy", daemon=True)
         self._server: asyncio.Server | None = None
         self._closed = False
 
-    def __enter__(self) -> TcpProxy:
+    def __enter__(self) -> Self:
         self._thread.start()
-        self._run(self._listen())
+        self.resume()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -74,7 +77,7 @@ class TcpProxy:
 
     def stall(self) -> None:
         """Accept connections but forward nothing from now on; what arrives is kept for :meth:`resume`."""
-        self._run(self._open_gate(False))
+        self._run(self._shut_gate())
 
     def cut(self) -> None:
         """Reset all connections; new ones are served."""
@@ -120,14 +123,9 @@ class TcpProxy:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    async def _listen(self) -> None:
-        self.gate = asyncio.Event()
-        self.gate.set()
-        await self._start_server()
-
     async def _start_server(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, self.host, self.port or _free_port())
+            self._server = await asyncio.start_server(self._serve, self.host, self.port or free_port())
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -139,8 +137,8 @@ class TcpProxy:
         finally:
             self.links.discard(link)
 
-    async def _open_gate(self, is_open: bool) -> None:
-        (self.gate.set if is_open else self.gate.clear)()
+    async def _shut_gate(self) -> None:
+        self.gate.clear()
 
     async def _arm(self, cut: Cut | None) -> None:
         self.armed = cut
@@ -160,7 +158,7 @@ class TcpProxy:
     async def _resume(self) -> None:
         self.delay_seconds = 0.0
         await self._arm(None)
-        await self._open_gate(True)
+        self.gate.set()
         await self._start_server()
 
 
@@ -194,7 +192,7 @@ class _Link:
                 pump.cancel()
             await asyncio.gather(*self.pumps, return_exceptions=True)
             for writer in self.writers:
-                writer.close() if not writer.is_closing() else None
+                writer.close()
 
     async def reset(self) -> None:
         assert self.task is not None
@@ -264,9 +262,3 @@ class _Link:
         self.proxy.armed = None
         cut.happened.set()
         return True
-
-
-def _free_port() -> int:
-    from tests.harness.ports import free_port  # noqa: PLC0415 - only the first start needs one
-
-    return free_port()

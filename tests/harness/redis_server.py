@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import redis
@@ -69,7 +69,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._dir: Path | None = None
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -204,10 +204,13 @@ class RedisServer:
         durable = ("--appendonly", "yes", "--appendfsync", "always") if self.keep_data else ("--appendonly", "no")
         command = [
             str(binary), "--port", str(self.port), "--bind", self.host, "--dir", str(self._dir), "--save", "",
-            "--logfile", str(self._dir / "redis.log"), *durable, *self.options,
+            *durable, *self.options,
         ]  # fmt: skip
-        # A session of its own, so that Ctrl-C in the terminal ends the tests and not the server under them.
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        with (self._dir / "redis.log").open("ab") as log:
+            # A session of its own, so that Ctrl-C in the terminal ends the tests and not the server under them.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         guardian.guard(self._process.pid)
 
     def _answers(self) -> bool:

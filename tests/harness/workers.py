@@ -75,7 +75,13 @@ class Worker(ABC):
         assert self._process is None, "the worker was started before; make a new one"
         started.append(self)
         path = os.pathsep.join([str(self.directory), str(ROOT / "shared"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONUNBUFFERED": "1", **self.env, _MARK: self.name}
+        env = {
+            **os.environ,
+            "PYTHONPATH": path.rstrip(os.pathsep),
+            "PYTHONUNBUFFERED": "1",
+            **self.env,
+            _MARK: self.name,
+        }
         env.pop("PYTHONWARNINGS", None)  # the frameworks warn
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(

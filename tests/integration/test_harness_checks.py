@@ -1,0 +1,193 @@
+"""A test that leaves something behind fails, with a text that names it, unless it says why it must."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.harness import leaks
+from tests.harness.waiting import wait_until
+from tests.harness.workers import ROOT
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Run a test file under the harness in a process of its own and return its outcomes and output."""
+    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
+    pytester.makeini(
+        "[pytest]\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\nasyncio_mode = auto\nfilterwarnings = error\n"
+        f"asyncio_default_fixture_loop_scope = function\npythonpath = {ROOT} {ROOT / 'shared'}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'shared'}")
+
+    def run(source: str, *, patience: float = 0.1, **outcomes: int) -> str:
+        monkeypatch.setenv("HARNESS_PATIENCE", str(patience))
+        pytester.makepyfile(source)
+        result = pytester.runpytest_subprocess(timeout=90)
+        shown = result.stdout.str() + result.stderr.str()
+        if outcomes:
+            assert result.parseoutcomes() == outcomes, shown
+        return shown
+
+    return run
+
+
+def test_clean_tests_pass(run):
+    run(
+        """
+        import asyncio, subprocess, threading
+
+        def test_thread():
+            thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
+
+        def test_process():
+            subprocess.run(["true"], check=True)
+
+        async def test_default_executor():
+            await asyncio.to_thread(lambda: None)
+
+        def test_after_an_async_test():
+            asyncio.run(asyncio.sleep(0))
+
+        def test_keys(redis_client):
+            redis_client.set("slotline:key", 1, ex=60)
+            redis_client.sadd("_kombu.binding.celery", 1)
+        """,
+        passed=5,
+    )
+
+
+def test_key_without_ttl_is_named(run):
+    text = run("def test_it(redis_client): redis_client.set('slotline:for-ever', 1)", passed=1, errors=1)
+    assert "left 1 key(s) without a TTL in Redis: slotline:for-ever" in text
+
+
+def test_key_left_in_the_tests_own_redis_is_named(run):
+    source = """
+        def test_it(own_redis):
+            with own_redis.client() as client:
+                client.set("slotline:for-ever", 1)
+            own_redis.pause()
+    """
+    assert "slotline:for-ever" in run(source, passed=1, errors=1)
+
+
+def test_child_process_is_named(run):
+    source = """
+        import subprocess
+        kept = []
+        def test_it(): kept.append(subprocess.Popen(["sleep", "77"]))
+        def test_next_one_is_not_blamed(): pass
+        def test_end(): kept[0].kill(); kept[0].wait()
+    """
+    assert "sleep 77" in run(source, passed=3, errors=1)
+
+
+def test_orphan_of_a_killed_child_is_named(run):
+    source = """
+        import os, signal, subprocess, sys
+        def test_it():
+            script = "import subprocess; p = subprocess.Popen(['sleep', '66']); print(p.pid, flush=True); p.wait()"
+            with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+                test_it.orphan = int(child.stdout.readline())
+                child.kill()
+        def test_end(): os.kill(test_it.orphan, signal.SIGKILL)
+    """
+    assert "sleep 66" in run(source, passed=2, errors=1)
+
+
+@pytest.mark.parametrize(("options", "name"), [("daemon=False", "mine"), ("daemon=True", "slotline-keeper")])
+def test_thread_is_named(run, options, name):
+    source = f"""
+        import threading
+        end = threading.Event()
+        thread = threading.Thread(target=end.wait, name={name!r}, {options})
+        def test_it(): thread.start()
+        def test_end(): end.set(); thread.join()
+    """
+    text = run(source, passed=2, errors=1)
+    assert "left threads behind" in text
+    assert name in text
+
+
+def test_thread_that_is_ending_is_waited_for(run):
+    source = """
+        import threading, time
+        def test_it(): threading.Thread(target=time.sleep, args=(0.3,)).start()
+    """
+    run(source, patience=10, passed=1)
+
+
+def test_event_loop_that_is_not_closed_is_named(run):
+    source = """
+        import asyncio
+        kept = []
+        def test_it(): kept.append(asyncio.new_event_loop())
+        def test_end(): kept[0].close()
+    """
+    assert "left loops behind" in run(source, passed=2, errors=1)
+
+
+def test_what_must_be_left_is_allowed_with_a_reason(run):
+    source = """
+        import pytest
+        @pytest.mark.leaves("keys", "threads", reason="shows that it can be said")
+        def test_it(redis_client): redis_client.set("slotline:for-ever", 1)
+    """
+    run(source, passed=1)
+
+
+@pytest.mark.parametrize("mark", ['"keys"', 'reason="why"', '"keys", reason=" "', '"socks", reason="why"'])
+def test_leaving_without_a_reason_or_a_known_kind_is_an_error(run, mark):
+    text = run(f"import pytest\n@pytest.mark.leaves({mark})\ndef test_it(): pass")
+    assert "leaves(" in text
+    assert "passed" not in text
+
+
+def test_settings_do_not_outlive_a_test(run, monkeypatch):
+    monkeypatch.setenv("SLOTLINE_PREFIX", "from-outside")
+    source = """
+        from slotline import settings
+        def test_it(): assert settings.configure(prefix="mine").prefix == "mine"
+        def test_next(): assert settings.current().prefix == "slotline"
+    """
+    run(source, passed=2)
+
+
+def test_workers_log_is_shown_when_a_test_fails(run):
+    source = """
+        def test_it(app_module, celery_worker):
+            name = app_module("from celery import Celery\\nprint('a word from the module')\\n"
+                              "app = Celery(broker='memory://')")
+            celery_worker(name, pool="solo")
+            assert False
+    """
+    text = run(source, failed=1)
+    assert "log of celery-" in text
+    assert "a word from the module" in text
+
+
+def test_servers_end_when_the_run_is_killed(tmp_path):
+    script = (
+        "import time\nfrom tests.harness.redis_server import RedisServer\n"
+        "server = RedisServer()\nserver.start()\nprint(server.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=env, cwd=tmp_path) as run:
+        server = psutil.Process(int(run.stdout.readline()))
+        assert server.is_running()
+        run.send_signal(signal.SIGKILL)
+    wait_until("the server has ended", lambda: not server.is_running() or server.status() == "zombie")
+
+
+def test_measure_counts_descriptors_and_threads():
+    before = leaks.measure()
+    with open(os.devnull) as extra:
+        assert leaks.measure().fds == before.fds + 1
+        assert not extra.closed
+    assert leaks.measure() == before
