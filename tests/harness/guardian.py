@@ -59,7 +59,7 @@ def _tell(line: str) -> None:
 
 def close() -> None:
     """End the guardian, and with it whatever is still on its list."""
-    global _process  # noqa: PLW0603 - see above
+    global _process
     with _lock:
         process, _process = _process, None
     if process is not None and _owner == os.getpid():

@@ -104,7 +104,7 @@ def watch_loops() -> None:
         original(self)
         _loops.add(self)
 
-    asyncio.BaseEventLoop.__init__ = remember  # type: ignore[method-assign] # only loops that are known can be checked
+    setattr(asyncio.BaseEventLoop, "__init__", remember)  # noqa: B010 - an assignment is refused by the type checker
 
 
 def _open_loops() -> list[asyncio.BaseEventLoop]:
@@ -118,14 +118,14 @@ def _related_processes() -> set[tuple[int, int]]:
     born into. Read from ``/proc`` directly, because this runs twice in every test.
     """
     table: dict[int, tuple[int, int, int]] = {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            stat = Path(f"/proc/{entry}/stat").read_bytes()
+            stat = (entry / "stat").read_bytes()
         except OSError:
             continue
         fields = stat[stat.rindex(b")") + 2 :].split()  # the command's name before it may hold anything
         if fields[0] != b"Z":
-            table[int(entry)] = (int(fields[1]), int(fields[2]), int(fields[19]))
+            table[int(entry.name)] = (int(fields[1]), int(fields[2]), int(fields[19]))
 
     def descends(pid: int) -> bool:
         while pid in table:

@@ -96,9 +96,9 @@ class TcpProxy:
 
         Args:
             direction: ``"to_client"``: the answer that matches is withheld (given a number, that many bytes of it
-                still pass). ``"to_server"``: the request that matches (or its first bytes, given a number) is forwarded;
-                given a predicate, the server's next answer is awaited and withheld, so the server has acted and the
-                client cannot know.
+                still pass). ``"to_server"``: given a number, that many bytes of the request still pass; given a
+                predicate, the request that matches is forwarded and the next answer is awaited and withheld, so the
+                server has acted and the client cannot know.
             match: See :data:`Match`; counted from now on, for each connection on its own.
         """
         cut = Cut(direction, match)
@@ -240,23 +240,21 @@ class _Link:
     def _judge(self, direction: Direction, chunk: bytes) -> tuple[bytes, bool]:
         """Return the part of a chunk that may pass, and whether the connection is cut then."""
         cut = self.proxy.armed
-        if cut is None:
-            return chunk, False
-        if self.withhold and direction == "to_client":
+        if cut is not None and self.withhold and direction == "to_client":
             return b"", self._done(cut)
-        if direction != cut.direction or self.withhold:
+        if cut is None or self.withhold or direction != cut.direction:
             return chunk, False
         before = len(self.seen[direction])
         self.seen[direction] += chunk
         passes = cut.passes(self.seen[direction])
         if passes is None:
             return chunk, False
-        if callable(cut.match):
-            if direction == "to_server":
-                self.withhold = True
-                return chunk, False
+        if not callable(cut.match):
+            return chunk[: max(0, passes - before)], self._done(cut)
+        if direction == "to_client":
             return b"", self._done(cut)
-        return chunk[: max(0, passes - before)], self._done(cut)
+        self.withhold = True
+        return chunk, False
 
     def _done(self, cut: Cut) -> bool:
         self.proxy.armed = None

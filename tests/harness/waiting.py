@@ -37,7 +37,7 @@ def wait_until(description: str, predicate: Callable[[], T], timeout: float = 10
 async def await_until(
     description: str,
     predicate: Callable[[], T | Awaitable[T]],
-    timeout: float = 10,  # noqa: ASYNC109 - the deadline is the function's whole purpose, and its failure names it
+    timeout: float = 10,
     interval: float = 0.01,
 ) -> T:
     """Do as :func:`wait_until` without blocking the event loop; ``predicate`` may be a coroutine function."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +21,8 @@ def run(pytester, monkeypatch):
     """Run a test file under the harness in a process of its own and return its outcomes and output."""
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     pytester.makeini(
-        "[pytest]\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\nasyncio_mode = auto\nfilterwarnings = error\n"
+        "[pytest]\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\n"
+        "asyncio_mode = auto\nfilterwarnings = error\n"
         f"asyncio_default_fixture_loop_scope = function\npythonpath = {ROOT} {ROOT / 'shared'}\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'shared'}")
@@ -187,7 +189,7 @@ def test_servers_end_when_the_run_is_killed(tmp_path):
 
 def test_measure_counts_descriptors_and_threads():
     before = leaks.measure()
-    with open(os.devnull) as extra:
+    with Path(os.devnull).open() as extra:
         assert leaks.measure().fds == before.fds + 1
         assert not extra.closed
     assert leaks.measure() == before

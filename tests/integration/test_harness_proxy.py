@@ -49,9 +49,9 @@ def test_stalled_proxy_accepts_but_nothing_is_answered_until_resumed(redis_proxy
     before = redis_proxy.accepted
     with ThreadPoolExecutor() as threads:
         late = threads.submit(through.set, "key", "value", ex=60)
-        with redis.Redis.from_url(redis_proxy.redis_url, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)) as another:
-            with pytest.raises(redis.TimeoutError):
-                another.ping()
+        another = redis.Redis.from_url(redis_proxy.redis_url, socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
+        with another, pytest.raises(redis.TimeoutError):
+            another.ping()
         wait_until("the new connection was accepted", lambda: redis_proxy.accepted > before)
         assert not late.done()
         assert redis_client.get("key") is None
@@ -122,9 +122,9 @@ def test_answer_cut_after_some_bytes_arrives_in_part(redis_proxy, through, redis
 def test_server_that_is_down_looks_like_a_lost_connection(own_redis):
     with TcpProxy(own_redis.port) as proxy:
         own_redis.kill()
-        with redis.Redis.from_url(proxy.redis_url, retry=Retry(NoBackoff(), 0)) as client:
-            with pytest.raises(redis.ConnectionError):
-                client.ping()
+        client = redis.Redis.from_url(proxy.redis_url, retry=Retry(NoBackoff(), 0))
+        with client, pytest.raises(redis.ConnectionError):
+            client.ping()
         own_redis.start()
         with redis.Redis.from_url(proxy.redis_url) as client:
             assert client.ping()

