@@ -121,6 +121,38 @@ class LeaseExpiredError(LeaseError):
     """The lease was released, revoked or never existed: it takes no more work."""
 
 
+class WorkTimeLimitError(LeaseExpiredError, TimeoutError):
+    """Work in a lease ran into its time limit and was killed.
+
+    Args:
+        limit: The limit, in seconds.
+        work: What ran.
+    """
+
+    def __init__(self, limit: float, work: str) -> None:
+        super().__init__(limit, work)
+        self.limit, self.work = limit, work
+
+    def __str__(self) -> str:
+        return f"{self.work} was killed: it ran into its time limit of {self.limit} s."
+
+
+class WorkExitedError(LeaseError):
+    """Work in a lease tried to end its thread or process instead of returning or failing.
+
+    Args:
+        how: The exception it raised: ``"SystemExit"``, ``"KeyboardInterrupt"``, ...
+        detail: That exception's text.
+    """
+
+    def __init__(self, how: str, detail: str = "") -> None:
+        super().__init__(how, detail)
+        self.how, self.detail = how, detail
+
+    def __str__(self) -> str:
+        return f"The work raised {self.how}({self.detail}) instead of returning or failing."
+
+
 class ManagerClosedError(LeaseError):
     """The manager of leased executors is not running."""
 
@@ -143,3 +175,50 @@ class UnsupportedFrameworkError(SlotlineError):
 
     def __str__(self) -> str:
         return f"Slotline cannot run on {self.framework}: {self.missing} is missing. Install a supported version."
+
+
+class CacheError(SlotlineError):
+    """The root of the errors of caches that are not the store's."""
+
+
+class CacheRecursionError(CacheError, RuntimeError):
+    """A creator asked for the very value that it creates, or two creators asked for each other's."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"The creator of {self.key!r} waits for its own value: it calls get_or_create for a key that waits for it."
+        )
+
+
+class AsyncCreatorError(CacheError, TypeError):
+    """A blocking caller gave a creator that has to be awaited."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"The creator of {self.key!r} returned an awaitable to a blocking caller, where no event loop runs: "
+            "await get_or_create on the cache itself, or pass a plain function to .sync.get_or_create."
+        )
+
+
+class CreatorFailedError(CacheError):
+    """A creator failed in another process with an exception that cannot be made here; the text is the original's.
+
+    Args:
+        type_name: The qualified name of the original exception's type.
+        text: What it said.
+    """
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(type_name, text)
+        self.type_name, self.text = type_name, text
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}"

@@ -1,0 +1,59 @@
+"""Running a creator, in a coroutine or in a plain thread, and what becomes of its failures."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slotline.caches._flights import ABANDONED, Flight, Outcome, failed
+from slotline.caches._portal import called
+from slotline.errors import AsyncCreatorError, CreatorFailedError
+from slotline.steps import Step, Steps
+
+if TYPE_CHECKING:
+    from slotline.caches._options import EntryOptions
+    from slotline.caches.base import Creator
+
+
+@dataclass(slots=True, frozen=True)
+class Create(Step):
+    """Call the creator of ``key``; the step's result is the value."""
+
+    key: str
+    creator: Creator
+
+    def blocking(self) -> Any:
+        return called(self.key, self.creator)
+
+    async def awaiting(self) -> Any:
+        value = self.creator()
+        if not hasattr(type(value), "__await__"):
+            return value
+        try:
+            value = await value
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise CreatorFailedError("asyncio.CancelledError", "the creator cancelled itself") from None
+        if hasattr(type(value), "__await__"):
+            if asyncio.iscoroutine(value):
+                value.close()
+            raise TypeError(
+                f"The creator of {self.key!r} returned an awaitable of an awaitable; await the inner one in it."
+            )
+        return value
+
+
+def create(flight: Flight, creator: Creator, options: EntryOptions) -> Steps[Outcome]:
+    """Run the creator and return how it ended; what stops the whole thread or loop goes through."""
+    own: tuple[type[BaseException], ...] = (AsyncCreatorError, *options.own_errors)
+    try:
+        value = yield Create(flight.key, creator)
+    except own as error:
+        flight.own_error = error
+        return ABANDONED
+    except Exception as error:  # noqa: BLE001 - everyone who waits gets it
+        return failed(error)
+    return Outcome(value)

@@ -1,0 +1,75 @@
+"""Values that come back by their declared type: models, dataclasses, named tuples, enums."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from slotline.caches._plain import decode, encode
+from slotline.errors import SerializationError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_UNDECLARED = (None, Any, object)
+
+
+def adapter_for(returns: Any) -> TypeAdapter[Any] | None:
+    """Return the pydantic adapter for a declared type; ``None`` where none is declared that pydantic knows."""
+    if any(returns is undeclared for undeclared in _UNDECLARED):
+        return None
+    if hasattr(returns, "validate_python") and not isinstance(returns, type):
+        adapter: TypeAdapter[Any] = returns
+        return adapter
+    try:
+        return _made(returns)
+    except TypeError:  # not hashable
+        return _make(returns)
+
+
+def _make(returns: Any) -> TypeAdapter[Any] | None:
+    from pydantic import TypeAdapter  # noqa: PLC0415 - its import is dear
+    from pydantic.errors import PydanticUserError  # noqa: PLC0415 - see above
+
+    try:
+        return TypeAdapter(returns)
+    except (PydanticUserError, NameError):
+        return None
+
+
+_made = lru_cache(maxsize=512)(_make)
+
+
+def typed_dump(adapter: TypeAdapter[Any], value: Any) -> bytes:
+    """Return plain bytes for ``value``.
+
+    Raises:
+        SerializationError: The declared type does not bring it back equal.
+    """
+    reason: object = "its declared type does not fit it"
+    for mode in ("python", "json"):
+        try:
+            payload = encode(adapter.dump_python(value, mode=mode, by_alias=True, round_trip=True, warnings=False))
+            back = typed_load(adapter, decode(payload))
+            if type(back) is type(value) and (back == value or _duck(adapter, back) == _duck(adapter, value)):
+                return payload
+            reason = "its declared type does not bring it back equal"
+        except SerializationError as error:
+            reason = error
+        except Exception as error:  # noqa: BLE001 - validators and serializers of models are a user's code
+            reason = f"its declared type does not bring it back ({type(error).__name__}: {error})"
+    if isinstance(reason, SerializationError):
+        raise reason
+    raise SerializationError(
+        f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins."), str(reason)
+    )
+
+
+def typed_load(adapter: TypeAdapter[Any], plain: Any) -> Any:
+    """Return the value of the declared type for the data that :func:`typed_dump` wrote."""
+    return adapter.validate_python(plain)
+
+
+def _duck(adapter: TypeAdapter[Any], value: Any) -> bytes:
+    """Return all that ``value`` holds: it tells a subclass from its declared base, and a nan equals itself."""
+    return encode(adapter.dump_python(value, serialize_as_any=True, warnings=False))
