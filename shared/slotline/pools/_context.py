@@ -16,20 +16,34 @@ if TYPE_CHECKING:
 _open: ContextVar[tuple[tuple[Pool, Slot], ...]] = ContextVar("slotline_open_pools", default=())
 
 
-def enter(pool: Pool, slot: Slot) -> Slot:
-    """Open a block of ``pool`` with ``slot``."""
-    _open.set((*_open.get(), (pool, slot)))
-    return slot
+class Blocks:
+    """The open blocks of one pool."""
 
+    def __init__(self) -> None:
+        self._slots: dict[str, Slot] = {}
 
-def leave(pool: Pool) -> Slot:
-    """Close the innermost block of ``pool`` and return its slot."""
-    blocks = _open.get()
-    for at in range(len(blocks) - 1, -1, -1):
-        if blocks[at][0] is pool:
-            _open.set(blocks[:at] + blocks[at + 1 :])
-            return blocks[at][1]
-    raise RuntimeError(f"{pool!r} is left in another thread or task than it was entered in; use pool.slot() there")
+    def enter(self, pool: Pool, slot: Slot) -> Slot:
+        """Open a block with ``slot``."""
+        self._slots[slot.token] = slot
+        _open.set((*_open.get(), (pool, slot)))
+        return slot
+
+    def leave(self, pool: Pool) -> Slot:
+        """Close the innermost block of the running thread or task and return its slot.
+
+        A framework may leave a block in another context than it entered it in (a fixture, a dependency that runs in a
+        thread pool): then it is the pool's newest block, and since all of them hold the same kind of slot, any will do.
+        """
+        blocks = _open.get()
+        for at in range(len(blocks) - 1, -1, -1):
+            if blocks[at][0] is pool:
+                _open.set(blocks[:at] + blocks[at + 1 :])
+                slot = self._slots.pop(blocks[at][1].token, None)
+                if slot is not None:
+                    return slot
+        if not self._slots:
+            raise RuntimeError(f"{pool!r} is left more often than it was entered")
+        return self._slots.popitem()[1]
 
 
 class HeldSlot:

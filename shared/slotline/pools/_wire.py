@@ -9,13 +9,13 @@ from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key
 
 NO_CAP = -1
-_PARTS = ("slots", "holders", "line", "waiters", "meta")
+_PARTS = ("slots", "line", "state")
 
 
-def pool_keys(store: Store, key: str) -> tuple[str, ...]:
-    """Return the keys of a pool, in the order in which all its scripts take them."""
+def pool_keys(store: Store, key: str) -> tuple[bytes, ...]:
+    """Return the keys of a pool, in the order in which all its scripts take them; encoded once, not at each call."""
     base = base_key(store.prefix, "pool", key)
-    return tuple(f"{base}:{part}" for part in _PARTS)
+    return tuple(f"{base}:{part}".encode("utf-8", "surrogatepass") for part in _PARTS)
 
 
 def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
@@ -72,7 +72,7 @@ def read_grant(payload: bytes) -> tuple[Granted, float]:
     return Granted(int(fence), _life(int(life))), int(clock) / 1000
 
 
-def info_command(keys: tuple[str, ...], declared: int, holders: int) -> Command:
+def info_command(keys: tuple[bytes, ...], declared: int, holders: int) -> Command:
     """Ask for a pool's state and at most ``holders`` of its holders."""
     return Command("pool_info", keys, (holders, declared))
 

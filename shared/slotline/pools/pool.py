@@ -9,7 +9,7 @@ from collections.abc import Callable
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
-from slotline.pools._context import HeldSlot, SlotContext, enter, leave
+from slotline.pools._context import Blocks, HeldSlot, SlotContext
 from slotline.pools._wire import (
     Answer,
     Granted,
@@ -70,8 +70,9 @@ class Pool:
             raise _checks.refuse("on_lost", on_lost, "a callable that takes the slot, or None")
         self._store = store
         self._on_lost = on_lost
-        self._at: tuple[Store, tuple[str, ...]] | None = None
+        self._at: tuple[Store, tuple[bytes, ...]] | None = None
         self._declared = False
+        self._blocks = Blocks()
         self.sync = SyncPool(self)
 
     def __repr__(self) -> str:
@@ -159,16 +160,16 @@ class Pool:
         return HeldSlot(self, slot)
 
     def __enter__(self) -> Slot:
-        return enter(self, self.sync.acquire())
+        return self._blocks.enter(self, self.sync.acquire())
 
     def __exit__(self, *exc: object) -> None:
-        run_blocking(self.closing(leave(self)))
+        run_blocking(self.closing(self._blocks.leave(self)))
 
     async def __aenter__(self) -> Slot:
-        return enter(self, await self.acquire())
+        return self._blocks.enter(self, await self.acquire())
 
     async def __aexit__(self, *exc: object) -> None:
-        await run_awaiting(self.closing(leave(self)))
+        await run_awaiting(self.closing(self._blocks.leave(self)))
 
     # What Place and SlotContext build on.
 
@@ -212,7 +213,7 @@ class Pool:
         except StoreError as error:
             logger.warning("slot %s of pool %r is released in the background: %s", slot.token, self.key, error)
 
-    def _where(self) -> tuple[Store, tuple[str, ...]]:
+    def _where(self) -> tuple[Store, tuple[bytes, ...]]:
         store = self.store
         if self._at is None or self._at[0] is not store:
             self._at = (store, pool_keys(store, self.key))
@@ -271,7 +272,8 @@ class Pool:
             store.keeper.drop(slot.token)
         command = self.release_command(slot.token)
         try:
-            return bool((yield Call(store, command)))
+            had = yield Call(store, command)
+            return bool(had) and not slot._ended  # noqa: SLF001 - made here
         except BaseException:
             store.settle(command, self.patience)
             raise

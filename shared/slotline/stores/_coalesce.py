@@ -10,7 +10,7 @@ from typing import Any
 
 from slotline.stores.base import Command
 
-FLIGHTS = 4
+FLIGHTS = 2
 """Connections that one loop keeps busy at most; what comes while all are busy goes with the next one together."""
 LARGEST_BATCH = 1000
 
@@ -33,7 +33,7 @@ class Coalescer:
         self._close = close
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
-        self._scheduled = False
+        self._boarding = False
         self._flights: set[asyncio.Task[None]] = set()
         self._lifeline: AsyncGenerator[None, None] | None = None
 
@@ -41,30 +41,33 @@ class Coalescer:
         """Send ``command`` with the next flight; the future has its reply or its error."""
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((command, reply))
-        if not self._scheduled and len(self._flights) < FLIGHTS:
-            self._scheduled = True
-            self._loop.call_soon(self._take_off)
+        self._board()
         return reply
 
-    def _take_off(self) -> None:
-        self._scheduled = False
-        while self._waiting and len(self._flights) < FLIGHTS:
-            count = min(len(self._waiting), LARGEST_BATCH)
-            batch = [entry for entry in (self._waiting.popleft() for _ in range(count)) if not entry[1].done()]
-            if batch:
-                flight = self._loop.create_task(self._fly(batch))
-                self._flights.add(flight)
-                flight.add_done_callback(self._landed)
+    def _board(self) -> None:
+        # The flight's task starts in the loop's next round: whatever else is asked for in this one travels with it.
+        if not self._boarding and len(self._flights) < FLIGHTS:
+            self._boarding = True
+            flight = self._loop.create_task(self._fly())
+            self._flights.add(flight)
+            flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
-        if self._waiting and not self._scheduled:
-            self._take_off()
+        if self._waiting:
+            self._board()
 
-    async def _fly(self, batch: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+    async def _fly(self) -> None:
         if self._lifeline is None:
             self._lifeline = self._until_loop_ends()
             await anext(self._lifeline)
+        self._boarding = False
+        count = min(len(self._waiting), LARGEST_BATCH)
+        batch = [entry for entry in (self._waiting.popleft() for _ in range(count)) if not entry[1].done()]
+        if self._waiting:
+            self._board()
+        if not batch:
+            return
         try:
             replies = await self._send([command for command, _ in batch])
         except BaseException as error:
@@ -89,8 +92,7 @@ class Coalescer:
 
     async def close(self) -> None:
         """Let what is under way land, then close the connections."""
-        while self._flights or self._waiting:
-            self._take_off()
+        while self._flights:
             await asyncio.wait(list(self._flights))
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:

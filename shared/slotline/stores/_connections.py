@@ -62,7 +62,10 @@ class Connections:
 
     def awaiting(self, max_connections: int) -> redis.asyncio.Redis:
         """Return a new client for the running event loop."""
+        # No time-out for each read: redis-py would arm a timer for it, and on Python 3.11 lose cancellations in it. The
+        # store puts one around the whole exchange.
         options = self._options(redis.asyncio.retry.Retry(NoBackoff(), 0), redis.asyncio.connection)
+        options["socket_timeout"] = None
         if self._url is not None:
             pool = redis.asyncio.ConnectionPool.from_url(self._url, max_connections=max_connections, **options)
         else:

@@ -61,7 +61,7 @@ class PoolState:
         return not self.slots and not self.line and self.max == self.declared
 
 
-Pools: TypeAlias = dict[str, PoolState]
+Pools: TypeAlias = dict[str | bytes, PoolState]
 
 
 def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:

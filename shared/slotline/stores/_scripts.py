@@ -14,7 +14,7 @@ class Script(NamedTuple):
     """A script's text and the digest under which Redis knows it."""
 
     text: str
-    sha: str
+    sha: bytes
 
 
 @cache
@@ -24,7 +24,7 @@ def load(name: str) -> Script:
     for line in _read(name).splitlines():
         lines.extend(_read(line.removeprefix(_INCLUDE).strip()).splitlines() if line.startswith(_INCLUDE) else [line])
     text = "\n".join(lines) + "\n"
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
 
 
 def _read(name: str) -> str:

@@ -33,7 +33,7 @@ class Command(NamedTuple):
     """
 
     script: str
-    keys: tuple[str, ...]
+    keys: tuple[str | bytes, ...]
     args: tuple[str | bytes | int, ...] = ()
 
 

@@ -19,6 +19,7 @@ BEATS = 3
 """How often something is renewed within its lease."""
 _TOGETHER = 0.25
 _RETRY = 1.0
+_LINGER = 5.0
 
 
 @dataclass(slots=True)
@@ -103,6 +104,7 @@ class Keeper:
             self._changed.notify_all()
 
     def _run(self) -> None:
+        lingered = False
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
@@ -117,7 +119,13 @@ class Keeper:
                 if self._sender is None:
                     self._start_sending(now)
                 if self._sender is None and not self._kept and not self._later:
-                    break
+                    if lingered:
+                        break
+                    # Short holds follow one another: a thread for each would cost more than the holds.
+                    lingered, self._next_look = True, now + _LINGER
+                    self._changed.wait(_LINGER)
+                    continue
+                lingered = False
                 self._next_look = min(
                     (min(kept.due, kept.deadline) for kept in list(self._kept.values())), default=math.inf
                 )

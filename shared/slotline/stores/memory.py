@@ -46,7 +46,7 @@ class MemoryStore(Store):
 
     def _fresh(self) -> None:
         self.lock = threading.Lock()
-        self.pools: dict[str, PoolState] = {}
+        self.pools: dict[str | bytes, PoolState] = {}
         self._wakeups = MemoryWakeups()
         self._closers: list[Callable[[], None]] = []
 

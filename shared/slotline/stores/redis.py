@@ -55,9 +55,10 @@ class RedisStore(Store):
         retries: int = 3,
         max_connections: int = 50,
     ) -> None:
+        self.timeout = _checks.seconds("timeout", timeout)
         self._connections = Connections(
             url,
-            timeout=_checks.seconds("timeout", timeout),
+            timeout=self.timeout,
             max_connections=_checks.whole_number("max_connections", max_connections),
         )
         self.name = self._connections.name
@@ -137,10 +138,12 @@ class RedisStore(Store):
         patience = pauses(self.retries)
         while True:
             try:
-                replies = await _exchange(client, [_words(command) for command in commands])
+                async with asyncio.timeout(self.timeout):
+                    replies = await _exchange(client, [_words(command) for command in commands])
                 missing = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
                 if missing:
-                    again = await _exchange(client, [_words_with_text(commands[at]) for at in missing])
+                    async with asyncio.timeout(self.timeout):
+                        again = await _exchange(client, [_words_with_text(commands[at]) for at in missing])
                     for at, reply in zip(missing, again, strict=True):
                         replies[at] = reply
             except Exception as error:

@@ -1,20 +1,24 @@
 -- Shared by the pool scripts, which include it.
 --
 -- The keys of a pool, all under one hash tag, in the order in which every script takes them:
---   slots    zset  token -> when it no longer counts (ms)
---   holders  hash  token -> "fence|acquired_ms|cap_at_ms|owner"; cap_at_ms: the end that slot_exp sets, 0 for none
---   line     zset  waiting token -> its place
---   waiters  hash  waiting token -> "alive_until_ms|lease_ms|cap_ms|channel|owner"
---   meta     hash  max, declared, fence, place
+--   slots  zset  token -> when it no longer counts (ms)
+--   line   zset  waiting token -> its place
+--   state  hash  max, declared, fence, place, and for every token
+--                "h:<token>": a holder,  "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
+--                "w:<token>": a waiter,  "alive_until_ms|lease_ms|cap_ms|channel|owner"
 -- Every key has a TTL: as long as it may be needed, and a minute.
 
 local SLACK_MS = 60000
-local META_MS = 7 * 24 * 3600 * 1000
+local STATE_MS = 7 * 24 * 3600 * 1000
 local PASSED_OVER = 64
 
-local slots, holders, line, waiters, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local clock = redis.call('TIME')
-local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local slots, line, state = KEYS[1], KEYS[2], KEYS[3]
+local clock, now_ms
+
+local function tell_time()
+  clock = redis.call('TIME')
+  now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+end
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -31,58 +35,57 @@ local function life_of(lease_ms, cap_ms)
 end
 
 -- Grows whatever happens to the data: beyond the last one, and never behind the server's clock (microseconds).
-local function next_fence()
-  local last = tonumber(redis.call('HGET', meta, 'fence') or 0)
-  return text(math.max(last + 1, clock[1] * 1000000 + clock[2]))
-end
+local function fence_after(last) return text(math.max(tonumber(last or 0) + 1, clock[1] * 1000000 + clock[2])) end
 
+-- Gives `token` a slot, unless it has one; returns whether it had none.
 local function take(token, owner, fence, life, cap_ms)
+  if redis.call('ZADD', slots, 'NX', text(now_ms + life), token) == 0 then return false end
   local cap_at = cap_ms >= 0 and now_ms + cap_ms or 0
-  redis.call('ZADD', slots, text(now_ms + life), token)
-  redis.call('HSET', holders, token, fence .. '|' .. text(now_ms) .. '|' .. text(cap_at) .. '|' .. owner)
-  redis.call('HSET', meta, 'fence', fence)
+  redis.call('HSET', state, 'fence', fence,
+    'h:' .. token, fence .. '|' .. text(now_ms) .. '|' .. text(cap_at) .. '|' .. owner)
   keep_key(slots, life)
-  keep_key(holders, life)
-  keep_key(meta, META_MS)
+  return true
 end
 
 local function drop_expired()
   local gone = redis.call('ZRANGEBYSCORE', slots, '-inf', now_ms, 'LIMIT', 0, 1000)
   if #gone > 0 then
     redis.call('ZREM', slots, unpack(gone))
-    redis.call('HDEL', holders, unpack(gone))
+    for at, token in ipairs(gone) do gone[at] = 'h:' .. token end
+    redis.call('HDEL', state, unpack(gone))
   end
 end
 
 local function leave_line(token)
-  redis.call('HDEL', waiters, token)
-  return redis.call('ZREM', line, token)
+  redis.call('HDEL', state, 'w:' .. token)
+  redis.call('ZREM', line, token)
 end
 
--- Hands free slots to the longest waiters, except `me`, whose call this is. A waiter whose process does not listen just
+-- Hands free slots to the longest waiters, up to `me`, whose call this is. A waiter whose process does not listen just
 -- now keeps its place and is passed over; one that has not looked for longer than its patience is out.
--- Returns how many slots are still free, and whether somebody who waits longer than `me` can be reached.
+-- Returns how many slots are still free.
 local function serve(me)
-  local max = tonumber(redis.call('HGET', meta, 'max') or 0)
-  local free = max - redis.call('ZCARD', slots)
+  drop_expired()
+  local known = redis.call('HMGET', state, 'max', 'fence')
+  local free, fence = tonumber(known[1] or 0) - redis.call('ZCARD', slots), known[2]
   local from = 0
   while free > 0 and from < PASSED_OVER do
     local heads = redis.call('ZRANGE', line, from, from + 15)
     if #heads == 0 then break end
     for _, token in ipairs(heads) do
       if free <= 0 or token == me then return free end
-      local record = redis.call('HGET', waiters, token) or ''
+      local record = redis.call('HGET', state, 'w:' .. token) or ''
       local alive, lease, cap, channel, owner = string.match(record, '^(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
       if not alive or tonumber(alive) <= now_ms then
         leave_line(token)
       else
         local cap_ms = tonumber(cap)
         local life = life_of(tonumber(lease), cap_ms)
-        local fence = next_fence()
-        if redis.call('PUBLISH', channel, token .. ' ' .. fence .. ' ' .. text(life) .. ' ' .. text(now_ms)) > 0 then
+        local given = fence_after(fence)
+        if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) > 0 then
           leave_line(token)
-          take(token, owner, fence, life, cap_ms)
-          free = free - 1
+          take(token, owner, given, life, cap_ms)
+          free, fence = free - 1, given
         else
           from = from + 1
         end

@@ -1,11 +1,12 @@
 -- Reads a pool's state; changes nothing.
 --
--- KEYS  slots, holders, line, waiters, meta
+-- KEYS  slots, line, state
 -- ARGV  1 most holders to list (0: only counts)   2 declared size of the caller
 -- Returns  {max, used, waiting, now_ms, {token, expires_ms, record, ...}}
 -- include: lib_pool
 
-local max = tonumber(redis.call('HGET', meta, 'max') or ARGV[2])
+tell_time()
+local max = tonumber(redis.call('HGET', state, 'max') or ARGV[2])
 local used = redis.call('ZCOUNT', slots, '(' .. text(now_ms), '+inf')
 local listed, most = {}, tonumber(ARGV[1])
 if most > 0 then
@@ -13,7 +14,7 @@ if most > 0 then
   for i = 1, #found, 2 do
     listed[#listed + 1] = found[i]
     listed[#listed + 1] = found[i + 1]
-    listed[#listed + 1] = redis.call('HGET', holders, found[i]) or '0|0|0|'
+    listed[#listed + 1] = redis.call('HGET', state, 'h:' .. found[i]) or '0|0|0|'
   end
 end
 return {max, used, redis.call('ZCARD', line), now_ms, listed}

@@ -1,16 +1,17 @@
 -- Gives a slot back, or a place in line, and hands what is free to the longest waiters.
 -- Safe to repeat: a token that has neither changes nothing.
 --
--- KEYS  slots, holders, line, waiters, meta
+-- KEYS  slots, line, state
 -- ARGV  1 token
--- Returns  1 if the token had a slot that still counted, else 0
+-- Returns  1 if the token had a slot, else 0
 -- include: lib_pool
 
-drop_expired()
-local had = redis.call('ZREM', slots, ARGV[1])
-redis.call('HDEL', holders, ARGV[1])
+local token = ARGV[1]
+local had = redis.call('ZREM', slots, token)
+redis.call('HDEL', state, 'h:' .. token)
 if redis.call('ZCARD', line) > 0 then
-  leave_line(ARGV[1])
+  tell_time()
+  leave_line(token)
   serve('')
 end
 return had

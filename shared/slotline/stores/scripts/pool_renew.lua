@@ -1,18 +1,16 @@
 -- Lets a slot count for another lease, but not beyond the end that slot_exp set.
 --
--- KEYS  slots, holders, line, waiters, meta
+-- KEYS  slots, line, state
 -- ARGV  1 token   2 lease_ms
 -- Returns  milliseconds that the slot counts from now; 0 if it no longer does
 -- include: lib_pool
 
-local token, lease_ms = ARGV[1], tonumber(ARGV[2])
-local until_ms = tonumber(redis.call('ZSCORE', slots, token) or 0)
-if until_ms <= now_ms then return 0 end
-local cap_at = tonumber(string.match(redis.call('HGET', holders, token) or '', '^[^|]*|[^|]*|(%d+)|') or 0)
-local life = lease_ms
+local token, life = ARGV[1], tonumber(ARGV[2])
+tell_time()
+if tonumber(redis.call('ZSCORE', slots, token) or 0) <= now_ms then return 0 end
+local cap_at = tonumber(string.match(redis.call('HGET', state, 'h:' .. token) or '', '^[^|]*|[^|]*|(%d+)|') or 0)
 if cap_at > 0 then life = math.min(life, cap_at - now_ms) end
 redis.call('ZADD', slots, 'XX', text(now_ms + life), token)
 keep_key(slots, life)
-keep_key(holders, life)
-keep_key(meta, META_MS)
+keep_key(state, STATE_MS - 2 * SLACK_MS)
 return life
