@@ -1,0 +1,82 @@
+"""Results on their way from worker threads into event loops.
+
+Waking a loop from another thread costs a system call and a pass of the loop. Everything that arrives before the loop
+gets round to looking therefore shares one wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from concurrent.futures import CancelledError
+from typing import Any
+
+
+class Mailbox:
+    """The outcomes that wait to be set on one loop's futures.
+
+    Args:
+        loop: The loop whose futures these are.
+    """
+
+    __slots__ = ("_items", "_loop", "_scheduled")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)  # the table of mailboxes must not keep a loop alive
+        self._items: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._scheduled = False
+
+    def post(self, future: asyncio.Future[Any], value: Any, error: BaseException | None) -> bool:
+        """Have an outcome set on ``future``, from any thread; ``False`` if its loop is gone."""
+        self._items.append((future, value, error))
+        if self._scheduled:  # reset before the loop empties the box, so an item seen here is never left behind
+            return True
+        self._scheduled = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
+                return True
+        except RuntimeError:  # the loop is closed
+            pass
+        self._scheduled = False
+        self._items.clear()
+        return False
+
+    def _deliver(self) -> None:
+        self._scheduled = False
+        items = self._items
+        for _ in range(len(items)):
+            try:
+                future, value, error = items.popleft()
+            except IndexError:  # the loop was closed meanwhile and a poster emptied the box
+                return
+            settle(future, value, error)
+
+
+def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    """Set an outcome on a future of the running loop, unless its caller has gone."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, CancelledError):
+        future.cancel()
+    elif isinstance(error, StopIteration):  # asyncio refuses it: it would end the awaiting coroutine in silence
+        refused = RuntimeError("The work raised StopIteration.")
+        refused.__cause__ = error
+        future.set_exception(refused)
+    else:
+        future.set_exception(error)
+
+
+_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
+
+
+def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
+    """Return the one mailbox of a loop; called in that loop's thread."""
+    box = _mailboxes.get(loop)
+    if box is None:
+        box = _mailboxes[loop] = Mailbox(loop)
+    return box

@@ -1,0 +1,64 @@
+"""The executor that an owner sees: it takes work for its lease alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Never, ParamSpec, TypeVar, cast
+
+from slotline.errors import LeaseError
+
+if TYPE_CHECKING:
+    from slotline.leases.lease import ExecutorLease
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LeasedExecutor(Executor):
+    """A leased executor: ``submit`` and ``map`` as ever, ``shutdown`` refused, since others will use it later.
+
+    It fits wherever an executor does, ``loop.run_in_executor`` included.
+
+    Args:
+        lease: Whose executor it is.
+        limits: Time limits for each task, on backends that have them.
+    """
+
+    def __init__(self, lease: ExecutorLease, limits: dict[str, float | None] | None = None) -> None:
+        self._lease, self._limits = lease, limits
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have ``fn`` run by the leased executor.
+
+        Returns:
+            A future. If the lease is revoked before the work has ended, it fails with ``LeaseExpiredError``; cancelling
+            it takes the work out of the queue if no worker has it yet.
+
+        Raises:
+            LeaseExpiredError: The lease takes no more work.
+        """
+        return cast("Future[T]", self._lease._future(fn, args, kwargs, self._limits))  # noqa: SLF001 - its own lease
+
+    def options(self, *, timeout: float | None = None, soft_timeout: float | None = None) -> LeasedExecutor:
+        """Return this executor with time limits for each task; only the billiard backend has them.
+
+        Args:
+            timeout: Seconds after which a task's process is killed (default: no limit of its own).
+            soft_timeout: Seconds after which ``SoftTimeLimitExceeded`` is raised in the task (default: none).
+        """
+        if not self._lease._grant.core.backend.limits:  # noqa: SLF001 - its own lease
+            name = self._lease._grant.core.backend.name  # noqa: SLF001 - its own lease
+            raise LeaseError(f"Executors of the {name} backend take no time limits for single tasks; billiard's do.")
+        return LeasedExecutor(self._lease, {"timeout": timeout, "soft_timeout": soft_timeout})
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> Never:  # noqa: ARG002, FBT001, FBT002 - the signature of Executor
+        """Refuse: the executor belongs to the manager.
+
+        Raises:
+            LeaseError: Always.
+        """
+        raise LeaseError("A leased executor cannot be shut down: release its lease, or stop its manager.")
+
+    def __exit__(self, *exc_info: object) -> Never:
+        self.shutdown()

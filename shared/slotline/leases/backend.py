@@ -1,0 +1,116 @@
+"""The kinds of executor that a manager can lease."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from enum import StrEnum
+from typing import Any
+
+from slotline._checks import refuse
+from slotline.errors import UnsupportedBackendError
+
+
+class ExecutorBackend(StrEnum):
+    """Where leased work runs."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+    INTERPRETER = "interpreter"
+    BILLIARD = "billiard"
+
+
+class Backend(ABC):
+    """How executors of one kind are made and ended.
+
+    Args:
+        workers: How many workers an executor has.
+        prefix: The first part of the workers' names, where they have names.
+        options: The user's keyword arguments for the executor's constructor.
+
+    Attributes:
+        in_process: Work runs in threads of this process, on the caller's own objects.
+        local: The manager's own jobs may stand in the executor's queue, so that it need not follow its futures.
+        killable: Work that runs can be stopped by force.
+        limits: An executor takes time limits for each task (``executor.options(timeout=..., soft_timeout=...)``).
+    """
+
+    name: ExecutorBackend
+    in_process = False
+    local = False
+    killable = False
+    limits = False
+    taken: Mapping[str, str] = {"max_workers": "workers_per_pool"}
+    """Constructor arguments that the manager sets itself, and the option of the manager that sets them."""
+
+    def __init__(self, workers: int, prefix: str, options: Mapping[str, Any]) -> None:
+        self.workers, self.prefix, self.options = workers, prefix, dict(options)
+        self.check(self.executor_class())
+
+    @abstractmethod
+    def executor_class(self) -> Callable[..., Executor]:
+        """Return the class whose constructor gets the options; raises UnsupportedBackendError."""
+
+    @abstractmethod
+    def build(self) -> Executor:
+        """Return a new executor."""
+
+    def kill(self, executor: Executor) -> None:
+        """End all work of an executor by force and return when it is dead; only where ``killable``."""
+        raise NotImplementedError
+
+    def close(self, executor: Executor, *, wait: bool) -> None:
+        """Shut an executor down that has no work left, or whose work may end in its own time."""
+        executor.shutdown(wait=wait)
+
+    def forget(self, executor: Executor | None) -> None:
+        """Let go of an executor that belongs to the process that this one was forked from."""
+
+    def check(self, executor_class: Callable[..., Executor]) -> None:
+        """Refuse constructor arguments that the executor would refuse later."""
+        known = [name for name in inspect.signature(executor_class).parameters if name not in {"self", *self.taken}]
+        for option, value in self.options.items():
+            if option in self.taken:
+                raise refuse(option, value, f"left out: {self.taken[option]} sets it")
+            if option not in known:
+                raise refuse(option, value, f"one of the options of the {self.name} backend: {', '.join(known)}")
+
+
+class ThreadBackend(Backend):
+    """``ThreadPoolExecutor``: threads of this process, which cannot be killed."""
+
+    name = ExecutorBackend.THREAD
+    in_process = True
+    taken = {"max_workers": "workers_per_pool", "thread_name_prefix": "name_prefix"}  # noqa: RUF012 - a constant
+
+    def __init__(self, workers: int, prefix: str, options: Mapping[str, Any]) -> None:
+        super().__init__(workers, prefix, options)
+        # With an initializer the executor can break with work in its queue, and only its own futures tell.
+        self.local = "initializer" not in options
+
+    def executor_class(self) -> Callable[..., Executor]:
+        return ThreadPoolExecutor
+
+    def build(self) -> Executor:
+        return ThreadPoolExecutor(max_workers=self.workers, thread_name_prefix=self.prefix, **self.options)
+
+
+class InterpreterBackend(Backend):
+    """``InterpreterPoolExecutor`` of Python 3.14: threads with an interpreter each, which cannot be killed."""
+
+    name = ExecutorBackend.INTERPRETER
+    taken = {"max_workers": "workers_per_pool", "thread_name_prefix": "name_prefix"}  # noqa: RUF012 - a constant
+
+    def executor_class(self) -> Callable[..., Executor]:
+        found: Callable[..., Executor] | None = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
+        if found is None:
+            raise UnsupportedBackendError(
+                "The interpreter backend needs concurrent.futures.InterpreterPoolExecutor, which came with Python 3.14."
+            )
+        return found
+
+    def build(self) -> Executor:
+        return self.executor_class()(max_workers=self.workers, thread_name_prefix=self.prefix, **self.options)
