@@ -73,7 +73,7 @@ def test_terminated_taskiq_worker_ends_by_itself(app_module, redis_url, taskiq_w
     worker = taskiq_worker(f"{app_module(TASKIQ_APP.format(url=redis_url))}:broker")
     worker.terminate()
     wait_until("all processes have ended", lambda: not worker.processes(), timeout=20)
-    assert "Stopped process" in worker.log
+    assert "Shutting down the broker." in worker.log
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
