@@ -1,0 +1,57 @@
+"""The private parts of Celery and kombu that the gate stands on, checked before anything relies on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import celery
+from celery import bootsteps
+from celery.worker import state
+from celery.worker.request import Request
+
+from slotline.errors import UnsupportedFrameworkError
+
+_SUPPORTED = ((5, 4), (5, 8))
+
+
+def check_version() -> None:
+    """Refuse a Celery that Slotline was not tried on.
+
+    Raises:
+        UnsupportedFrameworkError: It is older than 5.4, or 5.8 and newer.
+    """
+    low, high = _SUPPORTED
+    if not low <= tuple(celery.VERSION[:2]) < high:
+        raise _unsupported("a version from 5.4 to 5.7")
+
+
+def check_worker(worker: Any, consumer: Any) -> None:
+    """Refuse a worker that lacks something that the gate uses.
+
+    Raises:
+        UnsupportedFrameworkError: The first part that is missing is named.
+    """
+    check_version()
+    _need(worker, "worker", "_process_task")
+    _need(consumer, "consumer", "on_task_request", "timer", "pool", "call_soon", "hub")
+    _need(state, "celery.worker.state", "reserved_requests", "requests", "task_reserved", "task_ready", "revoked")
+    _need(Request, "Request", "on_success", "on_failure", "on_timeout", "revoked", "acknowledge", "_already_revoked")
+    _need(bootsteps, "celery.bootsteps", "StartStopStep")
+    if has_semaphore(worker, consumer):
+        _need(worker, "worker", "_quick_acquire", "_quick_release", "semaphore")
+        _need(worker.semaphore, "kombu's semaphore", "value", "_waiting")
+
+
+def has_semaphore(worker: Any, consumer: Any) -> bool:
+    """Return whether the worker waits for a free pool process before it hands over a request."""
+    return getattr(consumer.on_task_request, "__name__", "") == "_process_task_sem" and worker.semaphore is not None
+
+
+def _need(thing: Any, name: str, *parts: str) -> None:
+    for part in parts:
+        if not hasattr(thing, part):
+            raise _unsupported(f"{name}.{part}")
+
+
+def _unsupported(missing: str) -> UnsupportedFrameworkError:
+    return UnsupportedFrameworkError(f"Celery {celery.__version__}", missing)

@@ -1,0 +1,108 @@
+"""Results served from the cache inside the worker."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.log import get_logger
+
+from celery_ext.config import runtime
+from celery_ext.options import TaskOptions, fill
+from slotline.errors import SerializationError
+from slotline.keys import call_key
+
+if TYPE_CHECKING:
+    from celery_ext.task import Task
+
+logger = get_logger(__name__)
+
+CONTROL_FLOW = (Ignore, Reject, Retry, SoftTimeLimitExceeded)
+"""What a body raises about its own run; nobody else may get it, and it is never stored."""
+
+
+class _OwnError(Exception):
+    """An error that is only for the call whose body raised it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def entry_key(task: Task, options: TaskOptions, args: Any, kwargs: Any) -> str | None:
+    """Return the name of a call's entry; ``None`` if the call has none and must simply run.
+
+    A call whose arguments do not fit has none: its body says so best. One with an argument that no key can be made
+    of has none either, and a warning says that it is not cached.
+    """
+    template = options.get("cache_key")
+    try:
+        if template is not None:
+            return fill(template, "cache_key", options.signature, args, kwargs)
+        return call_key(task.name, options.signature or task.run, tuple(args or ()), dict(kwargs or {}))
+    except TypeError as error:
+        if isinstance(error, SerializationError):
+            logger.warning("a call of %s is not cached: %s", task.name, error)
+        return None
+
+
+def entry_options(task: Task, options: TaskOptions, cache: Any) -> dict[str, Any]:
+    """Return what the cache is told about an entry, as far as this cache understands it."""
+    wanted: dict[str, Any] = {"returns": _returned_type(task), "own_errors": (_OwnError,)}
+    errors = options.get("cache_errors", False)
+    if errors is not False:
+        wanted["cache_errors"] = True if isinstance(errors, tuple) else errors
+    parameters = inspect.signature(cache.sync.get_or_create).parameters
+    understood = {name: value for name, value in wanted.items() if name in parameters and value is not None}
+    if "cache_ttl" in options.values:
+        understood["ttl_seconds"] = options.values["cache_ttl"]
+    return understood
+
+
+def _returned_type(task: Task) -> Any:
+    if getattr(task, "_dump_pydantic_arguments", None) is not None:
+        return None  # the wrapper that Celery puts around such a task has made plain data of its result
+    try:
+        return typing.get_type_hints(inspect.unwrap(task.run)).get("return")
+    except Exception:  # noqa: BLE001 - a hint that cannot be read only leaves the value's own type
+        return None
+
+
+def serve(task: Task, options: TaskOptions, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
+    """Return the cached result of a call, or run its body once for all who want it now.
+
+    Raises:
+        Exception: What the body raised, in this call or in the one that ran for it.
+    """
+    key = entry_key(task, options, args, kwargs)
+    if key is None:
+        return body()
+    cache = runtime(task.app).cache
+    errors = options.get("cache_errors", False)
+    mine: _OwnError | None = None
+
+    def create() -> Any:
+        nonlocal mine
+        try:
+            return body()
+        except CONTROL_FLOW as error:
+            mine = _OwnError(error)
+        except Exception as error:
+            if not isinstance(errors, tuple) or isinstance(error, errors):
+                raise
+            mine = _OwnError(error)
+        raise mine
+
+    told = entry_options(task, options, cache)
+    while True:
+        try:
+            return cache.sync.get_or_create(key, create, **told)
+        except _OwnError as raised:
+            # Another call's retry or time limit says nothing about this one, which then runs its own body.
+            if mine is None or raised is not mine:
+                continue
+            raise raised.error from raised.error.__cause__

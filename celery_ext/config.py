@@ -1,0 +1,244 @@
+"""The ``slotline_*`` settings of a Celery app, and what they stand for in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from slotline import _checks, settings
+from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
+from slotline.errors import InvalidOptionError
+from slotline.leases import ManagerRegistry
+from slotline.stores import Store
+from slotline.stores.url import check_url
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+_PREFIX = "slotline_"
+_POOL_FIELDS = {"size": "pool_size", "slot_exp": "pool_slot_exp", "on_full": "pool_on_full", "timeout": "pool_timeout"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The checked settings of one app; an attribute ``x`` is the setting ``slotline_x``.
+
+    Attributes:
+        redis_url: Where slots and cached results live; ``None`` means the process-wide default store.
+        store: A store to use instead of ``redis_url``.
+        cache: A cache adapter to use instead of the one that belongs to the store.
+        prefix: The first part of every key in Redis.
+        pools: Pools that tasks name: ``{"crm": 5}`` or ``{"crm": {"size": 5, "slot_exp": 60, "on_full": "fail"}}``.
+        executors: Managers of leased executors that tasks name: ``{"cpu": {"backend": "process", "max_pools": 1}}``,
+            with the options of ``LeasedExecutorManager``, or one itself.
+        heartbeat_lease: Seconds after which a worker that died has lost its slots.
+        default_pool_slot_expiration: Seconds after which a slot no longer counts unless its pool says otherwise.
+        on_store_error: ``"wait"``, ``"open"`` or ``"fail"``: what happens to a task whose limit cannot be asked.
+        cache_default_ttl: Seconds that a result is kept for a task with ``cache=True`` and no ``cache_ttl``.
+        cache_store_hits: Whether a hit on the sending side is written to the result backend.
+        cache_on_send: Whether a hit is answered on the sending side at all.
+    """
+
+    redis_url: str | None = None
+    store: Store | None = None
+    cache: BaseCacheAdapter | None = None
+    prefix: str | None = None
+    pools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    executors: ManagerRegistry = field(default_factory=lambda: ManagerRegistry({}))
+    heartbeat_lease: float | None = None
+    default_pool_slot_expiration: float | None = 600.0
+    on_store_error: str | None = None
+    cache_default_ttl: float | None = 3600.0
+    cache_store_hits: bool = True
+    cache_on_send: bool = True
+
+
+def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
+    from celery_ext.options import check_option  # noqa: PLC0415 - the options need this module
+
+    allowed = f"a dictionary from a pool's key to its size, or to a dictionary of {', '.join(_POOL_FIELDS)}"
+    if not isinstance(value, Mapping):
+        raise _checks.refuse(option, value, allowed)
+    pools: dict[str, dict[str, Any]] = {}
+    for key, declared in value.items():
+        check_option("pool", key)
+        fields = declared if isinstance(declared, Mapping) else {"size": declared}
+        unknown = [name for name in fields if name not in _POOL_FIELDS]
+        if unknown or "size" not in fields:
+            raise _checks.refuse(
+                f"{option}[{key!r}]", declared, f"a size, or a dictionary with size, of {', '.join(_POOL_FIELDS)}"
+            )
+        pools[key] = {_POOL_FIELDS[name]: check_option(_POOL_FIELDS[name], setting) for name, setting in fields.items()}
+    return pools
+
+
+def _executors(option: str, value: Any) -> ManagerRegistry:
+    try:
+        return ManagerRegistry(value)
+    except InvalidOptionError as error:
+        raise InvalidOptionError(error.option.replace("executors", option, 1), error.value, error.allowed) from None
+
+
+def _url(option: str, value: Any) -> str | None:
+    if value is not None:
+        check_url(option, value)
+    return None if value is None else str(value)
+
+
+def _instance(kind: type) -> Callable[[str, Any], Any]:
+    def check(option: str, value: Any) -> Any:
+        if value is not None and not isinstance(value, kind):
+            raise _checks.refuse(option, value, f"a {kind.__name__}, or None")
+        return value
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "redis_url": _url,
+    "store": _instance(Store),
+    "cache": _instance(BaseCacheAdapter),
+    "prefix": _checks.text,
+    "pools": _pools,
+    "executors": _executors,
+    "heartbeat_lease": _checks.seconds,
+    "default_pool_slot_expiration": _checks.optional_seconds,
+    "on_store_error": lambda option, value: _checks.one_of(option, value, ("wait", "open", "fail")),
+    "cache_default_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
+    "cache_store_hits": _checks.flag,
+    "cache_on_send": _checks.flag,
+}
+
+
+_configs: WeakKeyDictionary[Celery, tuple[dict[str, Any], Config]] = WeakKeyDictionary()
+
+
+def read_config(app: Celery) -> Config:
+    """Return the checked ``slotline_*`` settings of ``app``.
+
+    Raises:
+        InvalidOptionError: A setting is unknown or has an impossible value.
+    """
+    written = dict(_set_by_user(app))
+    known = _configs.get(app)
+    if known is None or known[0] != written:
+        config = Config(**{name: _CHECKS[name](_PREFIX + name, value) for name, value in written.items()})
+        known = _configs[app] = (written, config)
+    return known[1]
+
+
+def _set_by_user(app: Celery) -> Iterator[tuple[str, Any]]:
+    namespace = (app.conf.__dict__.get("prefix") or "").lower()
+    seen: set[str] = set()
+    for written in list(app.conf.keys()):
+        name = str(written).lower().removeprefix(namespace)
+        if not name.startswith(_PREFIX) or name in seen:
+            continue
+        seen.add(name)
+        short = name.removeprefix(_PREFIX)
+        if short not in _CHECKS:
+            raise _checks.refuse(
+                name, app.conf.get(written), "one of " + ", ".join(_PREFIX + known for known in _CHECKS)
+            )
+        yield short, app.conf[name] if name in app.conf else app.conf[written]
+
+
+class Runtime:
+    """What one app uses in this process: its store, its cache and its executors, made when first asked for.
+
+    A forked child starts with nothing and makes its own; what runs in a child ends in :meth:`close`.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.config = read_config(app)
+        self._fresh()
+        self._apply_settings()
+
+    def _fresh(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._cache: BaseCacheAdapter | None = None
+
+    def _apply_settings(self) -> None:
+        mine = {
+            name: getattr(self.config, name)
+            for name in ("redis_url", "prefix", "heartbeat_lease", "on_store_error")
+            if getattr(self.config, name) is not None
+        }
+        if self.config.default_pool_slot_expiration != Config.default_pool_slot_expiration:
+            mine["default_pool_slot_expiration"] = self.config.default_pool_slot_expiration
+        if mine or self.config.store is not None:
+            store = self.config.store
+            if store is None and "redis_url" not in mine and "prefix" not in mine:
+                store = settings.default_store()
+            settings.configure(store, **{**settings.current().model_dump(), **mine})
+
+    def _here(self) -> None:
+        if self._pid != os.getpid():
+            self._fresh()
+
+    @property
+    def store(self) -> Store:
+        """Where this app's slots and cached results live."""
+        return self.config.store or settings.default_store()
+
+    @property
+    def on_store_error(self) -> str:
+        """What happens to a task whose limit or cache cannot be asked."""
+        return settings.current().on_store_error
+
+    @property
+    def cache(self) -> BaseCacheAdapter:
+        """This process's cache adapter: on Redis where the store is, else in memory."""
+        self._here()
+        with self._lock:
+            if self._cache is None:
+                self._cache = self.config.cache or self._make_cache()
+            return self._cache
+
+    def _make_cache(self) -> BaseCacheAdapter:
+        ttl: Any = self.config.cache_default_ttl
+        if not self.store.shared:
+            return InMemoryCacheAdapter(default_ttl=ttl)
+        from slotline.caches import RedisCacheAdapter  # noqa: PLC0415 - redis is an extra
+
+        return RedisCacheAdapter(default_ttl=ttl, store=self.store)
+
+    @property
+    def executors(self) -> ManagerRegistry:
+        """The declared managers of executors, each started in the process that first asks for it."""
+        return self.config.executors
+
+    def close(self) -> None:
+        """Stop the executors of this process; they start again when they are used again."""
+        with contextlib.suppress(Exception):
+            self.executors.stop_all(wait=False)
+
+
+_runtimes: WeakKeyDictionary[Celery, Runtime] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def runtime(app: Celery) -> Runtime:
+    """Return what ``app`` uses in this process, checking its settings at first.
+
+    Raises:
+        InvalidOptionError: A ``slotline_*`` setting is unknown or has an impossible value.
+    """
+    found = _runtimes.get(app)
+    if found is None:
+        with _lock:
+            found = _runtimes.get(app)
+            if found is None:
+                found = _runtimes[app] = Runtime(app)
+    return found
+
+
+def runtimes() -> list[Runtime]:
+    """Return the runtimes of all apps of this process."""
+    return list(_runtimes.values())

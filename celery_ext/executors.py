@@ -1,0 +1,102 @@
+"""Bodies and leases on executors that a process starts when it first wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from threading import local
+from typing import TYPE_CHECKING, Any
+
+from billiard.process import current_process
+from celery._state import _task_stack
+from celery.app.task import Context
+
+from celery_ext.config import runtime
+from slotline.leases import ExecutorBackend, Limits, limits_for, run_in_lease_sync
+
+if TYPE_CHECKING:
+    from celery_ext.task import Task
+    from slotline.leases import ExecutorLease, LeasedExecutorManager
+
+_wanted = local()
+"""``name``: the manager in whose lease the body must run that this thread is about to call."""
+_LEASE_SLACK = 60.0
+"""Seconds by which a lease outlives the time limit of its task, so that the limit is what ends it."""
+
+
+def lease(task: Task, name: str, **options: Any) -> ExecutorLease:
+    """Lease an executor of the manager ``name`` for a running task."""
+    options.setdefault("owner", _owner(task, task.request))
+    return runtime(task.app).executors.get(name).sync.acquire(**options)
+
+
+def leased(task: Task, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task so that its own code runs in a lease of the manager ``name``.
+
+    What Celery wraps around that code, its autoretry, stays in the calling process.
+    """
+    if not task.autoretries:
+        return _run_in_lease(task, name, task.run, args, kwargs)
+    _wanted.name = name
+    try:
+        return task.run(*args, **kwargs)
+    finally:
+        _wanted.name = None
+
+
+def inside_autoretry(task: Task, body: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what Celery's autoretry calls as the task's body: in a lease if the running call wants one."""
+    name = getattr(_wanted, "name", None)
+    if name is None:
+        return body
+    _wanted.name = None
+    return lambda *args, **kwargs: _run_in_lease(task, name, body, args, kwargs)
+
+
+def _run_in_lease(
+    task: Task, name: str, body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    manager = runtime(task.app).executors.get(name)
+    request = task.request
+    work: Callable[..., Any]
+    if manager.backend is ExecutorBackend.THREAD:
+        work = partial(_with_request, task, request, body)
+    else:
+        plain = {field: value for field, value in vars(request).items() if not field.startswith("_")}
+        work = partial(_in_process, task, plain)
+    limits, life = _limits(task, request, manager)
+    return run_in_lease_sync(
+        manager, work, args, kwargs, owner=_owner(task, request), limits=limits, lease_seconds=life
+    )
+
+
+def _limits(task: Task, request: Context, manager: LeasedExecutorManager) -> tuple[Limits | None, float | None]:
+    """Return the limits that the lease must enforce, and its life.
+
+    Celery enforces time limits by killing a prefork child, and what the child leased dies with it. Other pools of
+    Celery know no time limits: there a lease that can kill its work does it.
+    """
+    hard = request.time_limit or task.time_limit
+    soft = request.soft_time_limit or task.soft_time_limit
+    if hard is None or current_process().daemon or not manager.killable:
+        return None, None if hard is None else hard + _LEASE_SLACK
+    return limits_for(manager, time_limit=hard, soft_time_limit=soft if manager.takes_limits else None), None
+
+
+def _with_request(task: Task, request: Context, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    _task_stack.push(task)
+    task.request_stack.push(request)
+    try:
+        return body(*args, **kwargs)
+    finally:
+        task.request_stack.pop()
+        _task_stack.pop()
+
+
+def _in_process(task: Task, request: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    # A task travels as its name and module: the process that gets it has imported its app by now.
+    return _with_request(task, Context(request), task.body, *args, **kwargs)
+
+
+def _owner(task: Task, request: Context) -> str:
+    return f"{task.name}[{request.id}]" if request.id else str(task.name)

@@ -1,0 +1,77 @@
+"""Which limit a request comes under."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_ext.options import HEADER, LIMIT_NAMES, Limit, TaskOptions, options_of
+from slotline._checks import refuse
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_ext.config import Config
+
+_CACHE_ONLY = ("cache_ttl", "cache_errors", "cache_key")
+
+
+class LimitReader:
+    """Reads the limits of an app's tasks: those with our base class, and those that only carry the attributes.
+
+    Args:
+        app: The app; its tasks are checked at once.
+        config: Its settings.
+
+    Raises:
+        InvalidOptionError: An option of a task cannot be used.
+    """
+
+    def __init__(self, app: Celery, config: Config) -> None:
+        self._config = config
+        self._known: dict[str, TaskOptions] = {}
+        self._free: set[str] = set()
+        for task in app.tasks.values():
+            self._read(task)
+
+    def is_free(self, request: Any) -> bool:
+        """Return whether a request surely has no limit: this is asked for each task, and asks nothing back."""
+        return request.task.name in self._free and HEADER not in request.request_dict
+
+    def limit_of(self, request: Any) -> Limit | None:
+        """Return the limit of a request.
+
+        Raises:
+            InvalidOptionError: The task's options, or those in the message, cannot be used.
+            TypeError: The arguments do not fit the task, whose pool is named after them.
+        """
+        task = request.task
+        options = self._known.get(task.name) or self._read(task)
+        changes = request.request_dict.get(HEADER)
+        if changes is not None:
+            options = options.with_call(changes)
+        return options.limit(request.args, request.kwargs) if options.limited else None
+
+    def _read(self, task: Any) -> TaskOptions:
+        from celery_ext.task import Task  # noqa: PLC0415 - the task installs what uses this module
+
+        options = options_of(task if isinstance(task, Task) else _Foreign(task), self._config)
+        self._known[task.name] = options
+        if not options.limited:
+            self._free.add(task.name)
+        return options
+
+
+class _Foreign:
+    """A task without our base class: it may carry a limit, and nothing that needs the base class to work."""
+
+    def __init__(self, task: Any) -> None:
+        self.run = task.run
+        for name in _CACHE_ONLY:
+            if hasattr(task, name):
+                raise refuse(
+                    name, getattr(task, name), f"used on a task whose base is celery_ext.Task, unlike {task.name}"
+                )
+        if isinstance(getattr(task, "pool", None), str):  # anything else under that name is the user's own
+            for name in LIMIT_NAMES:
+                if hasattr(task, name):
+                    setattr(self, name, getattr(task, name))

@@ -1,0 +1,257 @@
+"""The options of a task: their names, their checks, and what they come to for one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from slotline import _checks
+from slotline.errors import InvalidOptionError
+from slotline.keys import CallSignature, KeyTemplate
+
+if TYPE_CHECKING:
+    from celery_ext.config import Config
+
+HEADER: Final = "slotline"
+"""The message header in which the options of one call travel."""
+ON_FULL: Final = ("wait", "fail", "drop")
+_FAMILIES: Final = ("pool_", "cache_", "executor")
+_UNSET: Any = object()
+
+
+def _cache_errors(option: str, value: Any) -> bool | float | tuple[type[Exception], ...]:
+    allowed = "True, False, seconds, an exception class or a tuple of them"
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return _checks.seconds(option, value)
+    classes = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in classes):
+        raise _checks.refuse(option, value, allowed)
+    return tuple(classes)
+
+
+def _template(option: str, value: Any) -> str:
+    text = _checks.text(option, value)
+    KeyTemplate(text, option=option)
+    return text
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    def checked(option: str, value: Any) -> Any:
+        return None if value is None else check(option, value)
+
+    return checked
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "pool": _optional(_template),
+    "pool_size": _checks.whole_number,
+    "pool_slot_exp": _checks.optional_seconds,
+    "pool_on_full": lambda option, value: _checks.one_of(option, value, ON_FULL),
+    "pool_timeout": lambda option, value: _checks.optional_seconds(option, value, zero=True),
+    "cache": _checks.flag,
+    "cache_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
+    "cache_errors": _cache_errors,
+    "cache_key": _optional(_template),
+    "executor": _optional(_checks.text),
+}
+NAMES: Final = tuple(_CHECKS)
+LIMIT_NAMES: Final = tuple(name for name in NAMES if name.startswith("pool"))
+
+
+def check_option(name: str, value: Any) -> Any:
+    """Return the value of option ``name`` in its final type.
+
+    Raises:
+        InvalidOptionError: There is no such option, or the value is impossible.
+    """
+    check = _CHECKS.get(name)
+    if check is None:
+        raise _checks.refuse(name, value, "one of the options " + ", ".join(NAMES))
+    return check(name, value)
+
+
+def is_option(name: str) -> bool:
+    """Return whether ``name`` is an option of Slotline, or looks so much like one that it must be a mistake."""
+    return name in _CHECKS or name.startswith(_FAMILIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The pool that one call counts in.
+
+    Attributes:
+        key: The pool's key, filled in.
+        size: How many calls may run at once.
+        slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
+        on_full: ``"wait"``, ``"fail"`` or ``"drop"``.
+        timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
+    """
+
+    key: str
+    size: int
+    slot_exp: Any
+    on_full: str
+    timeout: float | None
+
+    @property
+    def pool_options(self) -> dict[str, Any]:
+        """The options of ``Pool`` besides key and size."""
+        return {} if self.slot_exp is _UNSET else {"slot_exp": self.slot_exp}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """The checked options of a task, or of one call of it."""
+
+    values: Mapping[str, Any]
+    signature: CallSignature | None
+    pools: Mapping[str, Mapping[str, Any]]
+
+    def with_call(self, changes: Mapping[str, Any]) -> TaskOptions:
+        """Return the options of a call that overrides some.
+
+        Raises:
+            InvalidOptionError: An override is unknown or impossible.
+        """
+        if not isinstance(changes, Mapping):
+            raise _checks.refuse(f"headers[{HEADER!r}]", changes, "a dictionary of options")
+        checked = {name: check_option(name, value) for name, value in changes.items()}
+        return _coherent(TaskOptions({**self.values, **checked}, self.signature, self.pools))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of one option."""
+        return self.values.get(name, default)
+
+    @property
+    def limited(self) -> bool:
+        """Whether a call counts in a pool."""
+        return self.values.get("pool") is not None
+
+    @property
+    def cached(self) -> bool:
+        """Whether a call may be answered from the cache: it carries ``cache_ttl``, or ``cache=True``."""
+        wanted = self.values.get("cache")
+        return bool(wanted) if wanted is not None else "cache_ttl" in self.values
+
+    @property
+    def executor(self) -> str | None:
+        """The name of the manager whose lease runs the body."""
+        return self.values.get("executor")
+
+    def limit(self, args: Any, kwargs: Any) -> Limit:
+        """Return the pool of a call with these arguments.
+
+        Raises:
+            InvalidOptionError: The key names an argument that the call does not have.
+        """
+        declared = self.pools.get(self.values["pool"], {})
+
+        def option(name: str, default: Any) -> Any:
+            return self.values.get(name, declared.get(name, default))
+
+        return Limit(
+            key=fill(self.values["pool"], "pool", self.signature, args, kwargs),
+            size=option("pool_size", None),
+            slot_exp=option("pool_slot_exp", _UNSET),
+            on_full=option("pool_on_full", "wait"),
+            timeout=option("pool_timeout", None),
+        )
+
+
+def fill(template: str, option: str, signature: CallSignature | None, args: Any, kwargs: Any) -> str:
+    """Fill a key template from a call's arguments, defaults included.
+
+    Raises:
+        InvalidOptionError: The template names an argument that the call does not have.
+        TypeError: The arguments do not fit the task.
+    """
+    parsed = KeyTemplate(template, option=option)
+    if signature is None:
+        return parsed.fill(dict(kwargs or {}))
+    return parsed.for_call(signature, tuple(args or ()), dict(kwargs or {}))
+
+
+def options_of(task: Any, config: Config) -> TaskOptions:
+    """Return the checked options that a task carries as attributes.
+
+    Raises:
+        InvalidOptionError: An option is unknown, impossible, or contradicts the others or the app's settings.
+    """
+    values: dict[str, Any] = {}
+    for name in NAMES:
+        value = getattr(task, name, _UNSET)
+        if value is not _UNSET:
+            values[name] = check_option(name, value)
+    options = TaskOptions(values, signature_of(task), config.pools)
+    executor = options.executor
+    if executor is not None:
+        config.executors.declared(executor)  # refuses a name that is not
+    return _coherent(options)
+
+
+def refuse_unknown(cls: type, stop: type) -> None:
+    """Refuse class attributes of a task that look like an option and are none.
+
+    Raises:
+        InvalidOptionError: There is one; methods and properties are the user's own affair.
+    """
+    for base in cls.__mro__:
+        if base is stop:
+            return
+        for name, value in vars(base).items():
+            own = callable(value) or isinstance(value, property | classmethod | staticmethod)
+            if is_option(name) and name not in _CHECKS and not own:
+                check_option(name, value)
+
+
+def split_call(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of Slotline out of those of ``apply_async`` and return them, checked.
+
+    Raises:
+        InvalidOptionError: One is unknown or impossible.
+    """
+    mine = {name: value for name, value in options.items() if is_option(name)}
+    for name, value in mine.items():
+        check_option(name, value)
+        del options[name]
+    errors = mine.get("cache_errors")
+    if errors is not None and not isinstance(errors, bool | int | float):
+        raise _checks.refuse("cache_errors", errors, "True, False or seconds for one call: classes do not travel")
+    return mine
+
+
+def signature_of(task: Any) -> CallSignature | None:
+    """Return the parameters of a task's body without ``self``, or ``None`` where Python cannot tell."""
+    try:
+        return CallSignature(task.run)
+    except (TypeError, ValueError):
+        return None
+
+
+def _coherent(options: TaskOptions) -> TaskOptions:
+    values = options.values
+    pool = values.get("pool")
+    if pool is None:
+        for name in LIMIT_NAMES[1:]:
+            if name in values and "pool" not in values:
+                raise _checks.refuse(name, values[name], "used together with the option pool")
+    else:
+        if "pool_size" not in values and pool not in options.pools:
+            raise InvalidOptionError("pool_size", "unset", f"given, or {pool!r} must be declared in slotline_pools")
+        _check_template(options, "pool")
+    if options.get("cache_key") is not None:
+        _check_template(options, "cache_key")
+    if values.get("cache") is None and "cache_ttl" not in values:
+        for name in ("cache_errors", "cache_key"):
+            if values.get(name):
+                raise _checks.refuse(name, values[name], "used together with cache_ttl or cache=True")
+    return options
+
+
+def _check_template(options: TaskOptions, name: str) -> None:
+    template = KeyTemplate(options.values[name], option=name)
+    if options.signature is not None:
+        template.validate(options.signature)

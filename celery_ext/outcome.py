@@ -1,0 +1,42 @@
+"""How a request ends that never reaches the pool: refused with an error, or dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import states
+from celery.utils.log import get_logger
+from celery.worker import state
+
+logger = get_logger(__name__)
+
+
+def fail(request: Any, error: BaseException) -> None:
+    """Make ``error`` the task's result, with everything that follows a task's failure, and acknowledge its message.
+
+    The result, the errbacks, the chord, the ``task_failure`` signal and the ``task-failed`` event are those of any
+    task that fails in the worker's main process; the task's own ``on_failure`` and ``after_return`` run there, too.
+    """
+    try:
+        raise error.with_traceback(None) from None
+    except type(error):
+        info = ExceptionInfo()
+    try:
+        request.on_failure(info)
+    finally:
+        request.acknowledge()  # where messages are acknowledged early, on_failure leaves it to the pool
+    arguments = (request.id, request.args, request.kwargs, info)
+    try:
+        request.task.on_failure(error, *arguments)
+        request.task.after_return(states.FAILURE, error, *arguments)
+    except Exception:
+        logger.exception("the failure handler of task %s[%s] failed", request.name, request.id)
+    error.__traceback__ = None  # it would keep this frame, and the request with it
+
+
+def drop(request: Any) -> None:
+    """Acknowledge a message without running its task and without a result."""
+    state.task_ready(request)
+    request.acknowledge()
+    request.send_event("task-rejected", requeue=False)

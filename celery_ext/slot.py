@@ -1,0 +1,44 @@
+"""What a running task is told of the slot that its worker holds for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from slotline.pools import Slot
+
+DELIVERY_KEY: Final = "slotline"
+"""Where a request's ``delivery_info`` names its slot: it is about one delivery alone, so no retry inherits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSlot:
+    """The slot of a running task. The worker's main process holds and renews it, and gives it back.
+
+    Attributes:
+        key: The pool's key.
+        token: What the store knows the slot by.
+        owner: The task's name and id, as operators see it.
+        fence: A number that only grows within its pool; hand it to the resource that the pool protects.
+    """
+
+    key: str
+    token: str
+    owner: str
+    fence: int
+
+
+def tell(request: Any, slot: Slot) -> None:
+    """Have the process that will run ``request`` know of its slot."""
+    request.delivery_info[DELIVERY_KEY] = {
+        "key": slot.key,
+        "token": slot.token,
+        "owner": slot.owner,
+        "fence": slot.fence,
+    }
+
+
+def slot_of(request: Any) -> TaskSlot | None:
+    """Return the slot of a running request, ``None`` without one."""
+    told = (request.delivery_info or {}).get(DELIVERY_KEY)
+    return None if told is None else TaskSlot(**told)

@@ -1,0 +1,182 @@
+"""The task base class: ``Celery(task_cls="celery_ext:Task")``, or ``base=Task`` for single tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import celery
+
+from celery_ext import cache as _cache
+from celery_ext import executors, sender
+from celery_ext.config import read_config, runtime
+from celery_ext.options import HEADER, TaskOptions, options_of, refuse_unknown, split_call
+from celery_ext.slot import TaskSlot, slot_of
+from celery_ext.step import setup
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+    from slotline.leases import ExecutorLease
+
+
+class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
+    """A task that understands Slotline's options, given to ``@app.task(...)`` or to one ``apply_async(...)``.
+
+    Attributes:
+        pool: The pool that each call counts in, ``"api:{tenant_id}"`` or plain; ``None`` lifts the limit.
+        pool_size: How many calls of the pool run at once, in all workers together.
+        pool_slot_exp: Seconds after which a slot no longer counts; ``None`` for never.
+        pool_on_full: ``"wait"`` (the default: held in the worker, first come, first served), ``"fail"``
+            (``PoolFullError`` is the result) or ``"drop"`` (no run, no result).
+        pool_timeout: Seconds that a call waits at the most, then ``PoolTimeoutError`` is its result.
+        cache: Whether results are cached; a ``cache_ttl`` implies it.
+        cache_ttl: Seconds that a result is kept; 0 and ``None`` for ever.
+        cache_errors: Whether failures are kept as well: ``True``, seconds, or the exception classes that are.
+        cache_key: The entry's name, ``"user:{user_id}"``; default: the task's name and a digest of the arguments.
+        executor: The name, in ``slotline_executors``, of the manager in whose lease the body runs.
+    """
+
+    abstract = True
+    _slotline_options: ClassVar[TaskOptions | None] = None
+
+    if TYPE_CHECKING:
+        pool: str | None
+        pool_size: int
+        pool_slot_exp: float | None
+        pool_on_full: str
+        pool_timeout: float | None
+        cache: bool
+        cache_ttl: float | None
+        cache_errors: bool | float | type[Exception] | tuple[type[Exception], ...]
+        cache_key: str | None
+        executor: str | None
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Check the options and install the limits in the app's workers; called by Celery.
+
+        Raises:
+            InvalidOptionError: An option is unknown or impossible; it names the option, the value and what is allowed.
+            UnsupportedFrameworkError: Celery is older than 5.4, or newer than 5.7.
+        """
+        super().on_bound(app)
+        setup(app)
+        refuse_unknown(cls, Task)
+        cls._slotline_options = None
+
+    @property
+    def slotline_options(self) -> TaskOptions:
+        """The checked options of this task, without those of single calls."""
+        options = self._slotline_options
+        if options is None:
+            options = type(self)._slotline_options = options_of(self, read_config(self.app))  # noqa: SLF001 - its own class
+        return options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task as its options say: from the cache, in a lease; plainly where it is called directly."""
+        request = self.request_stack.top
+        if request is None or request.called_directly:
+            return super().__call__(*args, **kwargs)
+        options = self.slotline_options
+        changes = call_options(request)
+        if changes:
+            options = options.with_call(changes)
+        body: Callable[[], Any] = partial(self.run, *args, **kwargs)
+        if options.executor is not None:
+            body = partial(executors.leased, self, options.executor, args, kwargs)
+        if options.cached:
+            return _cache.serve(self, options, args, kwargs, body)
+        return body()
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: Any = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: Any = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Send the task; options of Slotline among ``options`` hold for this call alone.
+
+        Raises:
+            InvalidOptionError: An option of Slotline is unknown or impossible; nothing is sent then.
+        """
+        changes = split_call(options)
+        if changes:
+            options["headers"] = {**(options.get("headers") or {}), HEADER: {**_earlier(options), **changes}}
+        effective = self.slotline_options
+        if _earlier(options):
+            effective = effective.with_call(_earlier(options))
+        if effective.limited:
+            sender.check_arguments(effective, args, kwargs)
+        options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
+        if effective.cached:
+            hit = sender.answer(self, effective, args, kwargs, options)
+            if hit is not None:
+                return hit
+        return super().apply_async(args, kwargs, **options)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        """Forget the cached result of the call with these arguments; return whether there was one."""
+        key = _cache.entry_key(self, self.slotline_options, args, kwargs)
+        return key is not None and bool(runtime(self.app).cache.sync.invalidate(key))
+
+    @property
+    def slot(self) -> TaskSlot | None:
+        """The slot that the running call holds, ``None`` without a limit."""
+        return slot_of(self.request)
+
+    def lease(self, name: str, **options: Any) -> ExecutorLease:
+        """Lease an executor of the manager ``name`` in ``slotline_executors``, for use as a context manager.
+
+        The manager starts in the process that asks first and stops with it.
+
+        Args:
+            name: The manager's name.
+            **options: What ``LeasedExecutorManager.acquire`` takes.
+
+        Raises:
+            InvalidOptionError: No such manager is declared.
+        """
+        return executors.lease(self, name, **options)
+
+    @property
+    def autoretries(self) -> bool:
+        """Whether Celery has wrapped the task's code with its autoretry."""
+        return "_slotline_body" in self.__dict__
+
+    @property
+    def body(self) -> Callable[..., Any]:
+        """The task's own code, without what Celery wraps around it."""
+        body: Callable[..., Any] = self.__dict__.get("_slotline_body") or self.run
+        return body
+
+    # Celery's autoretry keeps the task's own body here and calls it from a wrapper that it puts in the place of run.
+    # A body that runs in a lease runs inside of that wrapper, whose retry belongs to this process.
+    @property
+    def _orig_run(self) -> Callable[..., Any]:
+        try:
+            body: Callable[..., Any] = self.__dict__["_slotline_body"]
+        except KeyError:
+            raise AttributeError("_orig_run") from None
+        return executors.inside_autoretry(self, body)
+
+    @_orig_run.setter
+    def _orig_run(self, body: Callable[..., Any]) -> None:
+        self.__dict__["_slotline_body"] = body
+
+
+def call_options(request: Any) -> Any:
+    """Return the options that a running request brought with it, unchecked."""
+    headers = request.headers
+    return headers.get(HEADER) if headers else None
+
+
+def _earlier(options: dict[str, Any]) -> dict[str, Any]:
+    found = (options.get("headers") or {}).get(HEADER)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,111 @@
+"""From its start to its very end, a request holds its slot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import TimeLimitExceeded
+from celery.utils.log import get_logger
+
+from celery_ext.slot import tell
+from slotline.errors import StoreError
+from slotline.pools import Pool, Slot
+
+logger = get_logger(__name__)
+
+
+class Tenure:
+    """Gives a request's slot back when the request has ended, once, whichever way it ends.
+
+    Args:
+        request: The request that runs.
+        pool: The pool of its slot.
+        slot: Its slot.
+        has_processes: Whether the worker's pool runs tasks in processes of their own.
+        when_gone: Calls its second argument once the process of its first has ended.
+        on_free: Called after the slot was given back.
+    """
+
+    def __init__(
+        self,
+        request: Any,
+        pool: Pool,
+        slot: Slot,
+        *,
+        has_processes: bool,
+        when_gone: Callable[[int, Callable[[], None]], None],
+        on_free: Callable[[Tenure], None],
+    ) -> None:
+        self.request, self.pool, self.slot = request, pool, slot
+        self._has_processes = has_processes
+        self._when_gone, self._on_free = when_gone, on_free
+        self._state = "running"
+        tell(request, slot)
+        self._watch()
+
+    def _watch(self) -> None:
+        request = self.request
+        on_success, on_failure, on_timeout = request.on_success, request.on_failure, request.on_timeout
+
+        def succeeded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return on_success(*args, **kwargs)
+            finally:
+                self.free()
+
+        def failed(info: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return on_failure(info, *args, **kwargs)
+            finally:
+                self._free_after(info)
+
+        def timed_out(soft: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 - the signature is Celery's
+            try:
+                return on_timeout(soft, *args, **kwargs)
+            finally:
+                if not soft:
+                    self._free_after_kill()
+
+        # On the instance: the Request class that the worker generates for a task looks its callbacks up there.
+        request.on_success, request.on_failure, request.on_timeout = succeeded, failed, timed_out
+
+    def _free_after(self, info: Any) -> None:
+        error = getattr(info, "exception", None)
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, TimeLimitExceeded):
+            self._free_after_kill()
+        else:
+            self.free()
+
+    def _free_after_kill(self) -> None:
+        # A hard time limit is reported before its process is killed: until then the task still runs.
+        pid = self.request.worker_pid
+        if not self._has_processes or pid is None or not process_lives(pid):
+            self.free()
+        elif self._state == "running":
+            self._state = "ending"
+            self._when_gone(pid, self.free)
+
+    def free(self) -> None:
+        """Give the slot back; again is harmless."""
+        if self._state == "free":
+            return
+        self._state = "free"
+        try:
+            self.pool.sync.release(self.slot)
+        except StoreError as error:
+            # The release is tried again in the background; at the worst the slot's lease ends.
+            logger.warning("slot %s of pool %r could not be given back yet: %s", self.slot.token, self.slot.key, error)
+        self._on_free(self)
+
+
+def process_lives(pid: int) -> bool:
+    """Return whether this process's child ``pid`` still runs; one that waits to be reaped does not."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return False
