@@ -6,6 +6,7 @@ neither leave half a record behind nor take a lock with it that the others need.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import logging.handlers
@@ -44,12 +45,9 @@ class LogChannel:
         """Stop receiving once the workers' last record is in."""
         if workers_gone:
             # An explicit end: a stranger that was forked from this process may hold the workers' end open for ever.
-            with_end = self.sender
-            with_end.settimeout(_GRACE)
-            try:
-                with_end.send(b"end")
-            except OSError:
-                pass
+            self.sender.settimeout(_GRACE)
+            with contextlib.suppress(OSError):
+                self.sender.send(b"end")
         self.sender.close()
         if workers_gone:
             self._thread.join(_GRACE)

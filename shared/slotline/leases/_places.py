@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from typing import TYPE_CHECKING
 
-from slotline.leases._jobs import Job, RemoteJob, work_through
+from slotline.leases._jobs import Job, LocalJob, RemoteJob, work_through
 from slotline.leases._states import State
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class Place:
         if isinstance(job, RemoteJob):
             job.watch()
 
-    def start_many(self, grant: Grant, jobs: Sequence[Job]) -> None:
+    def start_many(self, grant: Grant, jobs: Sequence[LocalJob | RemoteJob]) -> None:
         """Put several jobs into the executor's queue; threads share local ones out among themselves."""
         with self._lock:
             if grant.state is not State.ACTIVE:
                 raise grant.refusal()
             if self._backend.local:
-                line = deque(jobs)
+                line = deque(job for job in jobs if isinstance(job, LocalJob))
                 for _ in range(min(self._backend.workers, len(jobs))):
                     self._current().submit(work_through, line)
                 return

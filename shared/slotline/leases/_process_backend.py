@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.process
 import os
 import select
 import signal
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import AuthenticationString, BaseProcess, current_process
 from typing import Any
 
 from slotline._checks import refuse
@@ -102,7 +101,7 @@ class _Executor(ProcessPoolExecutor):
 
 
 def start_context(value: Any) -> BaseContext:
-    """Return the multiprocessing context that an ``mp_context`` option means: a context, a method's name or ``None``."""
+    """Return the context that an ``mp_context`` option means: a context, a start method's name or ``None``."""
     methods = multiprocessing.get_all_start_methods()
     if value is None:
         return multiprocessing.get_context("spawn")
@@ -153,9 +152,9 @@ def allow_children() -> None:
 
     Such a process may normally start none, lest they outlive it; the guard in every worker sees to that here.
     """
-    config: dict[str, Any] = vars(multiprocessing.process.current_process()).get("_config", {})
+    config: dict[str, Any] = vars(current_process()).get("_config", {})
     if config.get("daemon"):
         config["daemon"] = False
     key = config.get("authkey")
-    if isinstance(key, bytes) and not isinstance(key, multiprocessing.process.AuthenticationString):
-        config["authkey"] = multiprocessing.process.AuthenticationString(key)  # billiard's own class does not pickle
+    if isinstance(key, bytes) and not isinstance(key, AuthenticationString):
+        config["authkey"] = AuthenticationString(key)  # billiard's own class does not pickle

@@ -7,9 +7,10 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Never, ParamSpec, TypeVar, cast
 
 from slotline.errors import LeaseError
+from slotline.leases._work import submit_future
 
 if TYPE_CHECKING:
-    from slotline.leases.lease import ExecutorLease
+    from slotline.leases._grants import Grant
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,12 +22,12 @@ class LeasedExecutor(Executor):
     It fits wherever an executor does, ``loop.run_in_executor`` included.
 
     Args:
-        lease: Whose executor it is.
+        grant: The lease whose executor it is.
         limits: Time limits for each task, on backends that have them.
     """
 
-    def __init__(self, lease: ExecutorLease, limits: dict[str, float | None] | None = None) -> None:
-        self._lease, self._limits = lease, limits
+    def __init__(self, grant: Grant, limits: dict[str, float | None] | None = None) -> None:
+        self._grant, self._limits = grant, limits
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have ``fn`` run by the leased executor.
@@ -38,7 +39,7 @@ class LeasedExecutor(Executor):
         Raises:
             LeaseExpiredError: The lease takes no more work.
         """
-        return cast("Future[T]", self._lease._future(fn, args, kwargs, self._limits))  # noqa: SLF001 - its own lease
+        return cast("Future[T]", submit_future(self._grant, fn, args, kwargs, self._limits))
 
     def options(self, *, timeout: float | None = None, soft_timeout: float | None = None) -> LeasedExecutor:
         """Return this executor with time limits for each task; only the billiard backend has them.
@@ -47,10 +48,12 @@ class LeasedExecutor(Executor):
             timeout: Seconds after which a task's process is killed (default: no limit of its own).
             soft_timeout: Seconds after which ``SoftTimeLimitExceeded`` is raised in the task (default: none).
         """
-        if not self._lease._grant.core.backend.limits:  # noqa: SLF001 - its own lease
-            name = self._lease._grant.core.backend.name  # noqa: SLF001 - its own lease
-            raise LeaseError(f"Executors of the {name} backend take no time limits for single tasks; billiard's do.")
-        return LeasedExecutor(self._lease, {"timeout": timeout, "soft_timeout": soft_timeout})
+        backend = self._grant.core.backend
+        if not backend.limits:
+            raise LeaseError(
+                f"Executors of the {backend.name} backend take no time limits for single tasks; billiard's do."
+            )
+        return LeasedExecutor(self._grant, {"timeout": timeout, "soft_timeout": soft_timeout})
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> Never:  # noqa: ARG002, FBT001, FBT002 - the signature of Executor
         """Refuse: the executor belongs to the manager.

@@ -66,7 +66,7 @@ class Backend(ABC):
         """Shut an executor down that has no work left, or whose work may end in its own time."""
         executor.shutdown(wait=wait)
 
-    def forget(self, executor: Executor | None) -> None:
+    def forget(self, executor: Executor | None) -> None:  # noqa: B027 - most executors hold nothing to let go of
         """Let go of an executor that belongs to the process that this one was forked from."""
 
     def check(self, executor_class: Callable[..., Executor]) -> None:
@@ -92,9 +92,11 @@ class ThreadBackend(Backend):
         self.local = "initializer" not in options
 
     def executor_class(self) -> Callable[..., Executor]:
+        """See :class:`Backend`."""
         return ThreadPoolExecutor
 
     def build(self) -> Executor:
+        """See :class:`Backend`."""
         return ThreadPoolExecutor(max_workers=self.workers, thread_name_prefix=self.prefix, **self.options)
 
 
@@ -105,6 +107,7 @@ class InterpreterBackend(Backend):
     taken = {"max_workers": "workers_per_pool", "thread_name_prefix": "name_prefix"}  # noqa: RUF012 - a constant
 
     def executor_class(self) -> Callable[..., Executor]:
+        """See :class:`Backend`."""
         found: Callable[..., Executor] | None = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
         if found is None:
             raise UnsupportedBackendError(
@@ -113,4 +116,5 @@ class InterpreterBackend(Backend):
         return found
 
     def build(self) -> Executor:
+        """See :class:`Backend`."""
         return self.executor_class()(max_workers=self.workers, thread_name_prefix=self.prefix, **self.options)

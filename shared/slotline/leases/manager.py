@@ -9,12 +9,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from slotline._checks import flag, optional_seconds, refuse, seconds, text, whole_number
-from slotline.errors import LeaseExpiredError, LeaseUnavailableError
+from slotline._checks import flag, refuse, seconds, text, whole_number
 from slotline.leases import _forks, _options
 from slotline.leases._core import LeaseCore
+from slotline.leases._desk import Desk, granted, too_late
 from slotline.leases._lifecycle import Lifecycle
-from slotline.leases._line import LoopWaiter, ThreadWaiter, Waiter
+from slotline.leases._line import LoopWaiter, ThreadWaiter
 from slotline.leases._stats import ManagerStats, stats_of
 from slotline.leases._threads import in_thread
 from slotline.leases.backend import ExecutorBackend
@@ -26,8 +26,8 @@ class LeasedExecutorManager:
     """Leases out a bounded number of executors, each to one owner at a time.
 
     It may be used from any number of event loops and threads at once. Start it with ``start()`` or as a context manager
-    (``async with`` or ``with``). ``.sync`` offers the coroutine methods under the same names, blocking. A manager that a
-    fork has copied starts afresh in the child at its first use; the leases of the parent are void there.
+    (``async with`` or ``with``). ``.sync`` offers the coroutine methods under the same names, blocking. A manager that
+    a fork has copied starts afresh in the child at its first use; the leases of the parent are void there.
 
     If the owning process dies, the worker processes of the process and billiard backends die with it.
 
@@ -85,7 +85,6 @@ class LeasedExecutorManager:
         if self._min_pools > self._max_pools:
             raise refuse("min_pools", min_pools, f"at most max_pools ({self._max_pools})")
         self._workers = whole_number("workers_per_pool", workers_per_pool)
-        self._default_seconds = seconds("default_lease_seconds", default_lease_seconds)
         self._backend = _options.backend_of(
             _options.backend_named("backend", backend),
             self._workers,
@@ -112,13 +111,13 @@ class LeasedExecutorManager:
             logger=_options.logger_of("logger", logger),
             hold_overdue=flag("hold_overdue", hold_overdue),
         )
-        self._restart = False  # a running manager was copied by a fork: the copy starts at its first use
+        self._desk = Desk(self._core, self._life, seconds("default_lease_seconds", default_lease_seconds))
         _forks.watch_forks(self)
 
     @property
     def sync(self) -> SyncLeasedExecutorManager:
         """The blocking face."""
-        return SyncLeasedExecutorManager(self)
+        return SyncLeasedExecutorManager(self._desk)
 
     @property
     def backend(self) -> ExecutorBackend:
@@ -138,12 +137,12 @@ class LeasedExecutorManager:
     @property
     def inherited(self) -> bool:
         """Whether a fork has copied it, running, and nobody in this process has used it yet."""
-        return self._restart
+        return self._desk.restart
 
     @property
     def running(self) -> bool:
         """Whether the manager grants leases."""
-        return self._core.open or self._restart
+        return self._core.open or self._desk.restart
 
     @property
     def available_count(self) -> int:
@@ -176,7 +175,7 @@ class LeasedExecutorManager:
 
     async def start(self) -> None:
         """Start to grant leases; harmless when started. No process or thread is started for work that never comes."""
-        self._start()
+        self._desk.start()
 
     async def stop(self, *, wait: bool = True) -> None:
         """End all leases and executors; waiting callers get ``ManagerClosedError``. The manager can be started again.
@@ -185,9 +184,7 @@ class LeasedExecutorManager:
             wait: Whether work that leases have taken may end, at most until their hard expiry (default ``True``). If
                 not, it is killed where it can be, and abandoned where it cannot.
         """
-        if self._core.open:
-            await in_thread(lambda: self._life.stop(wait=wait))
-        self._restart = False
+        await in_thread(lambda: self._desk.stop(wait=wait))
 
     async def acquire(
         self,
@@ -212,24 +209,24 @@ class LeasedExecutorManager:
             TimeoutError: None came free within ``timeout``.
             ManagerClosedError: The manager is not running, or was stopped meanwhile.
         """
-        life, patience = self._checked(lease_seconds, owner, timeout)
-        grant = self._core.take(life, owner)
-        if grant is None:
-            loop = asyncio.get_running_loop()
-            waiter = LoopWaiter(life, owner, loop)
-            if not self._must_wait(waiter, wait=wait, patience=patience):
-                return _granted(waiter)
+        desk = self._desk
+        life, patience = desk.request(lease_seconds, owner, timeout)
+        grant = desk.core.take(life, owner)
+        if grant is not None:
+            return ExecutorLease(grant)
+        loop = asyncio.get_running_loop()
+        waiter = LoopWaiter(life, owner, loop)
+        if desk.line_up(waiter, wait=wait, patience=patience):
             alarm = None if patience is None else loop.call_later(patience, self._give_up, waiter, patience)
             try:
                 await waiter.future
             except BaseException:
-                self._leave(waiter)
+                desk.leave(waiter)
                 raise
             finally:
                 if alarm is not None:
                     alarm.cancel()
-            return _granted(waiter)
-        return ExecutorLease(grant)
+        return ExecutorLease(granted(waiter))
 
     async def release(self, lease: ExecutorLease | str) -> None:
         """Release a lease, given itself or its id.
@@ -237,10 +234,10 @@ class LeasedExecutorManager:
         Raises:
             LeaseExpiredError: No active lease has this id.
         """
-        self._release(lease)
+        self._desk.release(lease)
 
     async def __aenter__(self) -> Self:
-        self._start()
+        self._desk.start()
         return self
 
     async def __aexit__(
@@ -249,74 +246,41 @@ class LeasedExecutorManager:
         await self.stop()
 
     def __enter__(self) -> Self:
-        self._start()
+        self._desk.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.sync.stop()
+        self._desk.stop(wait=True)
 
     def __repr__(self) -> str:
         return f"<LeasedExecutorManager {self.backend}: {self.leased_count} of {self._max_pools} leased>"
 
     def begin_anew_after_fork(self) -> None:
         """Forget what belongs to the parent process; called in a forked child."""
-        self._restart = self._life.begin_anew() or self._restart
-
-    def _start(self) -> None:
-        self._restart = False
-        self._life.start()
-
-    def _checked(self, lease_seconds: Any, owner: Any, timeout: Any) -> tuple[float, float | None]:
-        if self._restart:
-            self._start()
-        life = self._default_seconds if lease_seconds is None else seconds("lease_seconds", lease_seconds)
-        if owner is not None:
-            _options.owner_of(owner)
-        return life, timeout if timeout is None else optional_seconds("timeout", timeout, zero=True)
-
-    def _must_wait(self, waiter: Waiter, *, wait: bool, patience: float | None) -> bool:
-        if not wait:
-            raise LeaseUnavailableError(f"All {self._max_pools} executors are leased.")
-        if patience == 0:
-            raise _too_late(patience)
-        return not self._core.stand_in_line(waiter)
+        self._desk.restart = self._life.begin_anew() or self._desk.restart
 
     def _give_up(self, waiter: LoopWaiter, patience: float) -> None:
         if self._core.leave_line(waiter):
-            waiter.future.set_exception(_too_late(patience))
-
-    def _leave(self, waiter: Waiter) -> None:
-        if not self._core.leave_line(waiter) and waiter.grant is not None:
-            self._core.release(waiter.grant)
-
-    def _release(self, lease: ExecutorLease | str) -> None:
-        if isinstance(lease, ExecutorLease):
-            lease.sync.release()
-            return
-        grant = self._core.leases.get(lease)
-        if grant is None:
-            raise LeaseExpiredError(f"No active lease has the id {lease!r}.")
-        self._core.release(grant)
+            waiter.future.set_exception(too_late(patience))
 
 
 class SyncLeasedExecutorManager:
     """The blocking face of a :class:`LeasedExecutorManager`."""
 
-    __slots__ = ("_manager",)
+    __slots__ = ("_desk",)
 
-    def __init__(self, manager: LeasedExecutorManager) -> None:
-        self._manager = manager
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     def start(self) -> None:
         """See :meth:`LeasedExecutorManager.start`."""
-        self._manager._start()
+        self._desk.start()
 
     def stop(self, *, wait: bool = True) -> None:
         """See :meth:`LeasedExecutorManager.stop`."""
-        self._manager._life.stop(wait=wait)
-        self._manager._restart = False
+        self._desk.stop(wait=wait)
 
     def acquire(
         self,
@@ -327,34 +291,22 @@ class SyncLeasedExecutorManager:
         timeout: float | None = None,
     ) -> ExecutorLease:
         """See :meth:`LeasedExecutorManager.acquire`."""
-        manager = self._manager
-        life, patience = manager._checked(lease_seconds, owner, timeout)
-        grant = manager._core.take(life, owner)
-        if grant is None:
-            waiter = ThreadWaiter(life, owner)
-            if manager._must_wait(waiter, wait=wait, patience=patience):
-                try:
-                    waiter.wait(None if patience is None else min(patience, threading.TIMEOUT_MAX))
-                except BaseException:
-                    manager._leave(waiter)
-                    raise
-                if manager._core.leave_line(waiter):
-                    raise _too_late(patience)
-            return _granted(waiter)
-        return ExecutorLease(grant)
+        desk = self._desk
+        life, patience = desk.request(lease_seconds, owner, timeout)
+        grant = desk.core.take(life, owner)
+        if grant is not None:
+            return ExecutorLease(grant)
+        waiter = ThreadWaiter(life, owner)
+        if desk.line_up(waiter, wait=wait, patience=patience):
+            try:
+                waiter.wait(None if patience is None else min(patience, threading.TIMEOUT_MAX))
+            except BaseException:
+                desk.leave(waiter)
+                raise
+            if desk.core.leave_line(waiter):
+                raise too_late(patience)
+        return ExecutorLease(granted(waiter))
 
     def release(self, lease: ExecutorLease | str) -> None:
         """See :meth:`LeasedExecutorManager.release`."""
-        self._manager._release(lease)
-
-
-def _granted(waiter: Waiter) -> ExecutorLease:
-    if waiter.error is not None:
-        raise waiter.error
-    if waiter.grant is None:
-        raise AssertionError("a waiter was woken for nothing")
-    return ExecutorLease(waiter.grant)
-
-
-def _too_late(patience: float | None) -> TimeoutError:
-    return TimeoutError(f"No executor came free within {patience:g} s.")
+        self._desk.release(lease)

@@ -1,0 +1,67 @@
+"""Anonymous shared memory between an owner and one worker.
+
+It is a file without a name: the kernel frees it when the last process that holds it is gone, whatever killed them,
+so no kill can leak a segment. The owner writes tasks at its start, the worker writes results in a region far behind.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+RESULTS: Final = 1 << 40
+"""Where the worker's region starts; the file is sparse, so the gap costs nothing."""
+
+KEEP: Final = 8 * 1024 * 1024
+"""Bytes that stay allocated between tasks."""
+
+_CHUNK: Final = 1 << 30  # the kernel moves at most 2 GiB at once
+
+
+class Arena:
+    """One worker's shared memory, as a descriptor and the two things that are done with it."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def create(cls) -> Arena:
+        """Return a new, empty one."""
+        return cls(os.memfd_create("slotline-arena", os.MFD_CLOEXEC))
+
+    def write(self, payload: bytes, offset: int) -> None:
+        """Copy ``payload`` to ``offset``."""
+        view = memoryview(payload)
+        while view:
+            written = os.pwrite(self.fd, view[:_CHUNK], offset)
+            offset += written
+            view = view[written:]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset``.
+
+        Raises:
+            EOFError: there are fewer.
+        """
+        parts = []
+        while size > 0:
+            part = os.pread(self.fd, min(size, _CHUNK), offset)
+            if not part:
+                raise EOFError("the shared memory of a worker ended within a payload")
+            parts.append(part)
+            offset += len(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def trim(self) -> None:
+        """Give the memory back if more than :data:`KEEP` is allocated; nobody may be reading or writing."""
+        if os.fstat(self.fd).st_blocks * 512 > KEEP:
+            os.ftruncate(self.fd, 0)
+
+    def close(self) -> None:
+        """Close the descriptor; closing twice is harmless."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,238 @@
+"""The Redis store on a real server: connections, coalescing, cancellation, loops, forks and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import pytest
+import redis
+import redis.asyncio
+
+from slotline import InvalidOptionError, Pool, RedisStore, StoreError, StoreUnavailableError
+from slotline.stores import Command
+from tests.harness.ports import free_port
+
+
+@pytest.fixture
+async def redis_store(redis_url):
+    store = RedisStore(redis_url)
+    yield store
+    await store.close()
+
+
+async def test_a_slot_costs_one_command_to_take_and_one_to_give_back(redis_store, redis_server):
+    pool = Pool("p", 1, store=redis_store)
+    await pool.release(await pool.acquire())
+    with redis_server.recording() as sent:
+        for _ in range(10):
+            await pool.release(await pool.acquire())
+    assert [command.name for command in sent] == ["evalsha"] * 20
+
+
+async def test_a_hold_after_a_wait_costs_two_commands_too(redis_store, redis_server):
+    pool = Pool("p", 4, store=redis_store)
+
+    async def use() -> None:
+        async with pool.slot():
+            await asyncio.sleep(0.005)
+
+    await asyncio.gather(*(use() for _ in range(8)))
+    with redis_server.recording() as sent:
+        await asyncio.gather(*(use() for _ in range(64)))
+    scripts = [command for command in sent if command.name == "evalsha"]
+    assert 64 * 2 <= len(scripts) <= 64 * 2.1
+
+
+async def test_a_thousand_concurrent_callers_share_few_connections(redis_store, redis_client):
+    before = redis_client.info("clients")["connected_clients"]
+    pool = Pool("p", 1000, store=redis_store)
+    slots = await asyncio.gather(*(pool.acquire() for _ in range(1000)))
+    assert await pool.size() == 1000
+    assert redis_client.info("clients")["connected_clients"] - before <= 6
+    await asyncio.gather(*map(pool.release, slots))
+    assert await pool.size() == 0
+
+
+async def test_a_thousand_waiters_are_all_served(redis_store):
+    pool = Pool("p", 50, store=redis_store)
+
+    async def use() -> int:
+        async with pool.slot(timeout=60) as slot:
+            return slot.fence
+
+    fences = await asyncio.gather(*(use() for _ in range(1000)))
+    assert len(set(fences)) == 1000
+    assert await pool.size() == 0
+
+
+async def test_threads_share_few_connections(redis_store, redis_client):
+    pool = Pool("p", 100, store=redis_store)
+    before = redis_client.info("clients")["connected_clients"]
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            with pool.slot(timeout=30):
+                pass
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    assert failures == []
+    assert redis_client.info("clients")["connected_clients"] - before <= 55
+
+
+async def test_cancelling_callers_disturbs_nobody_who_travels_with_them(redis_store):
+    ping = Command("ECHO", ("x",))
+
+    async def ask() -> bytes:
+        return await redis_store.execute(ping)
+
+    tasks = [asyncio.create_task(ask()) for _ in range(400)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[::2])
+    assert outcomes[1::2] == [b"x"] * 200
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(redis_store, redis_client):
+    pool = Pool("p", 2, store=redis_store)
+    await pool.acquire()
+    redis_client.script_flush()
+    await asyncio.to_thread(pool.sync.acquire)
+    redis_client.script_flush()
+    assert await pool.size() == 2
+
+
+def test_each_event_loop_has_connections_of_its_own_and_closes_them_with_the_loop(redis_url, redis_client):
+    store = RedisStore(redis_url)
+    pool = Pool("p", 5, store=store)
+
+    async def use() -> None:
+        async with pool:
+            pass
+
+    before = redis_client.info("clients")["connected_clients"]
+    for _ in range(3):
+        asyncio.run(use())
+    assert redis_client.info("clients")["connected_clients"] == before
+    store.sync.close()
+
+
+def test_a_forked_child_makes_connections_of_its_own(redis_url):
+    store = RedisStore(redis_url)
+    pool = Pool("p", 3, store=store)
+    held = pool.sync.acquire()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with pool.slot(timeout=5) as slot:
+                status = 0 if slot.token.split("-")[0] != held.token.split("-")[0] and pool.sync.size() == 2 else 2
+            asyncio.run(pool.size())
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pool.sync.size() == 1
+    assert pool.sync.release(held) is True
+    store.sync.close()
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis])
+async def test_a_client_of_the_users_own_lends_its_options(kind, redis_url):
+    client = kind.from_url(redis_url, decode_responses=True)
+    store = RedisStore(client)
+    async with Pool("p", 1, store=store) as slot:
+        assert slot.fence > 0
+    with Pool("p", 1, store=store):
+        pass
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        "http://localhost",
+        "redis://",
+        "redis://host:port",
+        "redis://host:99999",
+        "redis://h/x",
+        5,
+        None,
+        "unix://",
+    ],
+)
+def test_a_malformed_url_is_refused_at_construction(url):
+    with pytest.raises(InvalidOptionError, match="url"):
+        RedisStore(url)
+
+
+def test_credentials_are_never_shown():
+    store = RedisStore("redis://ann:secret@127.0.0.1:1/0?client_name=x", retries=0, timeout=0.5)
+    with pytest.raises(StoreUnavailableError) as caught:
+        store.sync.execute(Command("PING", ()))
+    assert "redis://127.0.0.1:1/0" in str(caught.value)
+    assert "secret" not in str(caught.value) + repr(store)
+    with pytest.raises(InvalidOptionError) as refused:
+        RedisStore("redis://ann:secret@host:port")
+    assert "secret" not in str(refused.value)
+
+
+async def test_an_unreachable_server_is_unavailable_and_never_full():
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}", retries=1, timeout=0.5)
+    pool = Pool("p", 1, store=store)
+    for attempt in (pool.acquire(), pool.acquire(timeout=2), pool.size()):
+        with pytest.raises(StoreUnavailableError, match="unavailable"):
+            await attempt
+    with pytest.raises(StoreUnavailableError):
+        await asyncio.to_thread(pool.sync.acquire)
+    await store.close()
+
+
+async def test_a_refused_command_is_an_error_of_its_own(redis_store, redis_client):
+    redis_client.set("text", "x", ex=60)
+    for error in (
+        (await redis_store.execute_many([Command("LPUSH", ("text",), ("y",)), Command("GET", ("text",))])),
+        await asyncio.to_thread(
+            redis_store.sync.execute_many, [Command("LPUSH", ("text",), ("y",)), Command("GET", ("text",))]
+        ),
+    ):
+        assert isinstance(error[0], StoreError)
+        assert not isinstance(error[0], StoreUnavailableError)
+        assert error[1] == b"x"
+
+
+async def test_a_full_server_is_unavailable_and_not_a_wrong_answer(own_redis):
+    store = RedisStore(own_redis.url, retries=0)
+    with own_redis.client() as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailableError):
+            await Pool("p", 1, store=store).acquire()
+        client.config_set("maxmemory", 0)
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("timeout", 0),
+        ("timeout", float("nan")),
+        ("timeout", True),
+        ("retries", -1),
+        ("retries", 1.5),
+        ("max_connections", 0),
+        ("prefix", ""),
+    ],
+)
+def test_impossible_options_are_refused_by_name(option, value):
+    with pytest.raises(InvalidOptionError, match=f"^{option}="):
+        RedisStore("redis://localhost", **{option: value})
