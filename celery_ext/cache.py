@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 
 from celery_ext.config import runtime
 from celery_ext.options import TaskOptions, fill
+from slotline.caches import BaseCacheAdapter, CacheAdapter, Hit
 from slotline.errors import SerializationError
 from slotline.keys import call_key
 
@@ -50,20 +51,33 @@ def entry_key(task: Task, options: TaskOptions, args: Any, kwargs: Any) -> str |
         return None
 
 
-def entry_options(task: Task, options: TaskOptions, cache: Any) -> dict[str, Any]:
+def _told(task: Task, options: TaskOptions, cache: BaseCacheAdapter, args: Any, kwargs: Any) -> dict[str, Any]:
     """Return what the cache is told about an entry, as far as this cache understands it."""
-    wanted: dict[str, Any] = {"returns": _returned_type(task), "own_errors": (_OwnError,)}
+    ttl = {"ttl_seconds": options.values["cache_ttl"]} if "cache_ttl" in options.values else {}
+    if not isinstance(cache, CacheAdapter):
+        return ttl
     errors = options.get("cache_errors", False)
-    if errors is not False:
-        wanted["cache_errors"] = True if isinstance(errors, tuple) else errors
-    parameters = inspect.signature(cache.sync.get_or_create).parameters
-    understood = {name: value for name, value in wanted.items() if name in parameters and value is not None}
-    if "cache_ttl" in options.values:
-        understood["ttl_seconds"] = options.values["cache_ttl"]
-    return understood
+    tags = [fill(tag, "cache_tags", options.signature, args, kwargs) for tag in options.get("cache_tags") or ()]
+    entry = cache.entry_options(
+        **ttl,
+        cache_errors=True if isinstance(errors, tuple) else errors,
+        grace_seconds=options.get("cache_grace"),
+        tags=tags,
+        returns=returned_type(task),
+        own_errors=(_OwnError,),
+    )
+    return {"options": entry}
 
 
-def _returned_type(task: Task) -> Any:
+def look_up(task: Task, cache: BaseCacheAdapter, key: str) -> Hit | None:
+    """Return what is stored under ``key``, ``None`` for nothing that is fresh."""
+    wanted = {"returns": returned_type(task)} if isinstance(cache, CacheAdapter) else {}
+    found: Hit | None = cache.sync.lookup(key, **wanted)
+    return found
+
+
+def returned_type(task: Task) -> Any:
+    """Return the declared type of a task's results, ``None`` where there is none."""
     if getattr(task, "_dump_pydantic_arguments", None) is not None:
         return None  # the wrapper that Celery puts around such a task has made plain data of its result
     try:
@@ -97,7 +111,7 @@ def serve(task: Task, options: TaskOptions, args: Any, kwargs: Any, body: Callab
             mine = _OwnError(error)
         raise mine
 
-    told = entry_options(task, options, cache)
+    told = _told(task, options, cache, args, kwargs)
     while True:
         try:
             return cache.sync.get_or_create(key, create, **told)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from celery_ext.config import Config
 
-_CACHE_ONLY = ("cache_ttl", "cache_errors", "cache_key")
+_CACHE_ONLY = ("cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
 
 
 class LimitReader:

@@ -38,6 +38,12 @@ def _template(option: str, value: Any) -> str:
     return text
 
 
+def _tags(option: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise _checks.refuse(option, value, "a list or a tuple of strings")
+    return tuple(_template(option, tag) for tag in value)
+
+
 def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     def checked(option: str, value: Any) -> Any:
         return None if value is None else check(option, value)
@@ -55,6 +61,8 @@ _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "cache_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "cache_errors": _cache_errors,
     "cache_key": _optional(_template),
+    "cache_grace": lambda option, value: _checks.optional_seconds(option, value, zero=True),
+    "cache_tags": _tags,
     "executor": _optional(_checks.text),
 }
 NAMES: Final = tuple(_CHECKS)
@@ -244,14 +252,16 @@ def _coherent(options: TaskOptions) -> TaskOptions:
         _check_template(options, "pool")
     if options.get("cache_key") is not None:
         _check_template(options, "cache_key")
+    for tag in options.get("cache_tags") or ():
+        _check_template(options, "cache_tags", tag)
     if values.get("cache") is None and "cache_ttl" not in values:
-        for name in ("cache_errors", "cache_key"):
+        for name in ("cache_errors", "cache_key", "cache_grace", "cache_tags"):
             if values.get(name):
                 raise _checks.refuse(name, values[name], "used together with cache_ttl or cache=True")
     return options
 
 
-def _check_template(options: TaskOptions, name: str) -> None:
-    template = KeyTemplate(options.values[name], option=name)
+def _check_template(options: TaskOptions, name: str, text: str | None = None) -> None:
+    template = KeyTemplate(text or options.values[name], option=name)
     if options.signature is not None:
         template.validate(options.signature)

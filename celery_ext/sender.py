@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
 from kombu.utils.uuid import uuid
 
-from celery_ext.cache import entry_key
+from celery_ext.cache import entry_key, look_up
 from celery_ext.config import runtime
 from celery_ext.options import TaskOptions
 from slotline.errors import StoreError
@@ -59,7 +59,7 @@ def answer(task: Task, options: TaskOptions, args: Any, kwargs: Any, call: dict[
     if key is None:
         return None
     try:
-        hit = using.cache.sync.lookup(key)
+        hit = look_up(task, using.cache, key)
     except StoreError as error:
         logger.warning("the cache was not asked for a call of %s: %s", task.name, error)
         return None

@@ -35,6 +35,8 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         cache_ttl: Seconds that a result is kept; 0 and ``None`` for ever.
         cache_errors: Whether failures are kept as well: ``True``, seconds, or the exception classes that are.
         cache_key: The entry's name, ``"user:{user_id}"``; default: the task's name and a digest of the arguments.
+        cache_grace: Seconds after that for which the old result is served while one call refreshes it.
+        cache_tags: Names, ``("user:{user_id}",)``, under which entries are invalidated together.
         executor: The name, in ``slotline_executors``, of the manager in whose lease the body runs.
     """
 
@@ -51,6 +53,8 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         cache_ttl: float | None
         cache_errors: bool | float | type[Exception] | tuple[type[Exception], ...]
         cache_key: str | None
+        cache_grace: float | None
+        cache_tags: tuple[str, ...]
         executor: str | None
 
     @classmethod
