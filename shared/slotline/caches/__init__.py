@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from slotline.caches._engine import CacheAdapter, Overrides, SyncCacheAdapter
 from slotline.caches._options import DEFAULT_TTL, EntryOptions
 from slotline.caches.base import BaseCacheAdapter, Creator, Hit
 from slotline.caches.memory import InMemoryCacheAdapter
 from slotline.caches.serializer import Serializer
+
+if TYPE_CHECKING:
+    from slotline.caches.redis import RedisCacheAdapter
 
 __all__ = [
     "DEFAULT_TTL",
@@ -17,6 +22,16 @@ __all__ = [
     "Hit",
     "InMemoryCacheAdapter",
     "Overrides",
+    "RedisCacheAdapter",
     "Serializer",
     "SyncCacheAdapter",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # redis is an extra: the rest works without it.
+    if name == "RedisCacheAdapter":
+        from slotline.caches.redis import RedisCacheAdapter  # noqa: PLC0415 - see above
+
+        return RedisCacheAdapter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

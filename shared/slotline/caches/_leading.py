@@ -1,0 +1,206 @@
+"""One run per key across processes: take the claim, keep it while the creator runs, hand over what it made."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from slotline.caches import _commands as commands
+from slotline.caches._creating import create
+from slotline.caches._engine import logger
+from slotline.caches._failures import from_payload, to_payload
+from slotline.caches._flights import ABANDONED, Flight, Outcome, failed
+from slotline.errors import StoreError, StoreUnavailableError
+from slotline.steps import Call, Steps
+from slotline.stores.wakeups import Listen, Wait
+
+if TYPE_CHECKING:
+    from slotline.caches._options import EntryOptions
+    from slotline.caches.base import Creator
+    from slotline.caches.redis import RedisCacheAdapter
+
+REFRESH_PAUSE = 1.0
+"""Seconds between two tries to refresh an entry that keeps failing, or that somebody else refreshes."""
+_JITTER = 0.25
+_LEAST_WAIT = 0.05
+_SMALL = 64 * 1024
+_TRY_YOURSELVES = b"a"
+_CLAIMED, _TAKEN = 2, 0
+
+
+class Leading:
+    """One process's part in bringing one value.
+
+    Args:
+        cache: Whose value it is.
+        flight: The run of this process.
+        options: How the value is kept.
+        aged_ms: An entry with no more than that to live is refreshed; 0 on a miss.
+    """
+
+    def __init__(self, cache: RedisCacheAdapter, flight: Flight, options: EntryOptions, aged_ms: int) -> None:
+        self.cache = cache
+        self.flight = flight
+        self.options = options
+        self.aged_ms = aged_ms
+        self.token = uuid.uuid4().hex
+        self.base = cache.names.base(flight.key)
+        self.lease_ms = commands.milliseconds(cache.lock_timeout)
+        self.lost = False
+        self._ended = threading.Event()
+
+    def fly(self, creator: Creator) -> Steps[Outcome]:
+        """Return the value, made here or by another process."""
+        try:
+            found = yield from self._claimed()
+        except StoreError as error:
+            self.cache.store_failed(error)
+            if self.cache.on_store_error == "fail":
+                return failed(error)
+            return (yield from self._unled(creator))
+        return found or (yield from self._lead(creator))
+
+    def _claimed(self) -> Steps[Outcome | None]:
+        """Return what another process made, or ``None`` with the claim in hand."""
+        hub = self.cache.store.wakeups
+        while True:
+            outcome, patience = yield from self._ask("")
+            if patience is None:
+                return outcome
+            if self.aged_ms:
+                self.cache.rest(self.flight.key, REFRESH_PAUSE)
+                return ABANDONED
+            yield Listen(hub)
+            with hub.bell(self.token) as bell:
+                outcome, patience = yield from self._ask(hub.channel)
+                if patience is None:
+                    return outcome
+                payload = yield Wait(bell, patience)
+            if payload is not None and payload[:1] == b"e":
+                return failed(from_payload(payload))
+
+    def _ask(self, channel: str) -> Steps[tuple[Outcome | None, float | None]]:
+        """Return the value, or ``None`` with the claim; or how many seconds to wait for whoever has the claim."""
+        store = self.cache.store
+        while True:
+            since = time.monotonic()
+            command = commands.claim(self.base, self.token, self.lease_ms, channel, self.aged_ms)
+            state, *facts = yield Call(store, command)
+            if state == _CLAIMED:
+                self._keep(since)
+                return None, None
+            if state == _TAKEN:
+                # A ring may get lost, so that everyone looks again when the claim should have ended.
+                chance = random.random()  # noqa: S311 - spreads load, no secret
+                return None, max(_LEAST_WAIT, facts[0] / 1000) * (1 + _JITTER * chance)
+            entry = self.cache.codec.read(self.flight.key, facts[0], self.options.returns)
+            if entry is not None:
+                self.cache.count_hit()
+                return failed(entry.value) if entry.error else Outcome(entry.value), None
+            yield Call(store, commands.discard(self.base, facts[0]))
+
+    def _unled(self, creator: Creator) -> Steps[Outcome]:
+        """Run the creator without the store: this process's callers still share one run."""
+        self.cache.count_miss()
+        outcome = yield from create(self.flight, creator, self.options)
+        self.cache.count_failure(outcome)
+        return outcome
+
+    def _lead(self, creator: Creator) -> Steps[Outcome]:
+        if not self.aged_ms:
+            self.cache.count_miss()
+        started = time.monotonic()
+        try:
+            yield from self._tag()
+            outcome = yield from create(self.flight, creator, self.options)
+        except BaseException:
+            # The loop ends or the thread is interrupted: nothing more can be awaited here.
+            self._drop()
+            self.cache.keeper.later(commands.fail(self.base, self.token, _TRY_YOURSELVES, 0), self.cache.lock_timeout)
+            raise
+        self.cache.count_failure(outcome)
+        command = self._handover(outcome, time.monotonic() - started)
+        self._drop()
+        try:
+            stored = yield Call(self.cache.store, command)
+        except StoreError as error:
+            self.cache.store_failed(error)
+            self._hand_over_later(command, error)
+        else:
+            self.cache.store_answered()
+            if not stored and self.lost:
+                logger.warning("the value of %r was not stored: its claim was lost while it was made", self.flight.key)
+        return outcome
+
+    def _tag(self) -> Steps[None]:
+        # Before the creator reads anything: a tag that is invalidated from now on finds this run.
+        if self.options.tags:
+            life_ms = commands.milliseconds(self.options.ttl + self.options.grace)
+            cache = self.cache
+            tags = [commands.tag(cache.names.tag(tag), self.base, life_ms) for tag in self.options.tags]
+            for reply in (yield commands.CallMany(cache.store, tags)):
+                if isinstance(reply, Exception):
+                    cache.store_failed(reply)
+
+    def _handover(self, outcome: Outcome, delta: float) -> Any:
+        """Return the command that ends the claim: with a value, with an exception, or with neither."""
+        cache, options, key = self.cache, self.options, self.flight.key
+        if outcome.abandoned or self.flight.void:
+            return commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
+        if outcome.error is None:
+            raw = cache.codec.write(key, outcome.value, options, delta)
+            if raw is None:
+                cache.count_error()
+                return commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
+            life = options.life()
+            cache.remember(key, life + options.grace)
+            return commands.fill(self.base, self.token, raw, commands.milliseconds(life + options.grace))
+        if self.aged_ms:
+            logger.warning("refreshing %r failed, its old value serves on: %r", key, outcome.error)
+            cache.rest(key, REFRESH_PAUSE)
+            return commands.fail(self.base, self.token, to_payload(outcome.error), commands.milliseconds(REFRESH_PAUSE))
+        if options.errors_ttl:
+            raw = cache.codec.write_error(key, outcome.error)
+            return commands.fill(self.base, self.token, raw, commands.milliseconds(options.errors_ttl))
+        return commands.fail(self.base, self.token, to_payload(outcome.error), 0)
+
+    def _hand_over_later(self, command: Any, error: StoreError) -> None:
+        # A full server refuses values as long as it is full; the claim it lets go at once.
+        unreachable = isinstance(error, StoreUnavailableError) and "OutOfMemory" not in error.reason
+        small = command.script == "cache_fail" or len(command.args[1]) <= _SMALL
+        if not (unreachable and small):
+            command = commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
+        self.cache.keeper.later(command, self.cache.lock_timeout)
+
+    # -- the claim is renewed while the creator runs ------------------------------------------------------------
+
+    def _keep(self, since: float) -> None:
+        renewal = commands.renew(self.base, self.token, self.lease_ms)
+        self.cache.keeper.keep(self.token, renewal, self.cache.lock_timeout, since, self._on_lost)
+
+    def _drop(self) -> None:
+        self._ended.set()
+        self.cache.keeper.drop(self.token)
+
+    def _on_lost(self) -> None:
+        if not self._ended.is_set() and not self.lost:
+            self.lost = True
+            # The keeper must not wait for the server; and this is rare.
+            threading.Thread(target=self._regain, name="slotline-regain", daemon=True).start()
+
+    def _regain(self) -> None:
+        """Take the claim again if the server forgot it with everything else, so that nobody starts a second run."""
+        since = time.monotonic()
+        try:
+            regained = self.cache.store.sync.execute(commands.regain(self.base, self.token, self.lease_ms))
+        except StoreError as error:
+            self.cache.store_failed(error)
+            return
+        if regained and not self._ended.is_set():
+            self.lost = False
+            self._keep(since)
+            if self._ended.is_set():  # it ended just now
+                self.cache.keeper.drop(self.token)

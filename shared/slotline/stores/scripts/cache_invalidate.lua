@@ -1,0 +1,10 @@
+-- Removes a value; a creator at work for it no longer counts, and those who wait are woken to start anew.
+--
+-- KEYS  entry, claim, waiters
+-- Returns  1 there was a value, 0 there was none
+-- include: cache_lib
+
+local had = redis.call('UNLINK', entry)
+void_claim()
+ring('a')
+return had

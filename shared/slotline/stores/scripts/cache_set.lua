@@ -1,0 +1,11 @@
+-- Stores a value that somebody has; a creator at work for it no longer counts, and those who wait are woken.
+--
+-- KEYS  entry, claim, waiters
+-- ARGV  1 value   2 life_ms (0: no expiry)
+-- Returns  1
+-- include: cache_lib
+
+store(ARGV[1], ARGV[2])
+void_claim()
+ring('v')
+return 1
