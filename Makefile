@@ -27,5 +27,13 @@ types: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/mypy --strict tests/typing
 
+bench: ## measure side by side with the physical limits and the peers: make bench NAMES="pools cache"
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --editable '.[dev]' --requirement tests/bench/requirements.txt
+	.venv-bench/bin/python -m tests.bench $(NAMES)
+
+soak: $(STAMP) ## long randomised runs: make soak SECONDS=600
+	SOAK_SECONDS=$(SECONDS) $(BIN)/python -m pytest -m soak --timeout 0 $(ARGS)
+
 clean:
 	rm -rf $(VENV) .venv-* dist build .mypy_cache .ruff_cache .pytest_cache

@@ -42,11 +42,15 @@ async def test_releasing_twice_is_harmless(store, call):
 
 async def test_the_block_holds_a_slot_and_gives_it_back_after_an_exception(store, call):
     pool = Pool("p", 1, store=store)
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with call.using(pool) as slot:
             assert slot.lost is False
             assert await pool.size() == 1
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert await pool.size() == 0
 
 

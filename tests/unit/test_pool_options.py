@@ -31,9 +31,9 @@ def test_impossible_options_are_refused_by_name(options, named):
 @pytest.mark.parametrize("timeout", [-1, math.nan, math.inf, True, "5"])
 def test_impossible_timeouts_are_refused_by_name(timeout):
     pool = Pool("p", 1, store=MemoryStore())
-    with pytest.raises(InvalidOptionError, match="^timeout="):
+    with pytest.raises(InvalidOptionError, match=r"^timeout="):
         pool.sync.acquire(timeout=timeout)
-    with pytest.raises(InvalidOptionError, match="^timeout="):
+    with pytest.raises(InvalidOptionError, match=r"^timeout="):
         pool.slot(timeout=timeout)
 
 

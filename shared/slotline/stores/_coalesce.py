@@ -70,17 +70,14 @@ class Coalescer:
             return
         try:
             replies = await self._send([command for command, _ in batch])
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - it is the callers' to handle
+            replies = [error] * len(batch)
+        except BaseException:
             for _, reply in batch:
-                if not reply.done():
-                    reply.set_exception(error) if isinstance(error, Exception) else reply.cancel()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for (_, reply), value in zip(batch, replies, strict=True):
-                if reply.done():
-                    continue
-                reply.set_exception(value) if isinstance(value, Exception) else reply.set_result(value)
+                reply.cancel()
+            raise
+        for (_, reply), value in zip(batch, replies, strict=True):
+            _settle(reply, value)
 
     async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
         # An event loop closes its asynchronous generators before it ends: the one place where a library can close
@@ -98,3 +95,12 @@ class Coalescer:
         if lifeline is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closing it already
                 await lifeline.aclose()
+
+
+def _settle(reply: asyncio.Future[Any], value: Any) -> None:
+    if reply.done():
+        return
+    if isinstance(value, Exception):
+        reply.set_exception(value)
+    else:
+        reply.set_result(value)

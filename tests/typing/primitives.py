@@ -1,0 +1,63 @@
+"""The primitives as a user writes them; checked by ``mypy --strict``, never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from slotline import MemoryStore, Pool, RedisStore, Settings, Slot, configure, pooled
+from slotline.caches import InMemoryCacheAdapter
+from slotline.leases import ExecutorLease, LeasedExecutorManager
+from slotline.pools import PoolInfo
+
+assert_type(configure(store=RedisStore("redis://localhost:6379/0"), default_pool_slot_expiration=300), Settings)
+
+api = Pool("api", max_size=5, slot_exp=None, store=MemoryStore(), on_lost=lambda slot: print(slot.fence))
+
+
+async def awaiting() -> None:
+    async with api as slot:
+        assert_type(slot, Slot)
+    async with api.slot(timeout=2.5, owner="report") as waited:
+        assert_type(waited.fence, int)
+    taken = await api.acquire(timeout=None)
+    assert_type(taken.expires_at, float | None)
+    assert_type(await api.release(taken), bool)
+    assert_type(await api.info(), PoolInfo)
+
+
+def blocking() -> None:
+    with api as slot:
+        assert_type(slot.lost, bool)
+    assert_type(api.sync.acquire(owner="cron"), Slot)
+    assert_type(api.sync.size(), int)
+    assert_type(api.sync.resize(3), int)
+
+
+@pooled("tenant:{tenant}", 3, raise_on_full=True)
+def fetch(tenant: str, page: int = 1) -> list[str]:
+    return [tenant] * page
+
+
+@pooled("tenant:{tenant}", 3)
+async def fetch_async(tenant: str) -> str:
+    return tenant
+
+
+assert_type(fetch("a"), list[str])
+
+
+async def caching() -> None:
+    assert_type(await fetch_async("a"), str)
+    cache = InMemoryCacheAdapter(default_ttl=60)
+    await cache.get_or_create("key", lambda: 1, ttl_seconds=5)
+    await cache.set("key", 2)
+    assert_type(await cache.invalidate("key"), bool)
+    await cache.clear()
+
+
+async def leasing() -> None:
+    async with LeasedExecutorManager(backend="thread", max_pools=2, workers_per_pool=1) as manager:
+        lease = await manager.acquire(lease_seconds=30.0, owner="request:123", wait=True, timeout=2.0)
+        assert_type(lease, ExecutorLease)
+        assert_type(await lease.run(sorted, [3, 1, 2]), list[int])
+        await lease.release()
