@@ -1,0 +1,17 @@
+"""Slotline for Taskiq: limits, cached results and leased executors, as middlewares that read a task's labels."""
+
+from taskiq_ext._labels import PoolLimit
+from taskiq_ext.cache import CacheMiddleware
+from taskiq_ext.dependencies import current_slot, executor, executor_lease
+from taskiq_ext.executors import ExecutorMiddleware
+from taskiq_ext.pools import PoolLimitMiddleware
+
+__all__ = [
+    "CacheMiddleware",
+    "ExecutorMiddleware",
+    "PoolLimit",
+    "PoolLimitMiddleware",
+    "current_slot",
+    "executor",
+    "executor_lease",
+]

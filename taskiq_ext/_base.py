@@ -1,0 +1,148 @@
+"""What the middlewares share: labels read once for each task and once more for a message that brings its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from taskiq.abc.middleware import TaskiqMiddleware
+from taskiq.labels import parse_label
+
+from slotline._checks import refuse
+from slotline.errors import InvalidOptionError
+from taskiq_ext._interception import check_registrations, plan_for
+from taskiq_ext._labels import from_wire, pick
+from taskiq_ext._support import assert_supported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from taskiq.abc.broker import AsyncBroker
+    from taskiq.message import TaskiqMessage
+
+    from taskiq_ext._interception import AnyTask, Plan
+
+Options = TypeVar("Options")
+
+
+class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
+    """A middleware that acts on the tasks that carry its labels, and costs the others next to nothing.
+
+    The labels of the decorator are checked when the task is registered, those of a call when it is sent. A message
+    that arrives with bad labels all the same ends with the error as its result.
+    """
+
+    family: tuple[str, ...]
+    enabled = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._served: AsyncBroker | None = None
+        self._known: dict[str, tuple[AnyTask, dict[str, Any], Options | None]] = {}
+
+    @abstractmethod
+    def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> Options | None:
+        """Return the options that ``labels`` ask for; ``None``: leave the task alone."""
+
+    @abstractmethod
+    async def admit(self, plan: Plan, options: Options, message: TaskiqMessage) -> None:
+        """Decide what runs for a message; an exception becomes the result."""
+
+    def set_broker(self, broker: AsyncBroker) -> None:
+        """Serve ``broker``, whose tasks' labels are checked from now on.
+
+        Raises:
+            InvalidOptionError: A task has bad labels, or the middleware serves another broker already.
+            UnsupportedFrameworkError: The installed Taskiq lacks a part that is needed.
+        """
+        assert_supported()
+        if self._served is None:
+            check_registrations(broker, self._check)
+            self._served = broker
+        elif self._served is not broker:
+            raise refuse(
+                "broker", broker, f"the broker that this {type(self).__name__} serves; make one for each broker"
+            )
+        super().set_broker(broker)
+
+    def startup(self) -> None:
+        """Check the shared tasks too, which are registered past the broker.
+
+        Raises:
+            InvalidOptionError: A task has bad labels.
+        """
+        for task in self.broker.get_all_tasks().values():
+            self._check(task.original_func, task.labels)
+
+    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        """Check the labels of this call.
+
+        Raises:
+            InvalidOptionError: A label is unknown or has an impossible value; nothing is sent.
+        """
+        labels = pick(self.family, message.labels)
+        if labels:
+            task = self.broker.find_task(message.task_name)
+            if task is None or any(
+                task.labels.get(name) is not value and str(task.labels.get(name)) != value
+                for name, value in labels.items()
+            ):
+                types = message.labels_types or {}
+                given = {name: _parsed(name, value, types.get(name)) for name, value in labels.items()}
+                own = pick(self.family, task.labels) if task is not None else {}
+                self.read(from_wire({**own, **given}), task.original_func if task is not None else None)
+        return message
+
+    def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
+        """Decide what runs for a message that carries labels of this middleware, or whose task does."""
+        task = self.broker.find_task(message.task_name)
+        if task is None or not self.enabled:
+            return message
+        known = self._known.get(message.task_name)
+        if known is None or known[0] is not task:
+            known = self._remember(task)
+        labels = pick(self.family, message.labels)
+        if known[2] is None and not labels:
+            return message
+        return self._decide(task, known, labels, message)
+
+    async def _decide(
+        self,
+        task: AnyTask,
+        known: tuple[AnyTask, dict[str, Any], Options | None],
+        labels: dict[str, Any],
+        message: TaskiqMessage,
+    ) -> TaskiqMessage:
+        _, own, options = known
+        plan: Plan | None = None
+        try:
+            if any(own.get(name) != value for name, value in labels.items()):
+                options = self.read(from_wire({**own, **labels}), task.original_func)
+            if options is not None:
+                plan = plan_for(self, task, message)
+                if plan.outcome is None:
+                    await self.admit(plan, options, message)
+        except Exception as error:  # noqa: BLE001 - an exception out of pre_execute would lose the message
+            (plan or plan_for(self, task, message)).fail(error)
+        return message
+
+    def _remember(self, task: AnyTask) -> tuple[AnyTask, dict[str, Any], Options | None]:
+        own = pick(self.family, task.labels)
+        try:
+            options = self.read(own, task.original_func)
+        except InvalidOptionError:  # a shared task, registered past this broker: each message says so in its result
+            options = None
+            own = {}
+        known = (task, own, options)
+        self._known[task.task_name] = known
+        return known
+
+    def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
+        self.read(pick(self.family, labels), function)
+
+
+def _parsed(name: str, value: Any, label_type: int | None) -> Any:
+    try:
+        return parse_label(value, label_type)
+    except ValueError:
+        raise refuse(name, value, "of the type that it was sent with") from None

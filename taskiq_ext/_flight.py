@@ -1,0 +1,175 @@
+"""One run for all messages that ask for the same value at the same time.
+
+The cache decides who runs: it calls the creator of one message and lets the others wait. That creator does not run
+the function; it tells its own message to, and ends with what the receiver made of it. So the function runs exactly as
+it would without a cache, in a thread or a process if it is a plain function, with its dependencies and its timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from slotline.caches import CacheAdapter
+from slotline.errors import StoreError
+from taskiq_ext._errors import error_from_cache, error_to_cache
+
+if TYPE_CHECKING:
+    from slotline.caches import BaseCacheAdapter
+    from taskiq_ext._labels import CacheOptions
+
+logger = logging.getLogger(__name__)
+
+
+class Served(NamedTuple):
+    """What the cache, or a run that another message has made, had for this one: a value or the function's error."""
+
+    value: Any
+    error: BaseException | None = None
+
+
+class NobodyRanError(Exception):
+    """The message that was to run did not: it was dropped, retried or cancelled, and those who wait start over."""
+
+
+class _FunctionError(Exception):
+    """The function raised ``error``; this tells it from an error of the cache."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Flight:
+    """One message's way to the value of ``key``.
+
+    Args:
+        cache: Where the value is, or will be.
+        key: What it is called there.
+        options: What the task's labels ask for.
+        returns: The annotated type of what the function returns.
+    """
+
+    __slots__ = ("_asking", "_boarding", "_cache", "_key", "_landing", "_options", "_returns", "_turn")
+
+    def __init__(self, cache: BaseCacheAdapter, key: str, options: CacheOptions, returns: Any) -> None:
+        self._cache, self._key, self._options, self._returns = cache, key, options, returns
+        self._asking: asyncio.Future[Any] | None = None
+        self._boarding = True
+
+    async def board(self) -> Served | None:
+        """Wait for the value; ``None``: this message is the one to run, and :meth:`land` or its like must follow.
+
+        Raises:
+            StoreError: The cache could not be asked.
+        """
+        while True:
+            loop = asyncio.get_running_loop()
+            self._turn: asyncio.Future[None] = loop.create_future()
+            self._landing: asyncio.Future[Any] = loop.create_future()
+            asking = self._asking = asyncio.ensure_future(self._ask())
+            asking.add_done_callback(_looked_at)
+            try:
+                await asyncio.wait((asking, self._turn), return_when=asyncio.FIRST_COMPLETED)
+            except BaseException:
+                self._boarding = False
+                self.abandon()
+                asking.cancel()
+                raise
+            if not asking.done():
+                return None
+            served = self._served(asking)
+            if served is not None:
+                self._boarding = False
+                return served
+
+    async def land(self, value: Any) -> None:
+        """Hand in what the function returned, and wait until it is in the cache."""
+        if not self._landing.done():
+            self._landing.set_result(value)
+        await self._arrived()
+
+    async def fail(self, error: BaseException) -> None:
+        """Hand in what the function raised: those who wait now get it, those who come later if errors are kept."""
+        if isinstance(self._cache, CacheAdapter):
+            self._raise(error)
+        elif self._options.errors:
+            await self.land(error_to_cache(error))
+            return
+        else:
+            self._raise(_FunctionError(error))
+        await self._arrived()
+
+    async def turn_back(self) -> None:
+        """Say that the function did not run to an end: another message takes its place."""
+        self.abandon()
+        await self._arrived()
+
+    def abandon(self) -> None:
+        """Say the same from where nothing can be awaited."""
+        self._raise(NobodyRanError())
+
+    def _raise(self, error: BaseException) -> None:
+        if not self._landing.done():
+            try:
+                self._landing.set_exception(error)
+            except TypeError:  # a StopIteration cannot be carried by a future
+                self._landing.set_exception(NobodyRanError())
+            self._landing.exception()  # whether anybody looks at it or not
+
+    def _ask(self) -> Any:
+        cache, options = self._cache, self._options
+        if not isinstance(cache, CacheAdapter):
+            return cache.get_or_create(self._key, self._create, ttl_seconds=options.ttl)
+        overrides: dict[str, Any] = {} if options.errors is None else {"cache_errors": options.errors}
+        ours: Any = cache  # takes more than the interface has
+        return ours.get_or_create(
+            self._key,
+            self._create,
+            ttl_seconds=options.ttl,
+            returns=self._returns,
+            own_errors=(NobodyRanError,),
+            **overrides,
+        )
+
+    async def _create(self) -> Any:
+        if not self._boarding:
+            raise NobodyRanError  # the message has its answer: a refresh in the background is not its business
+        if not self._turn.done():
+            self._turn.set_result(None)
+        return await self._landing
+
+    def _served(self, asking: asyncio.Future[Any]) -> Served | None:
+        try:
+            value = asking.result()
+        except NobodyRanError:
+            return None
+        except _FunctionError as failure:
+            return Served(None, failure.error)
+        except StoreError:
+            raise
+        except Exception as error:
+            if isinstance(self._cache, CacheAdapter):
+                return Served(None, error)
+            raise
+        if isinstance(self._cache, CacheAdapter):
+            return Served(value)
+        return Served(value, error_from_cache(value))
+
+    async def _arrived(self) -> None:
+        asking = self._asking
+        if asking is None:
+            return
+        await asyncio.wait((asking,))
+        if asking.cancelled() or self._landing.cancelled():
+            return
+        error = asking.exception()
+        if error is not None and error is not self._landing.exception():
+            logger.error("The result of %r could not be cached; its task is not affected.", self._key, exc_info=error)
+
+
+def _looked_at(asking: asyncio.Future[Any]) -> None:
+    # A message that was broken off asks no more; asyncio need not complain that nobody saw how that ended.
+    if not asking.cancelled():
+        asking.exception()

@@ -1,0 +1,235 @@
+"""Choosing what runs for one message, on the receiver as it is.
+
+The receiver awaits every ``pre_execute``, then reads ``task.original_func`` and runs it. Both happen in one asyncio
+task, so a :class:`Plan` that a middleware leaves in a context variable can decide what that read returns. Outside of
+the moment between the two, ``original_func`` is the user's function, for everyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from taskiq.decor import AsyncTaskiqDecoratedTask
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from taskiq.abc.broker import AsyncBroker
+    from taskiq.abc.middleware import TaskiqMiddleware
+    from taskiq.message import TaskiqMessage
+
+    from slotline.pools import Slot
+
+AnyTask: TypeAlias = AsyncTaskiqDecoratedTask[Any, Any]
+Function: TypeAlias = "Callable[..., Any]"
+RegistrationCheck: TypeAlias = "Callable[[Function, Mapping[str, Any]], None]"
+
+_plan: ContextVar[Plan | None] = ContextVar("slotline_taskiq_plan", default=None)
+_checks: WeakKeyDictionary[AsyncBroker, list[RegistrationCheck]] = WeakKeyDictionary()
+
+
+class Plan:
+    """What is to happen to one message.
+
+    Attributes:
+        task: The task that the message names.
+        slot: The slot that the message's run holds, if it needs one.
+        outcome: Stands in for the function altogether: a cached value, an error.
+        runner: Runs the function elsewhere; an ``outcome`` comes before it.
+        hit: The ``outcome`` is the function's own, of an earlier run.
+    """
+
+    __slots__ = (
+        "_cleanups", "_home", "_opener", "_parent", "_seen",
+        "hit", "message_id", "outcome", "runner", "settled", "slot", "task",
+    )  # fmt: skip
+
+    def __init__(self, task: AnyTask, message_id: str, opener: TaskiqMiddleware, outer: Plan | None) -> None:
+        self.task = task
+        self.message_id = message_id
+        self.slot: Slot | None = None
+        self.outcome: Function | None = None
+        self.runner: Function | None = None
+        self.settled = self.hit = False
+        self._opener = opener
+        self._home = asyncio.current_task()
+        # A message that is handled within the handling of another (InMemoryBroker(await_inplace=True)) gives the
+        # context back; a context that was merely inherited belongs to nobody, and must not pile up.
+        self._parent = outer if outer is not None and outer._home is self._home else None  # noqa: SLF001 - same class
+        self._seen: set[TaskiqMiddleware] = {opener}
+        self._cleanups: dict[TaskiqMiddleware, Callable[[], None]] = {}
+
+    @property
+    def outer(self) -> Plan | None:
+        """The plan of the message within whose handling this one is handled."""
+        return self._parent
+
+    @property
+    def real(self) -> Function:
+        """The user's function."""
+        function: Function = self.task.__dict__["original_func"]
+        return function
+
+    @property
+    def function(self) -> Function:
+        """What the receiver is given to run."""
+        return self.real if self.settled else self.outcome or self.runner or self.real
+
+    def serve(self, answer: Callable[[], Awaitable[Any]]) -> None:
+        """Let the message end with what ``answer()`` returns or raises; the function does not run."""
+        self.outcome = self._standing_in(lambda _args, _kwargs: answer())
+
+    def serve_value(self, value: Any) -> None:
+        """Let the message end with ``value``; the function does not run."""
+
+        async def answer() -> Any:
+            return value
+
+        self.serve(answer)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the message end with ``error``; the function does not run."""
+
+        async def answer() -> Any:
+            raise error
+
+        self.serve(answer)
+
+    def run_through(self, run: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]) -> None:
+        """Let ``run(args, kwargs)`` run the function, in the worker's event loop."""
+        self.runner = self._standing_in(run)
+
+    def _standing_in(self, run: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]) -> Function:
+        # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.
+        @functools.wraps(self.real)
+        async def stand_in(*args: Any, **kwargs: Any) -> Any:
+            self.settled = True
+            return await run(args, kwargs)
+
+        return stand_in
+
+    def hold(self, holder: TaskiqMiddleware, cleanup: Callable[[], None]) -> None:
+        """Call ``cleanup`` should the message's processing end without :meth:`let_go`.
+
+        Another middleware's exception, or a cancellation, can end it before this one's ``post_execute``.
+        """
+        if not self._cleanups and self._home is not None:
+            self._home.add_done_callback(self._abandoned)
+        self._cleanups[holder] = cleanup
+
+    def let_go(self, holder: TaskiqMiddleware) -> None:
+        """Take the cleanup of ``holder`` back."""
+        if self._cleanups.pop(holder, None) is not None and not self._cleanups and self._home is not None:
+            self._home.remove_done_callback(self._abandoned)
+
+    def _abandoned(self, _home: asyncio.Task[Any]) -> None:
+        while self._cleanups:
+            self._cleanups.popitem()[1]()
+
+    def close(self, middleware: TaskiqMiddleware) -> None:
+        """End the plan if ``middleware``, whose ``post_execute`` comes last, has opened it."""
+        if self._opener is middleware:
+            self.settled = True
+            _plan.set(self._parent)
+
+    def joined_by(self, middleware: TaskiqMiddleware, message: TaskiqMessage) -> bool:
+        """Whether this plan is for ``message``: one middleware sees a message only once, a retry of it anew."""
+        if self.settled or self.message_id != message.task_id or middleware in self._seen:
+            return False
+        self._seen.add(middleware)
+        return True
+
+    def belongs_to(self, middleware: TaskiqMiddleware, message: TaskiqMessage) -> bool:
+        """Whether ``middleware`` took part in this plan, for ``message``."""
+        return self.message_id == message.task_id and middleware in self._seen
+
+
+def current_plan() -> Plan | None:
+    """Return the plan of the message that this asyncio task, or a thread that runs for it, works on."""
+    return _plan.get()
+
+
+def plan_for(middleware: TaskiqMiddleware, task: AnyTask, message: TaskiqMessage) -> Plan:
+    """Return the plan of ``message``, which ``pre_execute`` of another middleware may have opened."""
+    plan = _plan.get()
+    if plan is None or not plan.joined_by(middleware, message):
+        intercept(task)
+        plan = Plan(task, message.task_id, middleware, plan)
+        _plan.set(plan)
+    return plan
+
+
+def plan_of(middleware: TaskiqMiddleware, message: TaskiqMessage) -> Plan | None:
+    """Return the plan that ``middleware`` has made for ``message``, in its ``post_execute``."""
+    plan = _plan.get()
+    while plan is not None and not plan.belongs_to(middleware, message):
+        plan = plan.outer
+    return plan
+
+
+class InterceptedTask(AsyncTaskiqDecoratedTask[Any, Any]):
+    """Gives a task class the ``original_func`` that looks at the plan, and checks labels before a task exists."""
+
+    def __init__(
+        self, broker: AsyncBroker, task_name: str, original_func: Function, labels: dict[str, Any], **rest: Any
+    ) -> None:
+        for check in _checks.get(broker, ()):
+            check(original_func, labels)
+        super().__init__(broker=broker, task_name=task_name, original_func=original_func, labels=labels, **rest)
+
+    @property
+    def original_func(self) -> Function:
+        plan = _plan.get()
+        if plan is not None and plan.task is self:
+            return plan.function
+        real: Function = self.__dict__["original_func"]
+        return real
+
+    @original_func.setter
+    def original_func(self, function: Function) -> None:
+        self.__dict__["original_func"] = function
+
+    def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
+        return _restored, (type(self).__mro__[2], self.__dict__)
+
+
+def _restored(task_class: type[AnyTask], state: dict[str, Any]) -> AnyTask:
+    task = task_class.__new__(task_class)
+    task.__dict__.update(state)
+    return task
+
+
+_classes: dict[type[AnyTask], type[AnyTask]] = {}
+
+
+def intercepted_class(task_class: type[AnyTask]) -> type[AnyTask]:
+    """Return ``task_class`` with :class:`InterceptedTask` in front; it keeps its name and module."""
+    if issubclass(task_class, InterceptedTask):
+        return task_class
+    known = _classes.get(task_class)
+    if known is not None:
+        return known
+    names = {
+        "__module__": task_class.__module__,
+        "__qualname__": task_class.__qualname__,
+        "__doc__": task_class.__doc__,
+    }
+    return _classes.setdefault(task_class, type(task_class.__name__, (InterceptedTask, task_class), names))
+
+
+def intercept(task: AnyTask) -> None:
+    """Let the plan of a message decide what ``task.original_func`` is, from now on."""
+    if not isinstance(task, InterceptedTask):
+        task.__class__ = intercepted_class(type(task))
+
+
+def check_registrations(broker: AsyncBroker, check: RegistrationCheck) -> None:
+    """Call ``check(function, labels)`` for each task that ``broker`` knows, and for each before it is registered."""
+    for task in broker.get_all_tasks().values():
+        check(task.original_func, task.labels)
+    _checks.setdefault(broker, []).append(check)
+    broker.decorator_class = intercepted_class(broker.decorator_class)

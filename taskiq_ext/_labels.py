@@ -1,0 +1,233 @@
+"""The labels that the middlewares understand, and what each may be.
+
+A label comes from the decorator with the type that the user wrote, or off the wire as text where the sender (a
+schedule source, another language) kept no types. Both are read here; only the second may spell numbers as text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from slotline._checks import flag, one_of, optional_seconds, refuse, text, whole_number
+from slotline._default import DEFAULT, Default
+from slotline.keys import KeyTemplate
+from slotline.leases import Limits, ManagerRegistry, limits_for
+from taskiq_ext._calls import calls_of
+
+Labels: TypeAlias = Mapping[str, Any]
+OnFull: TypeAlias = Literal["wait", "fail", "drop"]
+
+ON_FULL: tuple[OnFull, ...] = ("wait", "fail", "drop")
+CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key")
+POOL_LABELS = ("pool", "pool_size", "pool_slot_exp", "pool_on_full", "pool_timeout")
+EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit")
+_NUMBERS = frozenset({"cache_ttl", "pool_size", "pool_slot_exp", "pool_timeout", "time_limit", "soft_time_limit"})
+_FLAGS = frozenset({"cache", "cache_errors"})
+_INSTEAD = {
+    "executor": "take a lease with executor_lease()",
+    "time_limit": "use timeout",
+    "soft_time_limit": "use timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What a task's cache labels ask for.
+
+    Attributes:
+        ttl: Seconds that a result is kept; ``None``: as long as the cache keeps anything.
+        errors: Whether the exceptions of the function are kept as well; ``None``: as the cache is set up.
+        key: The template of the key; ``None``: the task's name and its arguments.
+    """
+
+    ttl: float | None
+    errors: bool | None
+    key: KeyTemplate | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimit:
+    """A limit that tasks name by their ``pool`` label.
+
+    Args:
+        size: How many runs there may be at once.
+        slot_exp: Seconds from acquisition after which a run no longer counts; ``None``: no such limit. The default
+            is ``default_pool_slot_expiration`` of the settings.
+        on_full: What happens to a message that finds no slot: it waits for one (``"wait"``), ends with
+            ``PoolFullError`` (``"fail"``), or ends without a run or a result (``"drop"``).
+        timeout: Seconds that a message waits at most before it ends with ``PoolTimeoutError``; ``None``: no limit.
+
+    Raises:
+        InvalidOptionError: A value is impossible.
+    """
+
+    size: int
+    slot_exp: float | Default | None = DEFAULT
+    on_full: OnFull = "wait"
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", whole_number("pool_size", self.size))
+        if self.slot_exp is not DEFAULT:
+            object.__setattr__(self, "slot_exp", optional_seconds("pool_slot_exp", self.slot_exp))
+        object.__setattr__(self, "on_full", one_of("pool_on_full", self.on_full, ON_FULL))
+        object.__setattr__(self, "timeout", optional_seconds("pool_timeout", self.timeout))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What a task's pool labels ask for: a key, which may be a template, and its limit."""
+
+    key: KeyTemplate
+    limit: PoolLimit
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorOptions:
+    """What a task's executor labels ask for: a manager's name, and how long the function may run there."""
+
+    name: str
+    limits: Limits
+
+
+def pick(family: tuple[str, ...], labels: Labels) -> dict[str, Any]:
+    """Return the labels that are in a family, or look as if they were meant to be."""
+    first = family[0]
+    return {
+        name: value
+        for name, value in labels.items()
+        if name in family or (name.startswith(first) and _meant_for(first, name))
+    }
+
+
+def _meant_for(first: str, name: str) -> bool:
+    # "executors" can only be a slip; "cached_at" or "pooling" may well be somebody else's label.
+    return first == "executor" or len(name) == len(first) or name[len(first)] == "_"
+
+
+def refuse_unknown(family: tuple[str, ...], labels: Labels) -> None:
+    """Raise ``InvalidOptionError`` for a label that looks like one of the family but is none."""
+    for name, value in labels.items():
+        if name not in family:
+            close = difflib.get_close_matches(name, family, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise refuse(name, value, "left out: the labels are " + ", ".join(family) + meant)
+
+
+def from_wire(labels: Labels) -> dict[str, Any]:
+    """Return labels that may have lost their types on the way with the types that they must have."""
+    return {name: _from_text(name, value) if isinstance(value, str) else value for name, value in labels.items()}
+
+
+def _from_text(name: str, value: str) -> Any:
+    word = value.strip().lower()
+    if word == "none":
+        return None
+    if name in _FLAGS and word in {"true", "false"}:
+        return word == "true"
+    if name in _NUMBERS:
+        for number in (int, float):
+            try:
+                return number(word)
+            except ValueError:
+                continue
+    return value
+
+
+def cache_options(
+    labels: Labels, function: Callable[..., Any] | None, default_ttl: float | None
+) -> CacheOptions | None:
+    """Read the labels of the cache.
+
+    Args:
+        labels: What :func:`pick` returned.
+        function: The task's function, for the names in a key's template; ``None`` where it is not known.
+        default_ttl: The TTL of a task that is cached without saying for how long.
+
+    Returns:
+        The options, or ``None`` where the task is not cached.
+
+    Raises:
+        InvalidOptionError: A label is unknown or has an impossible value.
+    """
+    refuse_unknown(CACHE_LABELS, labels)
+    wanted = labels.get("cache")
+    if isinstance(wanted, str):
+        wanted = _from_text("cache", wanted)
+    cached = flag("cache", wanted) if wanted is not None else "cache_ttl" in labels
+    ttl = optional_seconds("cache_ttl", labels["cache_ttl"], zero=True) if "cache_ttl" in labels else default_ttl
+    errors = labels.get("cache_errors")
+    if errors is not None:
+        errors = flag("cache_errors", _from_text("cache_errors", errors) if isinstance(errors, str) else errors)
+    key = labels.get("cache_key")
+    template = _template("cache_key", key, function) if key is not None else None
+    if not cached and wanted is None and (errors or template is not None):
+        name = "cache_key" if template is not None else "cache_errors"
+        raise refuse(name, labels[name], "used together with cache_ttl or cache=True, which turn the cache on")
+    return CacheOptions(ttl, errors, template) if cached else None
+
+
+def pool_options(
+    labels: Labels, function: Callable[..., Any] | None, pools: Mapping[str, PoolLimit]
+) -> PoolOptions | None:
+    """Read the labels of the limit; ``pools`` are the declared ones. See :func:`cache_options` for the rest."""
+    refuse_unknown(POOL_LABELS, labels)
+    key = labels.get("pool")
+    if key is None:
+        for name in POOL_LABELS[1:]:
+            if labels.get(name) is not None:
+                raise refuse(name, labels[name], "used together with pool, the key of the limit")
+        return None
+    template = _template("pool", text("pool", key), function)
+    declared = pools.get(key)
+    size = labels.get("pool_size")
+    if size is None:
+        if declared is None:
+            known = ", ".join(map(repr, pools)) or "there are none"
+            raise refuse(
+                "pool", key, f"one of the pools that the middleware declares ({known}), or come with pool_size"
+            )
+        size = declared.size
+    base = declared or PoolLimit(size=1)
+    limit = PoolLimit(
+        size=size,
+        slot_exp=labels.get("pool_slot_exp", base.slot_exp),
+        on_full=labels.get("pool_on_full") or base.on_full,
+        timeout=labels.get("pool_timeout", base.timeout),
+    )
+    return PoolOptions(template, limit)
+
+
+def executor_options(
+    labels: Labels, function: Callable[..., Any] | None, managers: ManagerRegistry, default: str | None
+) -> ExecutorOptions | None:
+    """Read the labels of the executor; ``default`` is the manager of plain functions without the label."""
+    refuse_unknown(EXECUTOR_LABELS, labels)
+    runs_in_loop = function is not None and inspect.iscoroutinefunction(function)
+    name = labels.get("executor")
+    if runs_in_loop:
+        for label, value in labels.items():
+            if value is not None:
+                raise refuse(label, value, f"left out: an async task runs in the event loop; {_INSTEAD[label]}")
+        return None
+    if name is None and "executor" not in labels:
+        name = default
+    if name is None:
+        for label in EXECUTOR_LABELS[1:]:
+            if labels.get(label) is not None:
+                raise refuse(label, labels[label], "used together with executor, whose processes can be killed")
+        return None
+    manager = managers.declared(name)
+    limits = limits_for(manager, time_limit=labels.get("time_limit"), soft_time_limit=labels.get("soft_time_limit"))
+    return ExecutorOptions(name, limits)
+
+
+def _template(option: str, value: Any, function: Callable[..., Any] | None) -> KeyTemplate:
+    template = KeyTemplate(text(option, value), option=option)
+    if function is not None:
+        template.validate(calls_of(function).signature)
+    return template

@@ -1,0 +1,209 @@
+"""Tasks in leased executors, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from taskiq import InMemoryBroker, TaskiqDepends, TaskiqResult
+
+from slotline.errors import InvalidOptionError, WorkTimeLimitError
+from slotline.leases import ExecutorLease, LeasedExecutorManager
+from taskiq_ext import CacheMiddleware, ExecutorMiddleware, executor, executor_lease
+
+
+@pytest.fixture
+def middleware() -> ExecutorMiddleware:
+    threads = LeasedExecutorManager(max_pools=1, workers_per_pool=1, name_prefix="leased")
+    return ExecutorMiddleware(
+        {"cpu": threads, "process": {"backend": "process", "max_pools": 1, "workers_per_pool": 1}}
+    )
+
+
+@pytest.fixture
+async def broker(middleware: ExecutorMiddleware) -> AsyncIterator[InMemoryBroker]:
+    broker = InMemoryBroker().with_middlewares(middleware)
+    yield broker
+    await broker.shutdown()
+
+
+async def result_of(sent: Any) -> TaskiqResult[Any]:
+    return await sent.wait_result(check_interval=0.01, timeout=60)
+
+
+async def test_a_labelled_function_runs_in_a_lease_and_others_do_not(
+    broker: InMemoryBroker, middleware: ExecutorMiddleware
+) -> None:
+    @broker.task(executor="cpu")
+    def leased() -> str:
+        return threading.current_thread().name
+
+    @broker.task
+    def plain() -> str:
+        return threading.current_thread().name
+
+    assert (await result_of(await leased.kiq())).return_value.startswith("leased")
+    assert not (await result_of(await plain.kiq())).return_value.startswith("leased")
+    assert (await result_of(await plain.kicker().with_labels(executor="cpu").kiq())).return_value.startswith("leased")
+    assert middleware.managers.declared("cpu").leased_count == 0
+
+
+async def test_leases_bound_what_runs_at_once(broker: InMemoryBroker) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    @broker.task(executor="cpu")
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            running -= 1
+
+    for one in [await work.kiq() for _ in range(10)]:
+        assert (await result_of(one)).error is None
+    assert most == 1
+
+
+def process_id(x: int) -> tuple[int, int]:
+    return x, os.getpid()
+
+
+def sleep_long() -> None:
+    time.sleep(60)
+
+
+async def test_a_function_runs_in_another_process(broker: InMemoryBroker) -> None:
+    task = broker.register_task(process_id, executor="process")
+    x, pid = (await result_of(await task.kiq("3"))).return_value  # type: ignore[arg-type] # parsed on arrival
+    assert x == 3
+    assert pid != os.getpid()
+
+
+async def test_a_time_limit_kills_the_function(broker: InMemoryBroker) -> None:
+    task = broker.register_task(sleep_long, executor="process", time_limit=0.5)
+    result = await result_of(await task.kiq())
+    assert isinstance(result.error, WorkTimeLimitError)
+
+
+async def test_errors_arguments_and_dependencies_are_those_of_the_function(broker: InMemoryBroker) -> None:
+    @broker.task(executor="cpu")
+    def work(x: int, y: Annotated[int, TaskiqDepends(seven)]) -> int:
+        if x < 0:
+            raise ValueError(x)
+        return x + y
+
+    assert (await result_of(await work.kiq("1"))).return_value == 8  # type: ignore[call-arg,arg-type] # dependency, parsed
+    error = (await result_of(await work.kiq(-1))).error  # type: ignore[call-arg] # a dependency
+    assert isinstance(error, ValueError)
+    assert work(1, 2) == 3
+
+
+def seven() -> int:
+    return 7
+
+
+async def test_the_timeout_label_ends_a_leased_task(broker: InMemoryBroker, middleware: ExecutorMiddleware) -> None:
+    go = threading.Event()
+
+    @broker.task(executor="cpu", timeout=0.05)
+    def work() -> None:
+        go.wait(20)
+
+    assert isinstance((await result_of(await work.kiq())).error, TimeoutError)
+    go.set()
+
+
+async def test_the_default_manager_takes_plain_functions_only(middleware: ExecutorMiddleware) -> None:
+    broker = InMemoryBroker().with_middlewares(ExecutorMiddleware(middleware.managers, default="cpu"))
+
+    @broker.task
+    def plain() -> str:
+        return threading.current_thread().name
+
+    @broker.task
+    async def coroutine() -> str:
+        return threading.current_thread().name
+
+    assert (await result_of(await plain.kiq())).return_value.startswith("leased")
+    assert (await result_of(await coroutine.kiq())).return_value == threading.current_thread().name
+    await broker.shutdown()
+
+
+async def test_a_cached_task_runs_once_in_its_lease(middleware: ExecutorMiddleware) -> None:
+    broker = InMemoryBroker().with_middlewares(CacheMiddleware(), middleware)
+    ran = []
+
+    @broker.task(executor="cpu", cache_ttl=60)
+    def work() -> str:
+        ran.append(1)
+        return threading.current_thread().name
+
+    for _ in range(2):
+        assert (await result_of(await work.kiq())).return_value.startswith("leased")
+    assert len(ran) == 1
+    await broker.shutdown()
+
+
+async def test_a_dependency_hands_the_task_its_lease(broker: InMemoryBroker, middleware: ExecutorMiddleware) -> None:
+    @broker.task
+    async def fan_out(
+        lease: Annotated[ExecutorLease, TaskiqDepends(executor_lease("cpu", lease_seconds=30))],
+    ) -> list[str]:
+        assert lease.lease_seconds == 30
+        return list(await asyncio.gather(*(lease.run(lambda: threading.current_thread().name) for _ in range(3))))
+
+    @broker.task
+    async def manage(manager: Annotated[LeasedExecutorManager, TaskiqDepends(executor("cpu"))]) -> bool:
+        return manager is middleware.managers.declared("cpu")
+
+    names = (await result_of(await fan_out.kiq())).return_value  # type: ignore[call-arg] # a dependency
+    assert all(name.startswith("leased") for name in names)
+    assert (await result_of(await manage.kiq())).return_value is True  # type: ignore[call-arg] # a dependency
+    assert middleware.managers.declared("cpu").leased_count == 0
+
+
+async def test_a_dependency_on_an_unknown_manager_is_the_tasks_error(broker: InMemoryBroker) -> None:
+    @broker.task
+    async def work(lease: Annotated[ExecutorLease, TaskiqDepends(executor_lease("gpu"))]) -> None: ...
+
+    error = (await result_of(await work.kiq())).error  # type: ignore[call-arg] # a dependency
+    assert isinstance(error, InvalidOptionError)
+    assert "cpu" in str(error)
+
+
+async def test_a_manager_of_someone_else_is_left_running() -> None:
+    async with LeasedExecutorManager(max_pools=1) as manager:
+        broker = InMemoryBroker().with_middlewares(ExecutorMiddleware({"cpu": manager}))
+
+        @broker.task(executor="cpu")
+        def work() -> int:
+            return 1
+
+        assert (await result_of(await work.kiq())).return_value == 1
+        await broker.shutdown()
+        assert manager.running
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"managers": ["cpu"]}, {"managers": {"cpu": 3}},
+     {"managers": {"": {"max_pools": 1}}}, {"managers": {"cpu": {"max_pool": 1}}}, {"managers": {"cpu": {"max_pools": 1}}, "default": "gpu"}, {"managers": {}, "default": True}],
+)  # fmt: skip
+def test_a_bad_argument_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError):
+        ExecutorMiddleware(**options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"name": ""}, {"name": "cpu", "lease_seconds": -1}, {"name": "cpu", "timeout": float("nan")}]
+)
+def test_a_bad_lease_dependency_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError):
+        executor_lease(**arguments)

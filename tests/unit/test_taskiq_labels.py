@@ -1,0 +1,316 @@
+"""Labels are checked where they are written, when they are sent, and once more when they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from taskiq import Context, InMemoryBroker, TaskiqDepends, TaskiqMessage
+from taskiq.brokers.shared_broker import async_shared_broker
+
+from slotline.errors import InvalidOptionError, PoolFullError
+from slotline.leases import ManagerRegistry
+from slotline.stores import MemoryStore
+from taskiq_ext import PoolLimit, PoolLimitMiddleware
+from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, executor_options, from_wire, pick, pool_options
+
+BAD_POOL_LABELS = [
+    ({"pool": 3}, "pool", "3"),
+    ({"pool": ""}, "pool", "''"),
+    ({"pool": True}, "pool", "True"),
+    ({"pool": "a"}, "pool", "'a'"),
+    ({"pool_size": 3}, "pool_size", "3"),
+    ({"pool": "a", "pool_size": 0}, "pool_size", "0"),
+    ({"pool": "a", "pool_size": 1.5}, "pool_size", "1.5"),
+    ({"pool": "a", "pool_size": True}, "pool_size", "True"),
+    ({"pool": "a", "pool_size": "many"}, "pool_size", "'many'"),
+    ({"pool": "a", "pool_size": math.nan}, "pool_size", "nan"),
+    ({"pool": "a", "pool_size": math.inf}, "pool_size", "inf"),
+    ({"pool": "a", "pool_size": 1, "pool_slot_exp": 0}, "pool_slot_exp", "0"),
+    ({"pool": "a", "pool_size": 1, "pool_slot_exp": math.nan}, "pool_slot_exp", "nan"),
+    ({"pool": "a", "pool_size": 1, "pool_slot_exp": False}, "pool_slot_exp", "False"),
+    ({"pool": "a", "pool_size": 1, "pool_timeout": -1}, "pool_timeout", "-1"),
+    ({"pool": "a", "pool_size": 1, "pool_timeout": math.inf}, "pool_timeout", "inf"),
+    ({"pool": "a", "pool_size": 1, "pool_on_full": "explode"}, "pool_on_full", "'explode'"),
+    ({"pool": "a", "pool_size": 1, "pool_on_full": 3}, "pool_on_full", "3"),
+    ({"pool": "a", "pool_sise": 1}, "pool_sise", "1"),
+    ({"pool": "a:{y}", "pool_size": 1}, "pool", "'a:{y}'"),
+    ({"pool": "a:{x", "pool_size": 1}, "pool", "'a:{x'"),
+]
+
+BAD_CACHE_LABELS = [
+    ({"cache": "yes"}, "cache", "'yes'"),
+    ({"cache": 1}, "cache", "1"),
+    ({"cache_ttl": -1}, "cache_ttl", "-1"),
+    ({"cache_ttl": math.nan}, "cache_ttl", "nan"),
+    ({"cache_ttl": math.inf}, "cache_ttl", "inf"),
+    ({"cache_ttl": True}, "cache_ttl", "True"),
+    ({"cache_ttl": "soon"}, "cache_ttl", "'soon'"),
+    ({"cache_ttl": [5]}, "cache_ttl", "[5]"),
+    ({"cache_ttl": 5, "cache_errors": "perhaps"}, "cache_errors", "'perhaps'"),
+    ({"cache_ttl": 5, "cache_errors": 1}, "cache_errors", "1"),
+    ({"cache_errors": True}, "cache_errors", "True"),
+    ({"cache_key": "a"}, "cache_key", "'a'"),
+    ({"cache_ttl": 5, "cache_key": ""}, "cache_key", "''"),
+    ({"cache_ttl": 5, "cache_key": 5}, "cache_key", "5"),
+    ({"cache_ttl": 5, "cache_key": "user:{y}"}, "cache_key", "'user:{y}'"),
+    ({"cache_tll": 5}, "cache_tll", "5"),
+    ({"cache_hit": True}, "cache_hit", "True"),
+]
+
+
+MANAGERS = ManagerRegistry({"cpu": {"max_pools": 1}, "killable": {"max_pools": 1, "backend": "process"}})
+
+
+def function(x: int, context: Annotated[Context, TaskiqDepends()]) -> int:
+    return x
+
+
+@pytest.mark.parametrize(("labels", "option", "value"), BAD_POOL_LABELS)
+def test_a_bad_pool_label_is_refused_by_name(labels: dict[str, Any], option: str, value: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        pool_options(labels, function, {})
+    assert (caught.value.option, caught.value.value) == (option, value)
+    assert caught.value.allowed
+
+
+@pytest.mark.parametrize(("labels", "option", "value"), BAD_CACHE_LABELS)
+def test_a_bad_cache_label_is_refused_by_name(labels: dict[str, Any], option: str, value: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        cache_options(labels, function, 3600)
+    assert (caught.value.option, caught.value.value) == (option, value)
+
+
+def test_a_misspelt_label_gets_a_suggestion() -> None:
+    with pytest.raises(InvalidOptionError, match="did you mean 'cache_ttl'"):
+        cache_options({"cache_tll": 5}, function, 3600)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ttl", "errors"),
+    [
+        ({"cache": True}, 3600, None),
+        ({"cache": "true"}, 3600, None),
+        ({"cache_ttl": 5, "cache_errors": False}, 5, False),
+        ({"cache_ttl": 0.5, "cache_errors": "true"}, 0.5, True),
+        ({"cache_ttl": None, "cache_errors": True}, None, True),
+        ({"cache_ttl": 0}, 0, None),
+    ],
+)
+def test_cache_labels_that_turn_the_cache_on(labels: dict[str, Any], ttl: float | None, errors: bool | None) -> None:
+    options = cache_options(labels, function, 3600)
+    assert options is not None
+    assert (options.ttl, options.errors) == (ttl, errors)
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {"cache": False}, {"cache": False, "cache_ttl": 5}, {"cache": "False"}, {"cache": None}]
+)
+def test_cache_labels_that_leave_the_cache_off(labels: dict[str, Any]) -> None:
+    assert cache_options(labels, function, 3600) is None
+
+
+def test_a_declared_pool_is_named_by_label_and_may_be_adjusted() -> None:
+    declared = {"api": PoolLimit(size=3, on_full="fail", slot_exp=9)}
+    plain = pool_options({"pool": "api"}, function, declared)
+    adjusted = pool_options({"pool": "api", "pool_on_full": "wait", "pool_timeout": 2}, function, declared)
+    assert plain is not None
+    assert plain.limit == declared["api"]
+    assert adjusted is not None
+    assert adjusted.limit == PoolLimit(size=3, on_full="wait", slot_exp=9, timeout=2.0)
+
+
+@pytest.mark.parametrize("name", ["executor_pool", "executors", "executor_name"])
+def test_a_label_that_looks_like_an_executor_is_refused(name: str) -> None:
+    with pytest.raises(InvalidOptionError, match=name):
+        executor_options(pick(("executor",), {name: "cpu"}), function, MANAGERS, None)
+
+
+@pytest.mark.parametrize("value", ["gpu", "", 3, True, math.nan])
+def test_an_unknown_executor_is_refused_with_the_known_ones(value: object) -> None:
+    with pytest.raises(InvalidOptionError, match="'cpu'"):
+        executor_options({"executor": value}, function, MANAGERS, None)
+
+
+def test_an_executor_on_an_async_task_is_refused() -> None:
+    async def work() -> None: ...
+
+    with pytest.raises(InvalidOptionError, match="executor_lease"):
+        executor_options({"executor": "cpu"}, work, MANAGERS, None)
+    with pytest.raises(InvalidOptionError, match="use timeout"):
+        executor_options({"time_limit": 3}, work, MANAGERS, "cpu")
+    assert executor_options({}, work, MANAGERS, "cpu") is None
+
+
+def test_the_default_executor_is_for_plain_functions_that_name_none() -> None:
+    options = executor_options({}, function, MANAGERS, "cpu")
+    assert options is not None
+    assert options.name == "cpu"
+    assert executor_options({"executor": None}, function, MANAGERS, "cpu") is None
+    assert executor_options({}, function, MANAGERS, None) is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"time_limit": 3},
+        {"executor": "cpu", "time_limit": 3},
+        {"executor": "killable", "time_limit": math.nan},
+        {"executor": "killable", "time_limit": True},
+        {"executor": "killable", "time_limit": 0},
+        {"executor": "killable", "soft_time_limit": 3},
+    ],
+)
+def test_a_time_limit_that_cannot_be_kept_is_refused(labels: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError, match="time_limit"):
+        executor_options(labels, function, MANAGERS, None)
+
+
+def test_other_peoples_labels_are_left_alone() -> None:
+    labels = {"pooling": 1, "cached_at": 2, "retry_on_error": True, "queue_name": "a"}
+    assert pick(POOL_LABELS, labels) == {}
+    assert pick(CACHE_LABELS, labels) == {}
+
+
+def test_labels_that_lost_their_types_on_the_way_get_them_back() -> None:
+    labels = {
+        "cache_ttl": "60",
+        "cache_errors": "TRUE",
+        "pool_timeout": "1.5",
+        "pool_slot_exp": "None",
+        "pool_size": "two",
+    }
+    assert from_wire(labels) == {
+        "cache_ttl": 60,
+        "cache_errors": True,
+        "pool_timeout": 1.5,
+        "pool_slot_exp": None,
+        "pool_size": "two",
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pools": {"a": 0}},
+        {"pools": {"a": {"size": 1, "colour": "red"}}},
+        {"pools": {"a": {}}},
+        {"pools": {"": 1}},
+        {"pools": {"a": "3"}},
+        {"pools": ["a"]},
+        {"store": "redis://127.0.0.1"},
+        {"on_store_error": "shrug"},
+    ],
+)
+def test_a_bad_argument_of_the_middleware_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError):
+        PoolLimitMiddleware(**options)
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[InMemoryBroker]:
+    broker = InMemoryBroker().with_middlewares(PoolLimitMiddleware(MemoryStore()))
+    yield broker
+    await broker.shutdown()
+
+
+async def test_a_task_with_bad_labels_is_not_registered(broker: InMemoryBroker) -> None:
+    with pytest.raises(InvalidOptionError, match="pool_size"):
+
+        @broker.task(task_name="bad", pool="a", pool_size=-1)
+        async def bad() -> None: ...
+
+    with pytest.raises(InvalidOptionError, match="pool_size"):
+        broker.register_task(function, task_name="bad", pool="a", pool_size=-1)
+    assert broker.find_task("bad") is None
+
+
+async def test_a_task_registered_before_the_middleware_is_checked_when_it_comes() -> None:
+    broker = InMemoryBroker()
+
+    @broker.task(pool_size=3)
+    async def early() -> None: ...
+
+    with pytest.raises(InvalidOptionError, match="pool_size"):
+        broker.add_middlewares(PoolLimitMiddleware(MemoryStore()))
+    await broker.shutdown()
+
+
+async def test_a_bad_shared_task_is_refused_at_startup(broker: InMemoryBroker) -> None:
+    @async_shared_broker.task(pool="a", pool_size=-1)
+    async def shared() -> None: ...
+
+    try:
+        with pytest.raises(InvalidOptionError, match="pool_size"):
+            broker.middlewares[0].startup()
+    finally:
+        async_shared_broker.global_task_registry.pop(shared.task_name)
+
+
+async def test_bad_labels_of_a_call_are_refused_when_it_is_sent(broker: InMemoryBroker) -> None:
+    @broker.task(pool="a", pool_size=1)
+    async def work(x: int) -> int:
+        return x
+
+    for labels in ({"pool_size": True}, {"pool_timeout": "nan"}, {"pool_sizes": 2}, {"pool": "a:{y}"}):
+        with pytest.raises(InvalidOptionError, match=next(iter(labels))):
+            await work.kicker().with_labels(**labels).kiq(1)
+    sent = await work.kicker().with_labels(pool_size=2, pool_timeout=None).kiq(1)  # type: ignore[arg-type] # taskiq's own hint forbids None
+    assert (await sent.wait_result(check_interval=0.01)).return_value == 1
+
+
+async def test_a_message_that_arrives_with_bad_labels_ends_with_the_error_as_its_result(broker: InMemoryBroker) -> None:
+    ran = []
+
+    @broker.task
+    async def work(x: int) -> int:
+        ran.append(x)
+        return x
+
+    message = TaskiqMessage(
+        task_id="1", task_name=work.task_name, labels={"pool": "a", "pool_size": "-3"}, args=[1], kwargs={}
+    )
+    await broker.kick(broker.formatter.dumps(message))
+    await broker.wait_all()
+    result = await broker.result_backend.get_result("1")
+    assert isinstance(result.error, InvalidOptionError)
+    assert "pool_size" in str(result.error)
+    assert ran == []
+
+
+async def test_labels_without_types_count(broker: InMemoryBroker) -> None:
+    @broker.task
+    async def work(x: int) -> int:
+        await asyncio.sleep(0.1)
+        return x
+
+    for task_id, size in (("1", "1"), ("2", 1)):
+        labels = {"pool": "a", "pool_size": size, "pool_on_full": "fail"}
+        message = TaskiqMessage(task_id=task_id, task_name=work.task_name, labels=labels, args=[1], kwargs={})
+        await broker.kick(broker.formatter.dumps(message))
+    await broker.wait_all()
+    assert (await broker.result_backend.get_result("1")).error is None
+    assert isinstance((await broker.result_backend.get_result("2")).error, PoolFullError)
+
+
+async def test_the_workers_own_labels_hold_for_messages_without_them(broker: InMemoryBroker) -> None:
+    @broker.task(pool="a", pool_size=1, pool_on_full="fail")
+    async def work(x: int) -> int:
+        await asyncio.sleep(0.1)
+        return x
+
+    for task_id in ("1", "2"):
+        message = TaskiqMessage(task_id=task_id, task_name=work.task_name, labels={}, args=[1], kwargs={})
+        await broker.kick(broker.formatter.dumps(message))
+    await broker.wait_all()
+    assert isinstance((await broker.result_backend.get_result("2")).error, PoolFullError)
+
+
+async def test_one_middleware_serves_one_broker(broker: InMemoryBroker) -> None:
+    other = InMemoryBroker()
+    with pytest.raises(InvalidOptionError, match="broker"):
+        other.add_middlewares(broker.middlewares[0])
+    await other.shutdown()
