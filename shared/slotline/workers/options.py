@@ -113,7 +113,9 @@ class PoolOptions:
 
 
 def _check_semaphore(value: Any) -> Any:
-    if value is not None and not (callable(getattr(value, "acquire", None)) and callable(getattr(value, "release", None))):
+    if value is not None and not (
+        callable(getattr(value, "acquire", None)) and callable(getattr(value, "release", None))
+    ):
         raise refuse("semaphore", value, "an object with acquire() and release(), or None")
     return value
 

@@ -26,7 +26,7 @@ def _libc() -> Any:
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when the thread that forked it ends; end now if that has happened.
 
-    The signal follows the forking *thread*, so this is right only for a child of a process that forks in its main thread.
+    The signal follows the forking *thread*, so this is right only where the parent forks in its main thread.
     """
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -55,7 +55,11 @@ def children() -> list[int]:
     try:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == os.getpid()]
+        return [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and _parent(entry) == os.getpid()
+        ]
 
 
 def _parent(entry: Path) -> int | None:
