@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from slotline.caches._engine import CacheAdapter, Overrides, SyncCacheAdapter
 from slotline.caches._options import DEFAULT_TTL, EntryOptions
 from slotline.caches.base import BaseCacheAdapter, Creator, Hit
+from slotline.caches.decorator import BoundCachedFunction, CachedFunction, cached, default_cache
 from slotline.caches.memory import InMemoryCacheAdapter
 from slotline.caches.serializer import Serializer
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_TTL",
     "BaseCacheAdapter",
+    "BoundCachedFunction",
     "CacheAdapter",
+    "CachedFunction",
     "Creator",
     "EntryOptions",
     "Hit",
@@ -25,6 +28,8 @@ __all__ = [
     "RedisCacheAdapter",
     "Serializer",
     "SyncCacheAdapter",
+    "cached",
+    "default_cache",
 ]
 
 

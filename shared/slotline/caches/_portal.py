@@ -16,51 +16,21 @@ if TYPE_CHECKING:
     from slotline.caches.base import BaseCacheAdapter, Creator, Hit
 
 
-class _LoopThread:
-    """An event loop in a daemon thread, started at first use and made anew after a fork."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine there and return its result."""
-        loop = self._running()
-        if loop is asyncio._get_running_loop():  # noqa: SLF001 - the public form raises where there is none
-            coroutine.close()
-            raise RuntimeError(
-                "A creator called .sync of its own cache in the cache's event loop; await the cache itself."
-            )
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        if self._pid != os.getpid():
-            self._lock, self._loop, self._pid = threading.Lock(), None, os.getpid()
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="slotline-cache-loop", daemon=True).start()
-            return self._loop
-
-
-_thread = _LoopThread()
-
-
 class PortalCache:
     """The blocking face of a :class:`BaseCacheAdapter` that brings none of its own.
 
-    Every call runs in one background event loop of the process, so that clients bound to a loop keep working. A
-    creator runs in a worker thread, never in that loop.
+    Every call runs in one event loop, in a thread that starts with the first call and ends with :meth:`close`, so
+    that clients bound to a loop keep working. A creator runs in a worker thread, never in that loop.
+
+    Args:
+        cache: The cache whose coroutines are run.
     """
 
     def __init__(self, cache: BaseCacheAdapter) -> None:
         self._cache = cache
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def get_or_create(self, key: str, creator: Creator, ttl_seconds: float | None = DEFAULT_TTL) -> Any:
         """See :meth:`BaseCacheAdapter.get_or_create`."""
@@ -68,36 +38,76 @@ class PortalCache:
         async def in_a_thread() -> Any:
             return await asyncio.to_thread(called, key, creator)
 
-        return _thread.run(self._cache.get_or_create(key, in_a_thread, ttl_seconds))
+        return self._run(self._cache.get_or_create(key, in_a_thread, ttl_seconds))
 
     def get(self, key: str) -> Any | None:
         """See :meth:`BaseCacheAdapter.get`."""
-        return _thread.run(self._cache.get(key))
+        return self._run(self._cache.get(key))
 
     def lookup(self, key: str) -> Hit | None:
         """See :meth:`BaseCacheAdapter.lookup`."""
-        hit: Hit | None = _thread.run(self._cache.lookup(key))
+        hit: Hit | None = self._run(self._cache.lookup(key))
         return hit
 
     def set(self, key: str, value: Any, ttl_seconds: float | None = DEFAULT_TTL) -> None:
         """See :meth:`BaseCacheAdapter.set`."""
-        _thread.run(self._cache.set(key, value, ttl_seconds))
+        self._run(self._cache.set(key, value, ttl_seconds))
 
     def invalidate(self, key: str) -> bool:
         """See :meth:`BaseCacheAdapter.invalidate`."""
-        return bool(_thread.run(self._cache.invalidate(key)))
+        return bool(self._run(self._cache.invalidate(key)))
 
     def clear(self) -> None:
         """See :meth:`BaseCacheAdapter.clear`."""
-        _thread.run(self._cache.clear())
+        self._run(self._cache.clear())
 
     def get_stats(self) -> dict[str, Any]:
         """See :meth:`BaseCacheAdapter.get_stats`."""
         return self._cache.get_stats()
 
     def close(self) -> None:
-        """See :meth:`BaseCacheAdapter.close`."""
-        _thread.run(self._cache.close())
+        """Close the cache in its loop, and end the loop."""
+        self._run(self._cache.close())
+        self.end_loop()
+
+    def end_loop(self) -> None:
+        """End the loop and its thread; the next call starts new ones."""
+        with self._mine():
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with self._mine():
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_serve, args=(self._loop,), name="slotline-cache-loop", daemon=True).start()
+            loop = self._loop
+        if loop is asyncio._get_running_loop():  # noqa: SLF001 - the public form raises where there is none
+            coroutine.close()
+            raise RuntimeError("A cache called its own .sync in its event loop; await its methods there.")
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _mine(self) -> threading.Lock:
+        if self._pid != os.getpid():  # the thread of the parent does not exist here
+            self._lock, self._loop, self._pid = threading.Lock(), None, os.getpid()
+        return self._lock
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 def called(key: str, creator: Creator) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 Creator: TypeAlias = Callable[[], Any]
@@ -80,7 +81,7 @@ class BaseCacheAdapter(ABC):
         value = await self.get(key)
         return None if value is None else Hit(value)
 
-    @property
+    @cached_property
     def sync(self) -> Any:
         """The same methods, blocking."""
         from slotline.caches._portal import PortalCache  # noqa: PLC0415 - it imports this module
@@ -89,4 +90,6 @@ class BaseCacheAdapter(ABC):
 
     async def close(self) -> None:
         """Close what this cache opened; it opens it again when it is used again."""
-        return
+        portal = self.__dict__.get("sync")
+        if portal is not None:
+            portal.end_loop()

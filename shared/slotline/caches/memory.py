@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import OrderedDict
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ class InMemoryCacheAdapter(CacheAdapter):
         self._stored = 0
         self._tagged: dict[str, set[str]] = {}
 
-    @property
+    @cached_property
     def sync(self) -> SyncInMemoryCacheAdapter:
         """The same methods, blocking, on the same entries and the same single flight."""
         return SyncInMemoryCacheAdapter(self)

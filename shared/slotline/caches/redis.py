@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections import OrderedDict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from slotline._checks import one_of, refuse, seconds, text
@@ -89,7 +90,7 @@ class RedisCacheAdapter(CacheAdapter):
         self._resting: dict[str, float] = {}
         self._remembered: OrderedDict[str, float] = OrderedDict()
 
-    @property
+    @cached_property
     def sync(self) -> SyncRedisCacheAdapter:
         """The same methods, blocking, on the same entries and the same single flight."""
         return SyncRedisCacheAdapter(self)
