@@ -11,7 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypedDict, Unpack
 
 import psutil
 
@@ -19,10 +19,19 @@ from tests.harness import guardian
 from tests.harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-_MARK = "SLOTLINE_TEST_WORKER"
+_MARK = "TEST_WORKER_OF_SLOTLINE"  # SLOTLINE_* are settings, and an unknown one is refused
 
 started: list[Worker] = []
 """Every worker that the running test started, for the report of a failure."""
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The options that every kind of worker takes; see :class:`Worker`."""
+
+    args: Sequence[str]
+    env: Mapping[str, str] | None
+    ready_timeout: float
+    python: Path | None
 
 
 class Worker(ABC):
@@ -35,6 +44,7 @@ class Worker(ABC):
         args: Further arguments of the command.
         env: Further environment variables.
         ready_timeout: Seconds until a worker that does not get ready is a failure.
+        python: An interpreter that has everything installed; by default this one, which finds this source tree.
     """
 
     kind: str
@@ -47,7 +57,9 @@ class Worker(ABC):
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         ready_timeout: float = 60,
+        python: Path | None = None,
     ) -> None:
+        self.python = python
         self.app, self.directory, self.args = app, directory, tuple(args)
         self.env = dict(env or {})
         self.ready_timeout = ready_timeout
@@ -74,14 +86,7 @@ class Worker(ABC):
         """Start the worker and wait until it takes messages."""
         assert self._process is None, "the worker was started before; make a new one"
         started.append(self)
-        path = os.pathsep.join([str(self.directory), str(ROOT / "shared"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        env = {
-            **os.environ,
-            "PYTHONPATH": path.rstrip(os.pathsep),
-            "PYTHONUNBUFFERED": "1",
-            **self.env,
-            _MARK: self.name,
-        }
+        env = {**os.environ, "PYTHONPATH": self._path(), "PYTHONUNBUFFERED": "1", **self.env, _MARK: self.name}
         env.pop("PYTHONWARNINGS", None)  # the frameworks warn
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -190,6 +195,13 @@ class Worker(ABC):
         self._end_all()
         guardian.release(self.pid)
 
+    def _path(self) -> str:
+        if self.python is not None:
+            return str(self.directory)
+        inherited = os.environ.get("PYTHONPATH")
+        places = [str(self.directory), str(ROOT / "shared"), str(ROOT), *([inherited] if inherited else [])]
+        return os.pathsep.join(places)
+
     def _end_all(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + 20
@@ -221,9 +233,7 @@ class TaskiqWorker(Worker):
         app: ``"module:broker"``; the module is one of the task modules, too.
         directory: See :class:`Worker`.
         workers: How many worker processes.
-        args: Further arguments, e.g. ``("--max-async-tasks", "10")``.
-        env: See :class:`Worker`.
-        ready_timeout: See :class:`Worker`.
+        **options: See :class:`Worker`.
     """
 
     kind = "taskiq"
@@ -234,15 +244,14 @@ class TaskiqWorker(Worker):
         directory: Path,
         *,
         workers: int = 1,
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        ready_timeout: float = 60,
+        **options: Unpack[WorkerOptions],
     ) -> None:
-        super().__init__(app, directory, args=args, env=env, ready_timeout=ready_timeout)
+        super().__init__(app, directory, **options)
         self.workers = workers
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "taskiq", "worker", self.app, "--workers", str(self.workers), *self.args]
+        python = str(self.python or sys.executable)
+        return [python, "-m", "taskiq", "worker", self.app, "--workers", str(self.workers), *self.args]
 
     def ready(self) -> bool:
         return self.log.count("Listening started.") >= self.workers
@@ -257,10 +266,8 @@ class CeleryWorker(Worker):
         pool: The kind of pool.
         concurrency: How many processes, threads or greenlets.
         queues: The queues to serve; by default the application's.
-        args: Further arguments, e.g. ``("--max-tasks-per-child", "5")``.
-        env: See :class:`Worker`.
-        ready_timeout: See :class:`Worker`.
         loglevel: The worker's log level; ``INFO`` or finer, since readiness is read from the log.
+        **options: See :class:`Worker`.
     """
 
     kind = "celery"
@@ -273,12 +280,10 @@ class CeleryWorker(Worker):
         pool: Literal["prefork", "threads", "solo", "gevent"] = "prefork",
         concurrency: int = 2,
         queues: Sequence[str] = (),
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        ready_timeout: float = 60,
         loglevel: Literal["INFO", "DEBUG"] = "INFO",
+        **options: Unpack[WorkerOptions],
     ) -> None:
-        super().__init__(app, directory, args=args, env=env, ready_timeout=ready_timeout)
+        super().__init__(app, directory, **options)
         self.pool, self.concurrency, self.queues, self.loglevel = pool, concurrency, tuple(queues), loglevel
 
     @property
@@ -287,9 +292,10 @@ class CeleryWorker(Worker):
         return f"{self.name}@localhost"
 
     def command(self) -> list[str]:
+        python = str(self.python or sys.executable)
         queues = ["-Q", ",".join(self.queues)] if self.queues else []
         return [
-            sys.executable, "-m", "celery", "-A", self.app, "worker", "-P", self.pool, "-c", str(self.concurrency),
+            python, "-m", "celery", "-A", self.app, "worker", "-P", self.pool, "-c", str(self.concurrency),
             "-n", self.nodename, "-l", self.loglevel, *queues, *self.args,
         ]  # fmt: skip
 
