@@ -193,9 +193,15 @@ async def test_a_manager_of_someone_else_is_left_running() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"managers": ["cpu"]}, {"managers": {"cpu": 3}},
-     {"managers": {"": {"max_pools": 1}}}, {"managers": {"cpu": {"max_pool": 1}}}, {"managers": {"cpu": {"max_pools": 1}}, "default": "gpu"}, {"managers": {}, "default": True}],
-)  # fmt: skip
+    [
+        {"managers": ["cpu"]},
+        {"managers": {"cpu": 3}},
+        {"managers": {"": {"max_pools": 1}}},
+        {"managers": {"cpu": {"max_pool": 1}}},
+        {"managers": {"cpu": {"max_pools": 1}}, "default": "gpu"},
+        {"managers": {}, "default": True},
+    ],
+)
 def test_a_bad_argument_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError):
         ExecutorMiddleware(**options)
