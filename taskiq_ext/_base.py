@@ -80,8 +80,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         Raises:
             InvalidOptionError: A label is unknown or has an impossible value; nothing is sent.
         """
-        labels = pick(self.family, message.labels)
-        if labels:
+        if message.labels and (labels := pick(self.family, message.labels)):
             task = self.broker.find_task(message.task_name)
             if task is None or any(
                 task.labels.get(name) is not value and str(task.labels.get(name)) != value
@@ -96,15 +95,17 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
         """Decide what runs for a message that carries labels of this middleware, or whose task does."""
         task = self.broker.find_task(message.task_name)
-        if task is None or not self.enabled:
-            return message
         known = self._known.get(message.task_name)
         if known is None or known[0] is not task:
+            if task is None:
+                return message
             known = self._remember(task)
-        labels = pick(self.family, message.labels)
-        if known[2] is None and not labels:
+        if known[2] is None and not message.labels:
             return message
-        return self._decide(task, known, labels, message)
+        labels = pick(self.family, message.labels)
+        if (known[2] is None and not labels) or not self.enabled:
+            return message
+        return self._decide(known[0], known, labels, message)
 
     async def _decide(
         self,

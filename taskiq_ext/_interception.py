@@ -148,9 +148,8 @@ class Plan:
         return self.message_id == message.task_id and middleware in self._seen
 
 
-def current_plan() -> Plan | None:
-    """Return the plan of the message that this asyncio task, or a thread that runs for it, works on."""
-    return _plan.get()
+current_plan = _plan.get
+"""Return the plan of the message that this asyncio task, or a thread that runs for it, works on."""
 
 
 def plan_for(middleware: TaskiqMiddleware, task: AnyTask, message: TaskiqMessage) -> Plan:

@@ -12,7 +12,7 @@ from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
 from taskiq_ext._flight import Flight, Served
-from taskiq_ext._interception import plan_of
+from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import CACHE_LABELS, CacheOptions, cache_options
 from taskiq_ext._outage import Outage
 
@@ -104,8 +104,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Keep the result of a run, and mark the result of a hit."""
-        plan = plan_of(self, message)
-        if plan is None:
+        if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
         if plan.hit:
             result.labels[HIT_LABEL] = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slotline._checks import refuse
 from slotline.leases import ExecutorBackend, LeasedExecutorManager, ManagerRegistry, run_in_lease
 from taskiq_ext._base import LabelledMiddleware
-from taskiq_ext._interception import plan_of
+from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import EXECUTOR_LABELS, ExecutorOptions, executor_options
 from taskiq_ext._shipping import Shipped
 
@@ -71,8 +71,7 @@ class ExecutorMiddleware(LabelledMiddleware[ExecutorOptions]):
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """End the message's plan."""
         del result
-        plan = plan_of(self, message)
-        if plan is not None:
+        if current_plan() is not None and (plan := plan_of(self, message)) is not None:
             plan.close(self)
 
     async def shutdown(self) -> None:

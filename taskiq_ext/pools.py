@@ -17,7 +17,7 @@ from slotline.pools import Pool, Slot
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
-from taskiq_ext._interception import plan_of
+from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import POOL_LABELS, PoolLimit, PoolOptions, pool_options
 from taskiq_ext._outage import Outage
 
@@ -106,8 +106,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Give the slot back."""
         del result
-        plan = plan_of(self, message)
-        if plan is None:
+        if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
         plan.close(self)
         held = self._held.pop(plan, None)
