@@ -9,7 +9,7 @@ from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key
 
 NO_CAP = -1
-_PARTS = ("slots", "line", "state")
+_PARTS = ("slots", "line", "state", "claims")
 
 
 def pool_keys(store: Store, key: str) -> tuple[bytes, ...]:

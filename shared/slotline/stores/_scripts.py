@@ -20,12 +20,12 @@ class Script(NamedTuple):
 @cache
 def load(name: str) -> Script:
     """Return the script called ``name``, its includes filled in."""
-    lines: list[str] = []
-    for line in _read(name).splitlines():
-        lines.extend(_read(line.removeprefix(_INCLUDE).strip()).splitlines() if line.startswith(_INCLUDE) else [line])
-    text = "\n".join(lines) + "\n"
+    text = _with_includes(name)
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
 
 
-def _read(name: str) -> str:
-    return (files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+def _with_includes(name: str) -> str:
+    lines: list[str] = []
+    for line in (files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8").splitlines():
+        lines.append(_with_includes(line.removeprefix(_INCLUDE).strip()) if line.startswith(_INCLUDE) else line)
+    return "\n".join(lines) + "\n"

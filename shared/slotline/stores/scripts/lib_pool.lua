@@ -1,18 +1,26 @@
 -- Shared by the pool scripts, which include it.
 --
 -- The keys of a pool, all under one hash tag, in the order in which every script takes them:
---   slots  zset  token -> when it no longer counts (ms)
---   line   zset  waiting token -> its place
---   state  hash  max, declared, fence, place, and for every token
---                "h:<token>": a holder,  "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
---                "w:<token>": a waiter,  "alive_until_ms|lease_ms|cap_ms|channel|owner"
+--   slots   zset  token -> when it no longer counts (ms)
+--   line    zset  all scores 0: "<lane>|<place>|<token>"; lane "-" is for callers, any other for parked messages
+--   state   hash  max, declared, fence, place; name and wake (what to publish, and where, when a lane is called);
+--                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
+--                 "w:<token>"  a waiting caller    "place|alive_until_ms|lease_ms|cap_ms|channel|owner"
+--                 "p:<digest>" a parked message    "place|lane|cap_ms|owner"
+--                 "m:<digest>" the message itself; "o:<digest>" who has taken it
+--                 "x:<token>"  the digest of the message that the holder `token` has taken
+--                 "c:<lane>"   since when a lane has been called without an answer (ms)
+--   claims  zset  digest of a taken message -> until when its taker has said that it lives (ms)
 -- Every key has a TTL: as long as it may be needed, and a minute.
 
 local SLACK_MS = 60000
 local STATE_MS = 7 * 24 * 3600 * 1000
+local ROOM_MS = 60 * 24 * 3600 * 1000
 local PASSED_OVER = 64
+local CALL_MS = 1000
+local CALLERS = '-'
 
-local slots, line, state = KEYS[1], KEYS[2], KEYS[3]
+local slots, line, state, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local clock, now_ms
 
 local function tell_time()
@@ -22,7 +30,7 @@ end
 
 local function text(number) return string.format('%.0f', number) end
 
--- Most calls find half the slack still there and write nothing.
+-- Most calls find half the slack still there and write nothing; a TTL is never shortened.
 local function keep_key(key, ms)
   if redis.call('PTTL', key) < ms + SLACK_MS / 2 then redis.call('PEXPIRE', key, text(ms + SLACK_MS)) end
 end
@@ -37,6 +45,22 @@ end
 -- Grows whatever happens to the data: beyond the last one, and never behind the server's clock (microseconds).
 local function fence_after(last) return text(math.max(tonumber(last or 0) + 1, clock[1] * 1000000 + clock[2])) end
 
+-- Notes what the newest declaration says of the limit; returns the limit in force, the size declared before ('': none)
+-- and the last fence.
+local function limit_of(size, declare)
+  local known = redis.call('HMGET', state, 'max', 'declared', 'fence')
+  local max = known[1]
+  if not max or (declare == '1' and known[2] ~= size) then
+    -- One that repeats the last declaration leaves a live resize alone.
+    max = size
+    redis.call('HSET', state, 'max', size, 'declared', size)
+    keep_key(state, STATE_MS)
+  elseif clock[2] % 16 == 0 then
+    keep_key(state, STATE_MS - 2 * SLACK_MS)
+  end
+  return tonumber(max), known[2] or '', known[3]
+end
+
 -- Gives `token` a slot, unless it has one; returns whether it had none.
 local function take(token, owner, fence, life, cap_ms)
   if redis.call('ZADD', slots, 'NX', text(now_ms + life), token) == 0 then return false end
@@ -49,47 +73,102 @@ end
 
 local function drop_expired()
   local gone = redis.call('ZRANGEBYSCORE', slots, '-inf', now_ms, 'LIMIT', 0, 1000)
-  if #gone > 0 then
-    redis.call('ZREM', slots, unpack(gone))
-    for at, token in ipairs(gone) do gone[at] = 'h:' .. token end
-    redis.call('HDEL', state, unpack(gone))
+  for _, token in ipairs(gone) do
+    redis.call('ZREM', slots, token)
+    redis.call('HDEL', state, 'h:' .. token, 'x:' .. token)
   end
 end
 
+-- Where a token, or a digest, stands in line.
+local function member(lane, place, token) return string.format('%s|%016.0f|%s', lane, place, token) end
+
+local function next_place() return redis.call('HINCRBY', state, 'place', 1) end
+
 local function leave_line(token)
+  local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^(%d+)|')
+  if not place then return end
   redis.call('HDEL', state, 'w:' .. token)
-  redis.call('ZREM', line, token)
+  redis.call('ZREM', line, member(CALLERS, place, token))
 end
 
--- Hands free slots to the longest waiters, up to `me`, whose call this is. A waiter whose process does not listen just
--- now keeps its place and is passed over; one that has not looked for longer than its patience is out.
--- Returns how many slots are still free.
-local function serve(me)
+-- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
+local function call_lane(lane)
+  local known = redis.call('HMGET', state, 'name', 'wake', 'c:' .. lane)
+  if redis.call('PUBLISH', known[2] .. lane, known[1]) == 0 then return false end
+  if not known[3] then redis.call('HSET', state, 'c:' .. lane, text(now_ms)) end
+  return not known[3] or now_ms - tonumber(known[3]) < CALL_MS
+end
+
+-- The lanes that have somebody in them, each with its head and a way to the next behind it.
+local function open_lanes()
+  local lanes, from = {}, '-'
+  while true do
+    local head = redis.call('ZRANGEBYLEX', line, from, '+', 'LIMIT', 0, 1)[1]
+    if not head then return lanes end
+    local lane = string.match(head, '^([^|]*)|')
+    lanes[#lanes + 1] = {name = lane, head = head}
+    from = '(' .. lane .. '|\255'
+  end
+end
+
+local function advance(lane)
+  lane.head = redis.call('ZRANGEBYLEX', line, '(' .. lane.head, '(' .. lane.name .. '|\255', 'LIMIT', 0, 1)[1]
+end
+
+local function oldest(lanes)
+  local found, place
+  for _, lane in ipairs(lanes) do
+    local its = lane.head and string.match(lane.head, '|(%d+)|')
+    if its and (not place or its < place) then found, place = lane, its end
+  end
+  return found
+end
+
+-- Gives a slot to a waiting caller. "granted"; "deaf": its process does not listen just now, and it keeps its place;
+-- "gone": it has not looked for longer than its patience.
+local function grant_caller(token, fence)
+  local record = redis.call('HGET', state, 'w:' .. token) or ''
+  local alive, lease, cap, channel, owner = string.match(record, '^%d+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
+  if not alive or tonumber(alive) <= now_ms then return 'gone' end
+  local cap_ms = tonumber(cap)
+  local life = life_of(tonumber(lease), cap_ms)
+  if redis.call('PUBLISH', channel, token .. ' ' .. fence .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
+    return 'deaf'
+  end
+  take(token, owner, fence, life, cap_ms)
+  return 'granted'
+end
+
+-- Hands free slots out in the order of arrival: to callers at once; for parked messages a worker is called, and the slot
+-- kept for it, unless nobody answers. Stops at the caller `me`, and at a message in one of the lanes `mine`.
+-- Returns how many slots are still free, and the member at which it stopped, if any.
+local function serve(me, mine)
   drop_expired()
   local known = redis.call('HMGET', state, 'max', 'fence')
   local free, fence = tonumber(known[1] or 0) - redis.call('ZCARD', slots), known[2]
-  local from = 0
-  while free > 0 and from < PASSED_OVER do
-    local heads = redis.call('ZRANGE', line, from, from + 15)
-    if #heads == 0 then break end
-    for _, token in ipairs(heads) do
-      if free <= 0 or token == me then return free end
-      local record = redis.call('HGET', state, 'w:' .. token) or ''
-      local alive, lease, cap, channel, owner = string.match(record, '^(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
-      if not alive or tonumber(alive) <= now_ms then
-        leave_line(token)
+  if free <= 0 then return 0 end
+  local lanes, passed = open_lanes(), 0
+  while free > 0 and passed < PASSED_OVER do
+    local lane = oldest(lanes)
+    if not lane then break end
+    local head = lane.head
+    local token = string.match(head, '^[^|]*|%d+|(.*)$')
+    if token == me or (mine and mine[lane.name]) then return free, head end
+    advance(lane)
+    if lane.name == CALLERS then
+      local given = fence_after(fence)
+      local outcome = grant_caller(token, given)
+      if outcome == 'deaf' then
+        passed = passed + 1
       else
-        local cap_ms = tonumber(cap)
-        local life = life_of(tonumber(lease), cap_ms)
-        local given = fence_after(fence)
-        if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) > 0 then
-          leave_line(token)
-          take(token, owner, given, life, cap_ms)
-          free, fence = free - 1, given
-        else
-          from = from + 1
-        end
+        redis.call('ZREM', line, head)
+        redis.call('HDEL', state, 'w:' .. token)
+        if outcome == 'granted' then free, fence = free - 1, given end
       end
+    elseif call_lane(lane.name) then
+      free = free - 1
+    else
+      lane.head = nil
     end
   end
   return free

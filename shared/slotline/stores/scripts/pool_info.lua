@@ -1,6 +1,6 @@
 -- Reads a pool's state; changes nothing.
 --
--- KEYS  slots, line, state
+-- KEYS  slots, line, state, claims
 -- ARGV  1 most holders to list (0: only counts)   2 declared size of the caller
 -- Returns  {max, used, waiting, now_ms, {token, expires_ms, record, ...}}
 -- include: lib_pool

@@ -1,14 +1,14 @@
--- Gives a slot back, or a place in line, and hands what is free to the longest waiters.
+-- Gives a slot back, or a caller's place in line, and hands what is free to the longest waiters.
 -- Safe to repeat: a token that has neither changes nothing.
 --
--- KEYS  slots, line, state
+-- KEYS  slots, line, state, claims
 -- ARGV  1 token
 -- Returns  1 if the token had a slot, else 0
 -- include: lib_pool
 
 local token = ARGV[1]
 local had = redis.call('ZREM', slots, token)
-redis.call('HDEL', state, 'h:' .. token)
+redis.call('HDEL', state, 'h:' .. token, 'x:' .. token)
 if redis.call('ZCARD', line) > 0 then
   tell_time()
   leave_line(token)

@@ -1,6 +1,6 @@
 -- Lets a slot count for another lease, but not beyond the end that slot_exp set.
 --
--- KEYS  slots, line, state
+-- KEYS  slots, line, state, claims
 -- ARGV  1 token   2 lease_ms
 -- Returns  milliseconds that the slot counts from now; 0 if it no longer does
 -- include: lib_pool

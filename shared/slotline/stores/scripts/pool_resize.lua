@@ -1,6 +1,6 @@
 -- Changes a pool's limit. A smaller one takes nothing from its holders; a larger one serves waiters at once.
 --
--- KEYS  slots, line, state
+-- KEYS  slots, line, state, claims
 -- ARGV  1 max_size   2 declared size of the caller
 -- Returns  the limit before (the caller's declared one where the pool was unknown)
 -- include: lib_pool

@@ -1,0 +1,24 @@
+-- Takes a slot for a message, or parks the message in its lane.
+-- Safe to repeat: a token that has a slot keeps it, and a message that is parked or taken is not parked again.
+--
+-- KEYS  slots, line, state, claims
+-- ARGV  1 token of this run   2 owner   3 max_size of this declaration   4 declare (1: its first call)
+--       5 lease_ms   6 cap_ms (-1: none)   7 lane   8 digest of the message   9 message   10 name of the pool
+--       11 beginning of the lanes' channels
+-- Returns  {1, fence, life_ms, max, declared_before}   the token has a slot; nothing is parked
+--          {0, place in its lane from 0, 0, max, declared_before, now_ms}   the message is parked, or was already
+-- include: lib_admit
+
+local lane, digest = ARGV[7], ARGV[8]
+local place = string.match(redis.call('HGET', state, 'p:' .. digest) or '', '^(%d+)|')
+if not place then
+  local admitted = admit()
+  if admitted then return admitted end
+  place = next_place()
+  redis.call('HSET', state, 'name', ARGV[10], 'wake', ARGV[11], 'm:' .. digest, ARGV[9],
+    'p:' .. digest, place .. '|' .. lane .. '|' .. ARGV[6] .. '|' .. owner)
+  redis.call('ZADD', line, 0, member(lane, place, digest))
+  keep_key(line, ROOM_MS)
+  keep_key(state, ROOM_MS)
+end
+return {0, redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. member(lane, place, digest)), 0, max, declared, now_ms}

@@ -1,0 +1,59 @@
+-- Takes the longest parked message of the lanes that a worker serves, together with a slot for it.
+-- Safe to repeat with the same token: it answers with the message that the token has taken.
+--
+-- KEYS  slots, line, state, claims
+-- ARGV  1 token of the run   2 lease_ms, of the slot and of the claim   3, 4, ... lanes
+-- Returns  {1, fence, life_ms, digest, lane, owner, cap_ms, message}
+--          {0, messages that wait in these lanes, ms after which to look again (-1: no reason to)}
+-- include: lib_pool
+
+local token, lease_ms = ARGV[1], tonumber(ARGV[2])
+tell_time()
+
+local function reply(digest, fence, life)
+  local _, lane, cap, owner = string.match(redis.call('HGET', state, 'p:' .. digest), '^(%d+)|([^|]*)|(-?%d+)|(.*)$')
+  return {1, fence, life, digest, lane, owner, tonumber(cap), redis.call('HGET', state, 'm:' .. digest)}
+end
+
+local mine_already = redis.call('HGET', state, 'x:' .. token)
+local until_ms = mine_already and redis.call('ZSCORE', slots, token)
+if until_ms then
+  return reply(mine_already, string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)'), until_ms - now_ms)
+end
+
+-- What a dead worker has taken stands at its old place again.
+for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now_ms, 'LIMIT', 0, 100)) do
+  redis.call('ZREM', claims, digest)
+  local place, lane = string.match(redis.call('HGET', state, 'p:' .. digest) or '', '^(%d+)|([^|]*)|')
+  redis.call('HDEL', state, 'o:' .. digest)
+  if place then redis.call('ZADD', line, 0, member(lane, place, digest)) end
+end
+
+local mine = {}
+for at = 3, #ARGV do mine[ARGV[at]] = true end
+local free, head = serve('', mine)
+if head then
+  local lane, digest = string.match(head, '^([^|]*)|%d+|(.*)$')
+  local cap, owner = string.match(redis.call('HGET', state, 'p:' .. digest), '^%d+|[^|]*|(-?%d+)|(.*)$')
+  local cap_ms = tonumber(cap)
+  local life = life_of(lease_ms, cap_ms)
+  local fence = fence_after(redis.call('HGET', state, 'fence'))
+  take(token, owner, fence, life, cap_ms)
+  redis.call('ZREM', line, head)
+  redis.call('ZADD', claims, text(now_ms + lease_ms), digest)
+  redis.call('HSET', state, 'o:' .. digest, token, 'x:' .. token, digest)
+  redis.call('HDEL', state, 'c:' .. lane)
+  keep_key(claims, ROOM_MS)
+  keep_key(line, ROOM_MS)
+  keep_key(state, ROOM_MS)
+  return reply(digest, fence, life)
+end
+
+local waiting, claimed = 0, redis.call('ZRANGE', claims, 0, 0, 'WITHSCORES')[2]
+for lane in pairs(mine) do waiting = waiting + redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. lane .. '|\255') end
+local next_ms = tonumber(claimed)
+if waiting > 0 then
+  local expiry = tonumber(redis.call('ZRANGE', slots, 0, 0, 'WITHSCORES')[2])
+  next_ms = math.min(next_ms or math.huge, expiry or now_ms + CALL_MS)
+end
+return {0, waiting, next_ms and math.max(1, next_ms - now_ms) or -1}
