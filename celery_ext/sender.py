@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.app.task import Context
 from celery.utils.log import get_logger
-from kombu.exceptions import EncodeError
 from kombu.utils.uuid import uuid
 
 from celery_ext.cache import entry_key, look_up
@@ -77,7 +76,8 @@ def answer(task: Task, options: TaskOptions, args: Any, kwargs: Any, call: dict[
             backend.store_result(
                 task_id, hit.value, states.SUCCESS, request=_context(task, task_id, args, kwargs, call)
             )
-    except EncodeError:
+    except Exception as error:  # noqa: BLE001 - backends have errors of their own; a call that is sent needs none of this
+        logger.warning("a cached result of %s could not be stored, so the call is sent: %s", task.name, error)
         return None
     result = task.AsyncResult(task_id)
     result.ignored = ignored

@@ -1,0 +1,270 @@
+"""A Celery application under test: its module, its workers, and the client's side of it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import kombu.pools
+import redis
+
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.harness.workers import CeleryWorker
+
+SOURCE = '''
+import os
+import signal
+import time
+
+import redis
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+app = Celery("app", broker=BROKER, backend=BACKEND, task_cls="celery_ext:Task")
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_default_queue=QUEUE,
+    broker_transport_options={"visibility_timeout": 3600},
+    slotline_redis_url=STORE,
+    slotline_heartbeat_lease=LEASE,
+    slotline_pools={"declared": {"size": 1, "on_full": "fail"}},
+    slotline_executors={
+        "cpu": {"backend": "process", "max_pools": 1, "workers_per_pool": 2, "mp_context": "fork"},
+        "io": {"backend": "thread", "max_pools": 2},
+    },
+    task_acks_late=ACKS_LATE,
+    task_annotations={"app.foreign": {"pool": "foreign", "pool_size": 1}},
+)
+_client = None
+
+
+def history():
+    global _client
+    if _client is None or _client[0] != os.getpid():
+        _client = (os.getpid(), redis.Redis.from_url(STORE))
+    return _client[1]
+
+
+def inside(name, seconds):
+    """Note how many of ``name`` run now, and stay for a while."""
+    client = history()
+    client.rpush(f"celery-test:peak:{name}", client.incr(f"celery-test:now:{name}"))
+    time.sleep(seconds)
+    client.decr(f"celery-test:now:{name}")
+
+
+@app.task(name="app.limited", pool="limited", pool_size=2, bind=True)
+def limited(self, number, seconds=0.02):
+    inside("limited", seconds)
+    history().rpush("celery-test:done", number)
+    return self.slot.fence
+
+
+@app.task(name="app.one", pool="one:{key}", pool_size=1, bind=True, pool_slot_exp=None)
+def one(self, key, seconds=0.05):
+    history().rpush(f"celery-test:started:{key}", self.request.id)
+    inside(f"one-{key}", seconds)
+    history().rpush(f"celery-test:finished:{key}", self.request.id)
+    return self.slot.key
+
+
+@app.task(name="app.free")
+def free(number):
+    history().rpush("celery-test:done", f"free-{number}")
+    return number
+
+
+@app.task(name="app.declared", pool="declared")
+def declared(seconds=0.5):
+    time.sleep(seconds)
+
+
+@app.task(name="app.foreign", base=__import__("celery").Task)
+def foreign(seconds=0.1):
+    inside("foreign", seconds)
+
+
+@app.task(name="app.hard", pool="hard", pool_size=1, time_limit=1)
+def hard(seconds):
+    inside_hard(seconds)
+
+
+def inside_hard(seconds):
+    client = history()
+    client.rpush("celery-test:hard", f"{os.getpid()}")
+    time.sleep(seconds)
+
+
+@app.task(name="app.die", pool="die", pool_size=1)
+def die(how):
+    history().rpush("celery-test:die", os.getpid())
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "raise":
+        raise ValueError(how)
+    if how == "ignore":
+        raise Ignore
+    if how == "reject":
+        raise Reject(how)
+    return how
+
+
+@app.task(name="app.again", pool="again", pool_size=1, bind=True, max_retries=3)
+def again(self):
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return self.request.retries
+
+
+@app.task(name="app.slow_add", cache_ttl=60)
+def slow_add(left, right=1, seconds=0.3):
+    history().rpush("celery-test:runs", f"{left}+{right}")
+    time.sleep(seconds)
+    return left + right
+
+
+@app.task(name="app.flaky", cache_ttl=60, bind=True, autoretry_for=(ValueError,), retry_kwargs={"countdown": 0})
+def flaky(self, number):
+    history().rpush("celery-test:runs", f"flaky-{number}")
+    if self.request.retries < 1:
+        raise ValueError(number)
+    return number * 2
+
+
+@app.task(name="app.failing", cache_ttl=60, cache_errors=True)
+def failing(number):
+    history().rpush("celery-test:runs", f"failing-{number}")
+    raise KeyError(number)
+
+
+@app.task(name="app.ignoring", cache_ttl=60, cache_errors=True)
+def ignoring(number):
+    history().rpush("celery-test:runs", f"ignoring-{number}")
+    raise Ignore
+
+
+@app.task(name="app.total")
+def total(numbers):
+    return sum(numbers)
+
+
+@app.task(name="app.note_error")
+def note_error(request, error, traceback):
+    history().rpush("celery-test:errors", type(error).__name__)
+
+
+@app.task(name="app.in_cpu", executor="cpu", bind=True)
+def in_cpu(self, number):
+    return [number * 2, os.getpid(), self.request.id]
+
+
+@app.task(name="app.in_io", executor="io", bind=True)
+def in_io(self, number):
+    import threading
+    return [number * 2, threading.current_thread().name, self.request.id]
+
+
+@app.task(name="app.leasing", bind=True)
+def leasing(self, seconds=0):
+    with self.lease("cpu") as lease:
+        pids = [future.result() for future in [lease.executor.submit(os.getpid) for _ in range(4)]]
+        history().rpush("celery-test:grandchildren", *pids)
+        if seconds:
+            lease.sync.run(time.sleep, seconds)
+    return sorted(set(pids))
+'''
+
+
+class Deployment:
+    """One application on one broker, with a Redis for results, slots and the history that its tasks write.
+
+    Args:
+        directory: Where its module and logs go.
+        server: The Redis.
+        broker: The broker's URL; default: the same Redis.
+        queue: The queue's name.
+        acks_late: Celery's ``task_acks_late``.
+        lease: Seconds after which a dead worker's slots are free.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        server: RedisServer,
+        *,
+        broker: str | None = None,
+        queue: str = "celery",
+        acks_late: bool = False,
+        lease: float = 10.0,
+    ) -> None:
+        self.server, self.directory = server, directory
+        self.pool = "prefork"
+        self.workers: list[CeleryWorker] = []
+        self.name = f"celery_app_{uuid.uuid4().hex[:8]}"
+        header = (
+            f"BROKER = {broker or server.url!r}\nBACKEND = STORE = {server.url!r}\nQUEUE = {queue!r}\n"
+            f"ACKS_LATE = {acks_late}\nLEASE = {lease}\n"
+        )
+        (directory / f"{self.name}.py").write_text(header + SOURCE)
+        sys.path.insert(0, str(directory))
+        try:
+            importlib.invalidate_caches()
+            self.module: Any = importlib.import_module(self.name)
+        finally:
+            sys.path.remove(str(directory))
+        self.history: redis.Redis = server.client()
+
+    @contextmanager
+    def worker(
+        self, pool: Any = "prefork", *, concurrency: int = 4, args: Sequence[str] = ()
+    ) -> Iterator[CeleryWorker]:
+        """Start a worker; it is killed at the end of the block."""
+        plain = ("--without-gossip", "--without-mingle", *args)
+        with CeleryWorker(f"{self.name}:app", self.directory, pool=pool, concurrency=concurrency, args=plain) as worker:
+            self.workers.append(worker)
+            yield worker
+
+    def clear(self) -> None:
+        """Forget the history."""
+        for key in self.history.scan_iter("celery-test:*"):
+            self.history.delete(key)
+
+    def list(self, name: str) -> list[str]:
+        """Return what tasks have written under ``name``."""
+        return [item.decode() for item in self.history.lrange(f"celery-test:{name}", 0, -1)]
+
+    def peak(self, name: str) -> int:
+        """Return how many of ``name`` ran at once at the most."""
+        return max(map(int, self.list(f"peak:{name}")), default=0)
+
+    def holders(self, key: str) -> int:
+        """Return how many slots of a pool are in use."""
+        from slotline import Pool
+        from slotline.stores import RedisStore
+
+        store = RedisStore(self.server.url)
+        try:
+            return Pool(key, 1, store=store).sync.size()
+        finally:
+            store.sync.close()
+
+    def wait_free(self, key: str, timeout: float = 10) -> None:
+        """Wait until no slot of a pool is in use."""
+        wait_until(f"no slot of {key} is in use", lambda: self.holders(key) == 0, timeout, 0.05)
+
+    def close(self) -> None:
+        """Close the client's side."""
+        self.module.app.close()
+        kombu.pools.reset()  # they are the process's, found again by their URL
+        self.module.app.backend.client.close()
+        if self.module._client is not None:
+            self.module._client[1].close()
+        self.history.close()
+        sys.modules.pop(self.name, None)

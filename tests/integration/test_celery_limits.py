@@ -1,0 +1,207 @@
+"""Limits in real workers: two of them, on every kind of pool, on Redis and on RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+
+POOLS = ("prefork", "threads", "solo")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=POOLS)
+def deployment(
+    request: pytest.FixtureRequest, server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """An application with two workers of one kind; every test of this module uses them."""
+    made = Deployment(tmp_path_factory.mktemp(request.param), server, acks_late=request.param == "threads")
+    made.pool = request.param
+    with made.worker(request.param), made.worker(request.param):
+        yield made
+    made.close()
+    server.client().flushall()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_history(request: pytest.FixtureRequest) -> None:
+    if "deployment" in request.fixturenames:
+        request.getfixturevalue("deployment").clear()
+
+
+def results(sent: list[Any], timeout: float = 60) -> list[Any]:
+    return [result.get(timeout=timeout) for result in sent]
+
+
+def test_a_limit_holds_across_two_workers_and_unlimited_tasks_pass_by(deployment: Deployment) -> None:
+    app = deployment.module
+    limited = [app.limited.delay(number) for number in range(40)]
+    free = [app.free.delay(number) for number in range(10)]
+    fences = results(limited)
+    results(free)
+    assert deployment.peak("limited") <= 2
+    assert len(set(fences)) == 40, "every run has a fencing number of its own"
+    done = deployment.list("done")
+    assert sorted(int(number) for number in done if "free" not in number) == list(range(40))
+    deployment.wait_free("limited")
+    if deployment.pool != "solo":  # two solo workers have no more than two places to run anything
+        last_free = max(done.index(f"free-{number}") for number in range(10))
+        assert last_free < 45, f"unlimited tasks waited behind limited ones: {done}"
+
+
+def test_a_pool_named_after_an_argument_limits_each_of_its_values(deployment: Deployment) -> None:
+    app = deployment.module
+    assert results([app.one.delay(key) for key in "abab"]) == ["one:a", "one:b", "one:a", "one:b"]
+    assert deployment.peak("one-a") == deployment.peak("one-b") == 1
+
+
+def test_a_full_pool_fails_the_task_whose_options_say_so(deployment: Deployment) -> None:
+    app = deployment.module
+    first = app.one.delay("full", seconds=1.0)
+    wait_until("the first runs", lambda: deployment.list("started:full"), 10)
+    refused = app.one.apply_async(("full",), pool_on_full="fail", link_error=app.note_error.s())
+    with pytest.raises(PoolFullError) as caught:
+        refused.get(timeout=10)
+    assert caught.value.key == "one:full"
+    assert caught.value.max_size == 1
+    assert refused.state == "FAILURE"
+    wait_until("the errback has run", lambda: deployment.list("errors") == ["PoolFullError"], 10)
+    first.get(timeout=10)
+    assert len(deployment.list("started:full")) == 1
+
+
+def test_a_full_pool_drops_the_task_whose_options_say_so(deployment: Deployment) -> None:
+    app = deployment.module
+    first = app.one.delay("drop", seconds=1.0)
+    wait_until("the first runs", lambda: deployment.list("started:drop"), 10)
+    dropped = app.one.apply_async(("drop",), pool_on_full="drop")
+    first.get(timeout=10)
+    assert app.one.delay("drop").get(timeout=10) == "one:drop"
+    assert dropped.state == "PENDING"
+    assert dropped.id not in deployment.list("started:drop")
+
+
+def test_a_task_that_waited_for_its_pool_timeout_fails_with_it(deployment: Deployment) -> None:
+    app = deployment.module
+    first = app.one.delay("timeout", seconds=2.0)
+    wait_until("the first runs", lambda: deployment.list("started:timeout"), 10)
+    late = app.one.apply_async(("timeout",), pool_timeout=0.3)
+    with pytest.raises(PoolTimeoutError):
+        late.get(timeout=20)
+    first.get(timeout=10)
+
+
+def test_a_pool_declared_for_the_app_needs_no_size_at_the_task(deployment: Deployment) -> None:
+    app = deployment.module
+    sent = [app.declared.delay() for _ in range(2)]
+    states = sorted(type(result.get(timeout=20, propagate=False)).__name__ for result in sent)
+    assert states in (["NoneType", "PoolFullError"], ["NoneType", "NoneType"])
+
+
+def test_a_task_without_our_base_class_is_limited_by_annotations(deployment: Deployment) -> None:
+    app = deployment.module
+    results([app.foreign.delay() for _ in range(4)])
+    assert deployment.peak("foreign") == 1
+
+
+def test_a_held_task_that_is_revoked_never_runs(deployment: Deployment) -> None:
+    app = deployment.module
+    first = app.one.delay("revoke", seconds=2.0)
+    wait_until("the first runs", lambda: deployment.list("started:revoke"), 10)
+    revoked = app.one.delay("revoke")
+    revoked.revoke()
+    wait_until("it is revoked", lambda: revoked.state == "REVOKED", 20, 0.05)
+    first.get(timeout=10)
+    assert app.one.delay("revoke").get(timeout=10) == "one:revoke"
+    assert revoked.id not in deployment.list("started:revoke")
+
+
+def test_a_held_task_that_expires_never_runs(deployment: Deployment) -> None:
+    app = deployment.module
+    first = app.one.delay("expire", seconds=2.0)
+    wait_until("the first runs", lambda: deployment.list("started:expire"), 10)
+    late = app.one.apply_async(("expire",), expires=0.5)
+    wait_until("it has expired", lambda: late.state == "REVOKED", 20, 0.05)
+    first.get(timeout=10)
+    assert late.id not in deployment.list("started:expire")
+
+
+def test_a_task_with_an_eta_is_limited_too(deployment: Deployment) -> None:
+    app = deployment.module
+    results([app.one.apply_async(("eta", 0.1), countdown=0.2) for _ in range(4)])
+    assert deployment.peak("one-eta") == 1
+
+
+@pytest.mark.parametrize("how", ["raise", "ignore", "reject"])
+def test_however_a_task_ends_its_slot_is_free(deployment: Deployment, how: str) -> None:
+    app = deployment.module
+    app.die.delay(how)
+    wait_until("it ran", lambda: deployment.list("die"), 10)
+    assert app.die.delay("return").get(timeout=10) == "return"
+    deployment.wait_free("die")
+
+
+def test_a_retried_task_takes_a_slot_for_each_run(deployment: Deployment) -> None:
+    assert deployment.module.again.delay().get(timeout=20) == 2
+    deployment.wait_free("again")
+
+
+@pytest.mark.parametrize("options", [{"pool_size": "two"}, {"pool_syze": 2}, {"pool": "one:{missing}"}, ["pool"]])
+def test_a_message_with_bad_options_fails_with_the_error_and_is_not_lost(deployment: Deployment, options: Any) -> None:
+    app = deployment.module
+    sent = app.app.send_task("app.one", ("bad",), headers={"slotline": options}, queue=app.QUEUE)
+    with pytest.raises(InvalidOptionError):
+        sent.get(timeout=20)
+    assert sent.state == "FAILURE"
+
+
+def test_a_message_whose_arguments_do_not_fit_fails_as_the_call_would(deployment: Deployment) -> None:
+    app = deployment.module
+    sent = app.app.send_task("app.one", (), {"wrong": 1}, queue=app.QUEUE)
+    with pytest.raises(TypeError):
+        sent.get(timeout=20)
+
+
+def test_inspect_stats_shows_what_runs_and_what_is_held(deployment: Deployment) -> None:
+    app = deployment.module
+    first = app.one.delay("inspect", seconds=3.0)
+    wait_until("the first runs", lambda: deployment.list("started:inspect"), 10)
+    second = app.one.delay("inspect")
+
+    def held() -> int:
+        stats = app.app.control.inspect(timeout=0.5).stats() or {}
+        return sum(node["slotline"]["held"].get("one:inspect", 0) for node in stats.values())
+
+    wait_until("one is held", lambda: held() == 1, 10)
+    results([first, second])
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_limit_holds_on_rabbitmq(
+    amqp_url: str, amqp_name: Any, server: RedisServer, tmp_path_factory: pytest.TempPathFactory, *, acks_late: bool
+) -> None:
+    queue = amqp_name("limits")
+    made = Deployment(tmp_path_factory.mktemp("rabbit"), server, broker=amqp_url, queue=queue, acks_late=acks_late)
+    try:
+        with made.worker("prefork", concurrency=2), made.worker("threads", concurrency=2):
+            sent = [made.module.limited.delay(number) for number in range(30)]
+            free = [made.module.free.delay(number) for number in range(10)]
+            results(free)
+            assert len(set(results(sent))) == 30
+            made.wait_free("limited")
+        assert made.peak("limited") <= 2
+    finally:
+        made.clear()
+        made.close()
