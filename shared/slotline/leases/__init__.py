@@ -1,6 +1,7 @@
 """Leased executors: blocking work in a bounded number of pools, each lent to one owner at a time."""
 
 from slotline.leases.backend import ExecutorBackend
+from slotline.leases.grinder import WorkGrinder
 from slotline.leases.lease import ExecutorLease
 from slotline.leases.manager import LeasedExecutorManager
 from slotline.leases.process_logging import ProcessLoggingConfig
@@ -14,6 +15,7 @@ __all__ = [
     "Limits",
     "ManagerRegistry",
     "ProcessLoggingConfig",
+    "WorkGrinder",
     "limits_for",
     "run_in_lease",
     "run_in_lease_sync",

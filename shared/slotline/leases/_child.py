@@ -11,19 +11,22 @@ import select
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import socket
+
+class LogSetup(NamedTuple):
+    """Where a worker's log records go."""
+
+    address: str
+    level: int | str
+    clear_handlers: bool
 
 
 class WorkerSetup(NamedTuple):
     """What the owner tells a new worker process."""
 
     owner: int
-    log_sender: socket.socket | None
-    log_level: int | str
-    clear_handlers: bool
+    logs: LogSetup | None
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
 
@@ -37,12 +40,17 @@ def start_worker(setup: WorkerSetup) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
-    if setup.log_sender is not None:
+    start_logging(setup.logs, setup.initializer, *setup.initargs)
+
+
+def start_logging(logs: LogSetup | None, initializer: Callable[..., object] | None, *initargs: Any) -> None:
+    """Send the calling worker process's log records home, then run the user's own initializer."""
+    if logs is not None:
         from slotline.leases._log_channel import send_logs  # noqa: PLC0415 - most workers never need it
 
-        send_logs(setup.log_sender, setup.log_level, clear_handlers=setup.clear_handlers)
-    if setup.initializer is not None:
-        setup.initializer(*setup.initargs)
+        send_logs(logs.address, logs.level, clear_handlers=logs.clear_handlers)
+    if initializer is not None:
+        initializer(*initargs)
 
 
 def die_with(owner: int) -> None:

@@ -27,6 +27,11 @@ class Sink(ABC):
 
     __slots__ = ()
 
+    @property
+    def label(self) -> str | None:
+        """Whom the outcome is for, if that is known."""
+        return None
+
     @abstractmethod
     def starting(self) -> bool:
         """The job is about to run; ``False`` if nobody wants its outcome any more."""
@@ -89,10 +94,6 @@ class Job(ABC):
         self._claim = threading.Lock()  # held for good by the first that decides the job's fate
 
     @abstractmethod
-    def enter(self, executor: Executor) -> None:
-        """Stand in an executor's queue."""
-
-    @abstractmethod
     def started(self) -> bool:
         """Whether a worker has taken it up."""
 
@@ -112,7 +113,8 @@ class Job(ABC):
     @property
     def name(self) -> str:
         """What messages call the work."""
-        return str(getattr(self.fn, "__qualname__", None) or repr(self.fn))
+        name = str(getattr(self.fn, "__qualname__", None) or repr(self.fn))
+        return f"{name} for {self.sink.label!r}" if self.sink.label else name
 
     def done(self) -> None:
         """Tell the lease that this job occupies it no longer."""
@@ -120,19 +122,22 @@ class Job(ABC):
 
 
 class LocalJob(Job):
-    """A job for threads of this process; it runs in a copy of its caller's context."""
+    """A job for threads of this process; it runs in a context of its own."""
 
     __slots__ = ("_running", "context")
 
     def __init__(
-        self, grant: Grant, sink: Sink, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        grant: Grant,
+        sink: Sink,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: contextvars.Context,
     ) -> None:
         super().__init__(grant, sink, fn, args, kwargs)
-        self.context = contextvars.copy_context()
+        self.context = context
         self._running = False
-
-    def enter(self, executor: Executor) -> None:
-        executor.submit(self)
 
     def __call__(self) -> None:
         if not self._claim.acquire(blocking=False):
@@ -182,6 +187,7 @@ class RemoteJob(Job):
         self.limits: dict[str, float | None] | None = None
 
     def enter(self, executor: Executor) -> None:
+        """Stand in an executor's queue."""
         self.executor = executor
         submit = executor.submit if self.limits is None else _limited(executor, self.limits).submit
         self.inner = submit(self.fn, *self.args, **self.kwargs)

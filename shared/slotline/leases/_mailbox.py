@@ -9,34 +9,39 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
-class Mailbox:
-    """The outcomes that wait to be set on one loop's futures.
+class Inbox(Generic[T]):
+    """Things that other threads leave for one loop to handle.
 
     Args:
-        loop: The loop whose futures these are.
+        loop: The loop.
+        handle: Called with each thing, in the loop's thread, in the order in which they came.
     """
 
-    __slots__ = ("_items", "_loop", "_scheduled")
+    __slots__ = ("_handle", "_items", "_loop", "_scheduled")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, handle: Callable[[T], None]) -> None:
         self._loop = weakref.ref(loop)  # the table of mailboxes must not keep a loop alive
-        self._items: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._handle = handle
+        self._items: deque[T] = deque()
         self._scheduled = False
 
-    def post(self, future: asyncio.Future[Any], value: Any, error: BaseException | None) -> bool:
-        """Have an outcome set on ``future``, from any thread; ``False`` if its loop is gone."""
-        self._items.append((future, value, error))
+    def put(self, item: T) -> bool:
+        """Leave a thing, from any thread; ``False`` if the loop is gone."""
+        self._items.append(item)
         if self._scheduled:  # reset before the loop empties the box, so an item seen here is never left behind
             return True
         self._scheduled = True
         loop = self._loop()
         try:
             if loop is not None:
-                loop.call_soon_threadsafe(self._deliver)
+                loop.call_soon_threadsafe(self.empty)
                 return True
         except RuntimeError:  # the loop is closed
             pass
@@ -44,15 +49,33 @@ class Mailbox:
         self._items.clear()
         return False
 
-    def _deliver(self) -> None:
+    def empty(self) -> None:
+        """Handle what is there, in the loop's thread."""
         self._scheduled = False
         items = self._items
         for _ in range(len(items)):
             try:
-                future, value, error = items.popleft()
-            except IndexError:  # the loop was closed meanwhile and a poster emptied the box
+                item = items.popleft()
+            except IndexError:  # the loop was closed meanwhile and somebody emptied the box
                 return
-            settle(future, value, error)
+            self._handle(item)
+
+
+class Mailbox(Inbox[tuple["asyncio.Future[Any]", Any, BaseException | None]]):
+    """The outcomes that wait to be set on one loop's futures."""
+
+    __slots__ = ()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, _settle)
+
+    def post(self, future: asyncio.Future[Any], value: Any, error: BaseException | None) -> bool:
+        """Have an outcome set on ``future``, from any thread; ``False`` if its loop is gone."""
+        return self.put((future, value, error))
+
+
+def _settle(outcome: tuple[asyncio.Future[Any], Any, BaseException | None]) -> None:
+    settle(*outcome)
 
 
 def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

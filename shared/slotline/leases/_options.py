@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slotline._checks import refuse
+from slotline._checks import refuse, whole_number
 from slotline.leases._process_backend import ProcessBackend
 from slotline.leases.backend import Backend, ExecutorBackend, InterpreterBackend, ThreadBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
+
+
+def count(option: str, value: Any) -> int:
+    """Return a positive whole number; other libraries' integers count as what they are."""
+    if not isinstance(value, bool | int | float) and hasattr(type(value), "__index__"):
+        value = operator.index(value)
+    return whole_number(option, value)
 
 
 def backend_named(option: str, value: Any) -> ExecutorBackend:

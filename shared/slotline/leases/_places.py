@@ -6,10 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
-from slotline.leases._jobs import Job, LocalJob, RemoteJob, work_through
+from slotline.leases._jobs import LocalJob, RemoteJob, work_through
 from slotline.leases._states import State
+from slotline.leases._worker_threads import WorkerThreads
 
 if TYPE_CHECKING:
     from slotline.leases._grants import Grant
@@ -35,32 +37,35 @@ class Place:
         self.executor: Executor | None = None
         self.broken: Executor | None = None
 
-    def start(self, grant: Grant, job: Job) -> None:
+    def start(self, grant: Grant, job: LocalJob | RemoteJob) -> None:
         """Put a job into the executor's queue, if its lease is active."""
         with self._lock:  # the revoker takes it too: nothing enters an executor that is being killed
             if grant.state is not State.ACTIVE:
                 raise grant.refusal()
-            self._enter(job)
-        if isinstance(job, RemoteJob):
-            job.watch()
+            executor = self._current()
+            if isinstance(executor, WorkerThreads):
+                executor.hand(cast("LocalJob", job), len(grant.jobs))
+                return
+            self._enter(cast("RemoteJob", job))
+        cast("RemoteJob", job).watch()
 
     def start_many(self, grant: Grant, jobs: Sequence[LocalJob | RemoteJob]) -> None:
-        """Put several jobs into the executor's queue; threads share local ones out among themselves."""
+        """Put several jobs into the executor's queue; threads share them out among themselves."""
         with self._lock:
             if grant.state is not State.ACTIVE:
                 raise grant.refusal()
-            if self._backend.local:
-                line = deque(job for job in jobs if isinstance(job, LocalJob))
-                for _ in range(min(self._backend.workers, len(jobs))):
-                    self._current().submit(work_through, line)
+            executor = self._current()
+            if isinstance(executor, WorkerThreads):
+                line = deque(cast("Sequence[LocalJob]", jobs))
+                for number in range(min(self._backend.workers, len(jobs))):
+                    executor.hand(partial(work_through, line), number + 1)
                 return
-            for job in jobs:
+            for job in cast("Sequence[RemoteJob]", jobs):
                 self._enter(job)
-        for job in jobs:
-            if isinstance(job, RemoteJob):
-                job.watch()
+        for job in cast("Sequence[RemoteJob]", jobs):
+            job.watch()
 
-    def _enter(self, job: Job) -> None:
+    def _enter(self, job: RemoteJob) -> None:
         try:
             job.enter(self._current())
         except BrokenExecutor:  # it broke while idle, and did not take the job

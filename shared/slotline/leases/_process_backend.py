@@ -10,13 +10,14 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import process as process_module
 from multiprocessing.context import BaseContext
-from multiprocessing.process import AuthenticationString, BaseProcess, current_process
+from multiprocessing.process import BaseProcess, current_process
 from typing import Any
 
 from slotline._checks import refuse
 from slotline.leases._child import WorkerSetup, start_worker
-from slotline.leases._log_channel import LogChannel
+from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases.backend import Backend, ExecutorBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
 
@@ -32,38 +33,31 @@ class ProcessBackend(Backend):
 
     def __init__(self, workers: int, prefix: str, options: Mapping[str, Any], logs: ProcessLoggingConfig) -> None:
         super().__init__(workers, prefix, options)
-        self._logs = logs
+        self._logs = ForwardedLogs(logs)
         self._context = start_context(self.options.pop("mp_context", None))
-        self._initializer: Callable[..., object] | None = self.options.pop("initializer", None)
-        if self._initializer is not None and not callable(self._initializer):
-            raise refuse("initializer", self._initializer, "something to call, or None")
-        self._initargs = tuple(self.options.pop("initargs", ()))
+        self._initializer, self._initargs = initializer_of(self.options)
 
     def executor_class(self) -> Callable[..., Executor]:
+        """See :class:`Backend`."""
         return ProcessPoolExecutor
 
     def build(self) -> Executor:
+        """See :class:`Backend`."""
         allow_children()
-        channel = LogChannel(self._logs) if self._logs.enabled else None
-        setup = WorkerSetup(
-            owner=os.getpid(),
-            log_sender=channel.sender if channel else None,
-            log_level=self._logs.level,
-            clear_handlers=self._logs.clear_child_handlers,
-            initializer=self._initializer,
-            initargs=self._initargs,
-        )
-        executor = _Executor(
-            max_workers=self.workers,
-            mp_context=self._context,
-            initializer=start_worker,
-            initargs=(setup,),
-            **self.options,
-        )
-        executor.channel = channel
-        return executor
+        with self._logs.channel() as (setup, keep):
+            worker = WorkerSetup(os.getpid(), setup, self._initializer, self._initargs)
+            return keep(
+                ProcessPoolExecutor(
+                    max_workers=self.workers,
+                    mp_context=self._context,
+                    initializer=start_worker,
+                    initargs=(worker,),
+                    **self.options,
+                )
+            )
 
     def kill(self, executor: Executor) -> None:
+        """See :class:`Backend`."""
         table: Mapping[int, BaseProcess] = getattr(executor, "_processes", None) or {}  # ``None`` once it has shut down
         killed: set[int] = set()
         # Until a pass finds nobody new: with max_tasks_per_child the executor may be starting a worker just now.
@@ -74,13 +68,15 @@ class ProcessBackend(Backend):
             executor.shutdown(wait=False, cancel_futures=True)
             for process in fresh:
                 wait_until_dead(process)
-        self._close_channel(executor, workers_gone=True)
+        self._logs.close(executor, workers_gone=True)
 
     def close(self, executor: Executor, *, wait: bool) -> None:
+        """See :class:`Backend`."""
         super().close(executor, wait=wait)
-        self._close_channel(executor, workers_gone=wait)
+        self._logs.close(executor, workers_gone=wait)
 
     def forget(self, executor: Executor | None) -> None:
+        """See :class:`Backend`."""
         # The parent's workers die when the last copy of its end of their pipes closes: drop the copies made here.
         for process in list((getattr(executor, "_processes", None) or {}).values()):
             finalizer = getattr(getattr(process, "_popen", None), "finalizer", None)
@@ -89,15 +85,6 @@ class ProcessBackend(Backend):
                     os.close(end)
             if finalizer is not None:
                 finalizer.cancel()
-
-    def _close_channel(self, executor: Executor, *, workers_gone: bool) -> None:
-        channel = getattr(executor, "channel", None)
-        if channel is not None:
-            channel.close(workers_gone=workers_gone)
-
-
-class _Executor(ProcessPoolExecutor):
-    channel: LogChannel | None = None
 
 
 def start_context(value: Any) -> BaseContext:
@@ -155,6 +142,6 @@ def allow_children() -> None:
     config: dict[str, Any] = vars(current_process()).get("_config", {})
     if config.get("daemon"):
         config["daemon"] = False
-    key = config.get("authkey")
-    if isinstance(key, bytes) and not isinstance(key, AuthenticationString):
-        config["authkey"] = AuthenticationString(key)  # billiard's own class does not pickle
+    key, key_class = config.get("authkey"), vars(process_module)["AuthenticationString"]
+    if isinstance(key, bytes) and not isinstance(key, key_class):
+        config["authkey"] = key_class(key)  # billiard's own class does not pickle

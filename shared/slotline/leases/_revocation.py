@@ -63,14 +63,14 @@ class Revoker:
         for job in jobs:
             if job.fail_waiting(_not_started(grant)):
                 core.job_done(grant, job)
-        running = [job for job in jobs if job in grant.jobs]
+        running = [job.name for job in jobs if job in grant.jobs]
         self._logger.warning(
-            "%s %s. %d of its calls cannot be killed and run on%s: %s.",
+            "%s %s; %d of its calls cannot be killed and run on%s%s.",
             grant.described(),
             grant.why,
             len(running),
-            ", holding their place" if self._hold else "",
-            ", ".join(job.name for job in running) or "none",
+            " and hold their place" if self._hold else "",
+            f": {', '.join(running)}" if running else "",
         )
         if not self._hold:
             executor = grant.place.empty()

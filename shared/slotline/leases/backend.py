@@ -12,6 +12,7 @@ from typing import Any
 
 from slotline._checks import refuse
 from slotline.errors import UnsupportedBackendError
+from slotline.leases._worker_threads import WorkerThreads
 
 
 class ExecutorBackend(StrEnum):
@@ -33,7 +34,7 @@ class Backend(ABC):
 
     Attributes:
         in_process: Work runs in threads of this process, on the caller's own objects.
-        local: The manager's own jobs may stand in the executor's queue, so that it need not follow its futures.
+        local: Executors are :class:`WorkerThreads`, which take a lease's jobs as they are.
         killable: Work that runs can be stopped by force.
         limits: An executor takes time limits for each task (``executor.options(timeout=..., soft_timeout=...)``).
     """
@@ -80,7 +81,7 @@ class Backend(ABC):
 
 
 class ThreadBackend(Backend):
-    """``ThreadPoolExecutor``: threads of this process, which cannot be killed."""
+    """Threads of this process, which cannot be killed; ``ThreadPoolExecutor`` where they need an initializer."""
 
     name = ExecutorBackend.THREAD
     in_process = True
@@ -88,7 +89,6 @@ class ThreadBackend(Backend):
 
     def __init__(self, workers: int, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(workers, prefix, options)
-        # With an initializer the executor can break with work in its queue, and only its own futures tell.
         self.local = "initializer" not in options
 
     def executor_class(self) -> Callable[..., Executor]:
@@ -97,6 +97,8 @@ class ThreadBackend(Backend):
 
     def build(self) -> Executor:
         """See :class:`Backend`."""
+        if self.local:
+            return WorkerThreads(self.workers, self.prefix)
         return ThreadPoolExecutor(max_workers=self.workers, thread_name_prefix=self.prefix, **self.options)
 
 

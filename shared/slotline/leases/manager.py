@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from slotline._checks import flag, refuse, seconds, text, whole_number
+from slotline._checks import flag, refuse, seconds, text
 from slotline.leases import _forks, _options
 from slotline.leases._core import LeaseCore
 from slotline.leases._desk import Desk, granted, too_late
@@ -80,11 +80,11 @@ class LeasedExecutorManager:
         hold_overdue: bool = False,
         **executor_kwargs: Any,
     ) -> None:
-        self._max_pools = whole_number("max_pools", max_pools)
-        self._min_pools = whole_number("min_pools", min_pools)
+        self._max_pools = _options.count("max_pools", max_pools)
+        self._min_pools = _options.count("min_pools", min_pools)
         if self._min_pools > self._max_pools:
             raise refuse("min_pools", min_pools, f"at most max_pools ({self._max_pools})")
-        self._workers = whole_number("workers_per_pool", workers_per_pool)
+        self._workers = _options.count("workers_per_pool", workers_per_pool)
         self._backend = _options.backend_of(
             _options.backend_named("backend", backend),
             self._workers,
@@ -104,7 +104,7 @@ class LeasedExecutorManager:
         self._life = Lifecycle(
             self._core,
             size_provider=_options.size_provider_of("size_provider", size_provider),
-            units_per_pool=whole_number("units_per_pool", units_per_pool),
+            units_per_pool=_options.count("units_per_pool", units_per_pool),
             min_pools=self._min_pools,
             check_interval=seconds("check_interval", check_interval),
             name=name_prefix,

@@ -1,0 +1,60 @@
+"""The billiard backend: processes with time limits for each task, whose work can be killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from slotline.errors import UnsupportedBackendError
+from slotline.leases._child import start_logging
+from slotline.leases._forwarding import ForwardedLogs, initializer_of
+from slotline.leases.backend import Backend, ExecutorBackend
+from slotline.leases.process_logging import ProcessLoggingConfig
+
+
+class BilliardBackend(Backend):
+    """``slotline.workers.BilliardExecutor``."""
+
+    name = ExecutorBackend.BILLIARD
+    killable = True
+    limits = True
+    taken = {"processes": "workers_per_pool"}  # noqa: RUF012 - a constant
+
+    def __init__(self, workers: int, prefix: str, options: Mapping[str, Any], logs: ProcessLoggingConfig) -> None:
+        super().__init__(workers, prefix, options)
+        self._logs = ForwardedLogs(logs)
+        self._initializer, self._initargs = initializer_of(self.options)
+
+    def executor_class(self) -> Callable[..., Executor]:
+        """See :class:`Backend`."""
+        try:
+            from slotline.workers import BilliardExecutor  # noqa: PLC0415 - billiard is optional
+        except ImportError as error:
+            raise UnsupportedBackendError(f"The billiard backend needs billiard, which is not here: {error}.") from None
+        executor_class: Callable[..., Executor] = BilliardExecutor
+        return executor_class
+
+    def build(self) -> Executor:
+        """See :class:`Backend`."""
+        with self._logs.channel() as (setup, keep):
+            return keep(
+                self.executor_class()(
+                    processes=self.workers,
+                    initializer=start_logging,
+                    initargs=(setup, self._initializer, *self._initargs),
+                    **self.options,
+                )
+            )
+
+    def kill(self, executor: Executor) -> None:
+        """See :class:`Backend`."""
+        terminate: Callable[[], object] = executor.terminate  # type: ignore[attr-defined] # Executor itself has none
+        terminate()
+        executor.shutdown(wait=True)
+        self._logs.close(executor, workers_gone=True)
+
+    def close(self, executor: Executor, *, wait: bool) -> None:
+        """See :class:`Backend`."""
+        super().close(executor, wait=wait)
+        self._logs.close(executor, workers_gone=wait)
