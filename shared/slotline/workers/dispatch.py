@@ -265,9 +265,12 @@ class Dispatcher:
     def take_back(self, member: Member) -> None:
         """Put the tasks that a worker has not begun back to the head of the queue."""
         self.ahead.discard(member)
-        for job in reversed(member.take_back()):
+        jobs = member.take_back()
+        for job in reversed(jobs):
             job.member = None
             self.queue.appendleft(job)
+        if jobs and not member.inflight and member.state is State.READY:
+            self.free.append(member)
 
     # Outcomes; the lock is not held.
 
