@@ -51,10 +51,10 @@ class Flight:
         returns: The annotated type of what the function returns.
     """
 
-    __slots__ = ("_asking", "_boarding", "_cache", "_key", "_landing", "_options", "_returns", "_turn")
+    __slots__ = ("_asking", "_boarding", "_cache", "_landing", "_options", "_returns", "_turn", "key")
 
     def __init__(self, cache: BaseCacheAdapter, key: str, options: CacheOptions, returns: Any) -> None:
-        self._cache, self._key, self._options, self._returns = cache, key, options, returns
+        self._cache, self.key, self._options, self._returns = cache, key, options, returns
         self._asking: asyncio.Future[Any] | None = None
         self._boarding = True
 
@@ -121,11 +121,11 @@ class Flight:
     def _ask(self) -> Any:
         cache, options = self._cache, self._options
         if not isinstance(cache, CacheAdapter):
-            return cache.get_or_create(self._key, self._create, ttl_seconds=options.ttl)
+            return cache.get_or_create(self.key, self._create, ttl_seconds=options.ttl)
         overrides: dict[str, Any] = {} if options.errors is None else {"cache_errors": options.errors}
         ours: Any = cache  # takes more than the interface has
         return ours.get_or_create(
-            self._key,
+            self.key,
             self._create,
             ttl_seconds=options.ttl,
             returns=self._returns,
@@ -166,7 +166,7 @@ class Flight:
             return
         error = asking.exception()
         if error is not None and error is not self._landing.exception():
-            logger.error("The result of %r could not be cached; its task is not affected.", self._key, exc_info=error)
+            logger.error("The result of %r could not be cached; its task is not affected.", self.key, exc_info=error)
 
 
 def _looked_at(asking: asyncio.Future[Any]) -> None:

@@ -9,6 +9,7 @@ from taskiq.exceptions import NoResultError
 
 from slotline._checks import flag, optional_seconds, refuse
 from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
+from slotline.errors import CacheRecursionError
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
 from taskiq_ext._flight import Flight, Served
@@ -82,6 +83,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         key = calls.key(name, message) if options.key is None else calls.fill(options.key, message)
         if key is None:
             return  # the arguments do not fit: the function says so itself
+        self._refuse_waiting_for_oneself(key, plan)
         flight = Flight(self.cache, key, options, calls.returns)
         boarded = await self._outage.ride_out(
             lambda: _boarded(flight), f"Task {name} with id {message.task_id} cannot ask the cache and"
@@ -119,6 +121,18 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         if plan.outcome is not None or isinstance(error, NoResultError) or not isinstance(error, Exception):
             return flight.turn_back()  # a limit, a retry or a cancellation: not the function's own answer
         return flight.fail(error)
+
+    async def shutdown(self) -> None:
+        """Close what the cache has opened in this process; it opens it again if it is used again."""
+        await self.cache.close()
+
+    def _refuse_waiting_for_oneself(self, key: str, plan: Plan) -> None:
+        outer = plan.outer
+        while outer is not None:
+            flight = self._flights.get(outer)
+            if flight is not None and flight.key == key:
+                raise CacheRecursionError(key)
+            outer = outer.outer
 
     def _abandon(self, plan: Plan) -> None:
         self._flights.pop(plan).abandon()

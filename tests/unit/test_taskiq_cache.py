@@ -14,7 +14,7 @@ from taskiq import Context, InMemoryBroker, SimpleRetryMiddleware, TaskiqDepends
 from taskiq.exceptions import NoResultError
 
 from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
-from slotline.errors import InvalidOptionError, PoolFullError, StoreUnavailableError
+from slotline.errors import CacheRecursionError, InvalidOptionError, PoolFullError, StoreUnavailableError
 from slotline.pools import Pool
 from slotline.stores import MemoryStore
 from taskiq_ext import CacheMiddleware, PoolLimitMiddleware
@@ -410,6 +410,21 @@ async def test_arguments_that_do_not_fit_end_with_the_functions_own_error(broker
     error = (await result_of(await work.kiq(1, 2, 3))).error  # type: ignore[call-arg] # the mistake in question
     assert isinstance(error, TypeError)
     assert "positional argument" in str(error)
+
+
+async def test_a_task_that_waits_in_place_for_its_own_value_is_told(cache: BaseCacheAdapter) -> None:
+    broker = InMemoryBroker(await_inplace=True).with_middlewares(CacheMiddleware(cache))
+    errors = []
+
+    @broker.task(cache_ttl=60)
+    async def work() -> int:
+        inner = await (await work.kiq()).get_result()
+        errors.append(inner.error)
+        return 1
+
+    assert (await (await work.kiq()).get_result()).return_value == 1
+    assert isinstance(errors[0], CacheRecursionError)
+    await broker.shutdown()
 
 
 class AwayCache(PlainCache):
