@@ -13,6 +13,7 @@ from slotline.caches.serializer import Serializer
 
 if TYPE_CHECKING:
     from slotline.caches.redis import RedisCacheAdapter
+    from slotline.caches.tiered import TieredCacheAdapter
 
 __all__ = [
     "DEFAULT_TTL",
@@ -28,6 +29,7 @@ __all__ = [
     "RedisCacheAdapter",
     "Serializer",
     "SyncCacheAdapter",
+    "TieredCacheAdapter",
     "cached",
     "default_cache",
 ]
@@ -39,4 +41,8 @@ def __getattr__(name: str) -> Any:
         from slotline.caches.redis import RedisCacheAdapter  # noqa: PLC0415 - see above
 
         return RedisCacheAdapter
+    if name == "TieredCacheAdapter":
+        from slotline.caches.tiered import TieredCacheAdapter  # noqa: PLC0415 - see above
+
+        return TieredCacheAdapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,8 @@ _AGES_MS = 10 * 365 * 24 * 3600 * 1000
 """How long a tag remembers an entry without expiry."""
 _TAG_SLACK_MS = 3600 * 1000
 ENTRY, CLAIM, WAITERS = ":v", ":c", ":w"
+EVERYTHING = "*"
+"""Announced when a cache was cleared."""
 _BATCH = 500
 
 
@@ -45,6 +47,8 @@ class Names:
         self._kind = namespace
         self._tag_kind = f"{namespace}-tag"
         self.patterns = (f"{_glob(prefix)}:{{{_glob(namespace)}:*", f"{_glob(prefix)}:{{{_glob(self._tag_kind)}:*")
+        self.channel = f"{prefix}:{{{namespace}}}:gone"
+        """Where the names of values that were set or removed are announced, for copies in other processes."""
         self._shown_from = len(f"{prefix}:{{{namespace}:")
 
     def base(self, key: str) -> str:
@@ -109,12 +113,16 @@ def fail(base: str, token: str, payload: bytes, rest_ms: int) -> Command:
     return Command("cache_fail", _three(base), (token, payload, rest_ms))
 
 
-def put(base: str, raw: bytes, life_ms: int) -> Command:
-    return Command("cache_set", _three(base), (raw, life_ms))
+def put(base: str, raw: bytes, life_ms: int, channel: str) -> Command:
+    return Command("cache_set", _three(base), (raw, life_ms, channel))
 
 
-def invalidate(base: str) -> Command:
-    return Command("cache_invalidate", _three(base))
+def invalidate(base: str, channel: str) -> Command:
+    return Command("cache_invalidate", _three(base), (channel,))
+
+
+def announce(channel: str, what: str) -> Command:
+    return Command("PUBLISH", (), (channel, what))
 
 
 def discard(base: str, raw: bytes) -> Command:

@@ -95,7 +95,8 @@ class Flight:
                 loop.call_soon_threadsafe(_release, waiting)
 
     @property
-    def _lost(self) -> bool:
+    def lost(self) -> bool:
+        """Whether nobody flies it any more: its loop was closed over it."""
         return self.loop is not None and self.loop.is_closed()
 
     async def wait(self) -> Outcome:
@@ -111,7 +112,7 @@ class Flight:
                 await woken
                 continue
             await asyncio.wait((woken,), timeout=_LOOK_AGAIN)
-            if self._lost:
+            if self.lost:
                 self.end(ABANDONED)
 
     def wait_blocking(self) -> Outcome:
@@ -130,7 +131,7 @@ class Flight:
                 if self._ended is None:
                     self._ended = threading.Event()
                 ended = self._ended
-            if not ended.wait(_LOOK_AGAIN) and self._lost:
+            if not ended.wait(_LOOK_AGAIN) and self.lost:
                 self.end(ABANDONED)
 
 
@@ -167,8 +168,8 @@ class Flights:
         mine = _flying.get()
         with self.lock():
             flight = self.live.get(key)
-            leading = flight is None
-            if flight is None:
+            leading = flight is None or flight.lost
+            if flight is None or leading:
                 flight = self.live[key] = Flight(key, tags)
         if mine is not None and mine.outcome is None:
             # Noted first and looked at afterwards: of two that wait for each other, one at least sees it.

@@ -24,7 +24,7 @@ def all_or_error(store: Store, batch: list[Command]) -> Steps[list[Any]]:
     return cast("list[Any]", replies)
 
 
-def invalidate_tagged(store: Store, tag_name: str) -> Steps[int]:
+def invalidate_tagged(store: Store, tag_name: str, channel: str) -> Steps[int]:
     """Invalidate every entry that carries a tag and return how many there were.
 
     An entry leaves the tag only after it was removed: a crash in between leaves work to do again, and nothing stale.
@@ -36,25 +36,26 @@ def invalidate_tagged(store: Store, tag_name: str) -> Steps[int]:
         if not done:
             return removed
         bases = [member.decode() for member in done[::2]]
-        removed += sum((yield from all_or_error(store, [commands.invalidate(base) for base in bases])))
+        removed += sum((yield from all_or_error(store, [commands.invalidate(base, channel) for base in bases])))
 
 
-def clear_matching(store: Store, pattern: str) -> Steps[None]:
+def clear_matching(store: Store, pattern: str, channel: str) -> Steps[None]:
     """Remove whatever is named like ``pattern``, and take their claims from those who create values now."""
     cursor = 0
     while True:
         cursor, found = yield Call(store, commands.scan(cursor, pattern))
         names = [name.decode("utf-8", "surrogateescape") for name in found]
         if names:
-            yield from all_or_error(store, [_removal(name) for name in names])
+            yield from all_or_error(store, [_removal(name, channel) for name in names])
         cursor = int(cursor)
         if cursor == 0:
+            yield Call(store, commands.announce(channel, commands.EVERYTHING))
             return
 
 
-def _removal(name: str) -> Command:
+def _removal(name: str, channel: str) -> Command:
     if name.endswith(commands.CLAIM):
-        return commands.invalidate(name.removesuffix(commands.CLAIM))
+        return commands.invalidate(name.removesuffix(commands.CLAIM), channel)
     return commands.unlink(name)
 
 

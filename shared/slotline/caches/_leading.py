@@ -51,6 +51,7 @@ class Leading:
         self.lease_ms = commands.milliseconds(cache.lock_timeout)
         self.lost = False
         self._ended = threading.Event()
+        self._fresh_for = 0.0
 
     def fly(self, creator: Creator) -> Steps[Outcome]:
         """Return the value, made here or by another process."""
@@ -98,6 +99,7 @@ class Leading:
                 return None, max(_LEAST_WAIT, facts[0] / 1000) * (1 + _JITTER * chance)
             entry = self.cache.codec.read(self.flight.key, facts[0], self.options.returns)
             if entry is not None:
+                self.cache.value_seen(self.flight.key, entry, facts[1], since)
                 self.cache.count_hit()
                 return failed(entry.value) if entry.error else Outcome(entry.value), None
             yield Call(store, commands.discard(self.base, facts[0]))
@@ -124,6 +126,7 @@ class Leading:
         self.cache.count_failure(outcome)
         command = self._handover(outcome, time.monotonic() - started)
         self._drop()
+        since = time.monotonic()
         try:
             stored = yield Call(self.cache.store, command)
         except StoreError as error:
@@ -131,6 +134,8 @@ class Leading:
             self._hand_over_later(command, error)
         else:
             self.cache.store_answered()
+            if stored and self._fresh_for and self.cache.on_value is not None:
+                self.cache.on_value(self.flight.key, outcome.value, self._fresh_for, since)
             if not stored and self.lost:
                 logger.warning("the value of %r was not stored: its claim was lost while it was made", self.flight.key)
         return outcome
@@ -155,7 +160,7 @@ class Leading:
             if raw is None:
                 cache.count_error()
                 return commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
-            life = options.life()
+            life = self._fresh_for = options.life()
             cache.remember(key, life + options.grace)
             return commands.fill(self.base, self.token, raw, commands.milliseconds(life + options.grace))
         if self.aged_ms:

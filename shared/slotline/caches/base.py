@@ -90,6 +90,6 @@ class BaseCacheAdapter(ABC):
 
     async def close(self) -> None:
         """Close what this cache opened; it opens it again when it is used again."""
-        portal = self.__dict__.get("sync")
-        if portal is not None:
-            portal.end_loop()
+        end_loop = getattr(self.__dict__.get("sync"), "end_loop", None)
+        if end_loop is not None:
+            end_loop()

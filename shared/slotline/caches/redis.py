@@ -24,6 +24,7 @@ from slotline.errors import StoreError
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Unpack
 
     from slotline.caches._flights import Flight, Outcome
@@ -85,6 +86,8 @@ class RedisCacheAdapter(CacheAdapter):
         self.store, self._owns_store = _store(redis_url, store)
         self.codec = Codec(serializer or Serializer())
         self.names = commands.Names(self.store.prefix, namespace)
+        self.on_value: Callable[[str, Any, float, float], None] | None = None
+        """Called with key, value, the seconds it is fresh, and when it was asked for, at each value read or made."""
         self._outage = Outage(self.store.name)
         self._reads = SharedReads()
         self._resting: dict[str, float] = {}
@@ -145,7 +148,8 @@ class RedisCacheAdapter(CacheAdapter):
     def _fresh_or_aged(self, key: str, options: EntryOptions) -> Steps[tuple[Hit | None, int]]:
         """Return what is stored, and below which remaining life (ms) it should be refreshed; 0 for not now."""
         base = self.names.base(key)
-        timed = bool(options.grace or options.beta)
+        timed = bool(options.grace or options.beta or self.on_value)
+        since = time.monotonic()
         try:
             self._try_store()
             reply = yield Call(self.store, commands.read_timed(base) if timed else commands.read(base))
@@ -168,6 +172,7 @@ class RedisCacheAdapter(CacheAdapter):
             return None, 0
         if entry is None:
             return None, 0
+        self.value_seen(key, entry, left_ms, since)
         return self._judged(key, entry, left_ms, options)
 
     def _judged(self, key: str, entry: Entry, left_ms: int, options: EntryOptions) -> tuple[Hit, int]:
@@ -207,7 +212,7 @@ class RedisCacheAdapter(CacheAdapter):
             self._try_store()
             if tags:
                 yield from all_or_error(self.store, tags)
-            yield Call(self.store, commands.put(base, raw, commands.milliseconds(life)))
+            yield Call(self.store, commands.put(base, raw, commands.milliseconds(life), self.names.channel))
             self.store_answered()
         except StoreError as error:
             self.store_failed(error)
@@ -221,7 +226,7 @@ class RedisCacheAdapter(CacheAdapter):
         check_key(key)
         self._forget(key)
         try:
-            had = yield Call(self.store, commands.invalidate(self.names.base(key)))
+            had = yield Call(self.store, commands.invalidate(self.names.base(key), self.names.channel))
         finally:
             self._forget(key)
         self.store_answered()
@@ -231,14 +236,14 @@ class RedisCacheAdapter(CacheAdapter):
     def _invalidate_tag(self, tag: str) -> Steps[int]:
         name = self.names.tag(text("tag", tag))
         self._forget(tag=tag)
-        removed = yield from invalidate_tagged(self.store, name)
+        removed = yield from invalidate_tagged(self.store, name, self.names.channel)
         self._forget(tag=tag)
         return removed
 
     def _clear(self) -> Steps[None]:
         self._forget()
         for pattern in self.names.patterns:
-            yield from clear_matching(self.store, pattern)
+            yield from clear_matching(self.store, pattern, self.names.channel)
         self._forget()
         self._remembered.clear()
 
@@ -270,6 +275,12 @@ class RedisCacheAdapter(CacheAdapter):
         """What renews the claims of this process."""
         keeper: Keeper = cast("Any", self.store).keeper
         return keeper
+
+    def value_seen(self, key: str, entry: Entry, left_ms: int, since: float) -> None:
+        """Tell whoever wants to know of a value that was read."""
+        if self.on_value is not None and not entry.error:
+            fresh = math.inf if left_ms < 0 else (left_ms - entry.grace_ms) / 1000
+            self.on_value(key, entry.value, fresh, since)
 
     def _try_store(self) -> None:
         error = self._outage.current()
