@@ -1,0 +1,118 @@
+"""What becomes of slots and held tasks when parts of a worker die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+
+LEASE = 2.0
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def deployment(server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    late = getattr(request, "param", False)
+    made = Deployment(tmp_path, server, lease=LEASE, acks_late=late)
+    yield made
+    made.close()
+
+
+def test_a_hard_time_limit_frees_the_slot_once_its_process_is_gone(deployment: Deployment) -> None:
+    app = deployment.module
+    with deployment.worker("prefork", concurrency=2):
+        sent = [app.hard.delay(30), app.hard.delay(0)]
+        with pytest.raises(TimeLimitExceeded):
+            sent[0].get(timeout=20)
+        sent[1].get(timeout=20)
+        first = int(deployment.list("hard")[0])
+        assert not Path(f"/proc/{first}").exists()
+        deployment.wait_free("hard")
+
+
+@pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
+def test_a_killed_child_frees_its_slot(deployment: Deployment) -> None:
+    app = deployment.module
+    with deployment.worker("prefork", concurrency=2):
+        lost = app.die.delay("kill")
+        with pytest.raises(WorkerLostError):
+            lost.get(timeout=30)
+        assert app.die.delay("return").get(timeout=20) == "return"
+        deployment.wait_free("die")
+
+
+def test_a_terminated_task_frees_its_slot(deployment: Deployment) -> None:
+    app = deployment.module
+    with deployment.worker("prefork", concurrency=2):
+        running = app.one.delay("terminate", 60)
+        wait_until("it runs", lambda: deployment.list("started:terminate"), 10)
+        running.revoke(terminate=True, signal="SIGKILL")
+        assert app.one.delay("terminate", 0).get(timeout=30) == "one:terminate"
+        deployment.wait_free("one:terminate")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_killed_worker_frees_its_slots_within_the_lease(deployment: Deployment, pool: str) -> None:
+    app = deployment.module
+    with deployment.worker(pool, concurrency=2) as first:
+        app.one.delay("killed", 60)
+        wait_until("it runs", lambda: deployment.list("started:killed"), 10)
+        first.kill_all()
+    assert deployment.holders("one:killed") == 1
+    deployment.wait_free("one:killed", LEASE + 3)
+
+
+@pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_ordered_shutdown_gives_held_tasks_back_to_the_broker(deployment: Deployment, pool: str) -> None:
+    app = deployment.module
+    with deployment.worker(pool, concurrency=2) as first:
+        sent = [app.one.delay("restore", 0.3) for _ in range(8)]
+        wait_until("one has run", lambda: deployment.list("finished:restore"), 10)
+        assert first.terminate() == 0
+    done = len(deployment.list("finished:restore"))
+    assert done < 8
+    with deployment.worker(pool, concurrency=2):
+        assert [result.get(timeout=30) for result in sent] == ["one:restore"] * 8
+    assert sorted(deployment.list("started:restore")) == sorted(result.id for result in sent), "each ran exactly once"
+    assert deployment.peak("one-restore") == 1
+
+
+def test_a_slow_task_keeps_its_slot_in_a_solo_worker(deployment: Deployment) -> None:
+    app = deployment.module
+    with deployment.worker("solo"), deployment.worker("solo"):
+        sent = [app.one.delay("slow", LEASE * 2) for _ in range(2)]
+        assert [result.get(timeout=40) for result in sent] == ["one:slow"] * 2
+    assert deployment.peak("one-slow") == 1
+
+
+def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, server: RedisServer) -> None:
+    with RedisServer() as broker:
+        made = Deployment(tmp_path, server, broker=broker.url, lease=LEASE)
+        app = made.module
+        with made.worker("prefork", concurrency=2) as worker:
+            assert app.one.delay("outage", 0).get(timeout=20) == "one:outage"
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                held = app.one.apply_async(("outage", 0), ignore_result=True)
+                worker.wait_log("is held until its limit can be asked", 60)
+                free = app.total.apply_async(([1, 2],), ignore_result=True)
+                worker.wait_log(f"Task app.total[{free.id}] succeeded", 20)
+                assert f"[{held.id}] succeeded" not in worker.log
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            worker.wait_log(f"Task app.one[{held.id}] succeeded", 30)
+        made.close()

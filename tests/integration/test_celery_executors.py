@@ -1,0 +1,78 @@
+"""Leased executors inside real workers, and nothing left of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def deployment(server: RedisServer, tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path, server)
+    yield made
+    made.close()
+
+
+def grandchildren(deployment: Deployment) -> list[int]:
+    return [int(pid) for pid in deployment.list("grandchildren")]
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_bodies_run_in_leases_and_a_warm_shutdown_leaves_nothing(deployment: Deployment, pool: str) -> None:
+    app = deployment.module
+    with deployment.worker(pool, concurrency=2) as worker:
+        in_thread = app.in_io.delay(4)
+        doubled, thread, task_id = in_thread.get(timeout=20)
+        assert (doubled, thread.startswith("leasepool"), task_id) == (8, True, in_thread.id)
+        in_process = app.in_cpu.delay(4)
+        doubled, pid, task_id = in_process.get(timeout=20)
+        assert (doubled, task_id) == (8, in_process.id)
+        assert pid not in {os.getpid(), worker.pid}
+        assert pool != "prefork" or pid not in worker.children()
+        pids = app.leasing.delay().get(timeout=20)
+        assert 1 <= len(pids) <= 2
+        assert worker.terminate() == 0
+        wait_until("its worker processes are gone", lambda: gone([pid, *grandchildren(deployment)]), 10)
+
+
+def test_a_killed_child_takes_its_leased_processes_with_it(deployment: Deployment) -> None:
+    with deployment.worker("prefork", concurrency=1) as worker:
+        deployment.module.leasing.delay(30)
+        wait_until("the lease is at work", lambda: grandchildren(deployment), 20)
+        worker.kill_child()
+        wait_until("the leased processes are gone", lambda: gone(grandchildren(deployment)), 10)
+
+
+def test_a_killed_worker_takes_its_leased_processes_with_it(deployment: Deployment) -> None:
+    with deployment.worker("prefork", concurrency=1) as worker:
+        deployment.module.leasing.delay(30)
+        wait_until("the lease is at work", lambda: grandchildren(deployment), 20)
+        worker.kill()
+        wait_until("everything is gone", lambda: gone(grandchildren(deployment)) and not worker.processes(), 10)
+
+
+def test_recycled_children_leave_no_leased_processes(deployment: Deployment) -> None:
+    app = deployment.module
+    with deployment.worker("prefork", concurrency=1, args=("--max-tasks-per-child", "1")):
+        for _ in range(2):
+            app.leasing.delay().get(timeout=20)
+        first = grandchildren(deployment)[:4]
+        wait_until("the first child's processes are gone", lambda: gone(first), 10)
