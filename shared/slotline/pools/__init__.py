@@ -4,6 +4,21 @@ from slotline.pools.info import Holder, PoolInfo
 from slotline.pools.place import Place, SyncPlace
 from slotline.pools.pool import Pool, SyncPool
 from slotline.pools.pooled import pooled
+from slotline.pools.room import Parked, Room, SyncRoom, SyncTaken, Taken
 from slotline.pools.slot import Slot
 
-__all__ = ["Holder", "Place", "Pool", "PoolInfo", "Slot", "SyncPlace", "SyncPool", "pooled"]
+__all__ = [
+    "Holder",
+    "Parked",
+    "Place",
+    "Pool",
+    "PoolInfo",
+    "Room",
+    "Slot",
+    "SyncPlace",
+    "SyncPool",
+    "SyncRoom",
+    "SyncTaken",
+    "Taken",
+    "pooled",
+]

@@ -160,7 +160,7 @@ class Place:
         with self._lock:
             if self._slot is not None:
                 return self._slot, False
-            self._slot = self.pool.hold(self, grant, since)
+            self._slot = self.pool.hold(self.token, self.owner, grant, since, self.pool.slot_exp)
             return self._slot, True
 
     def _rung(self) -> None:

@@ -182,6 +182,13 @@ class Pool:
         args = (place.token, place.owner, self.max_size, declare, lease_ms, cap_ms, patience_ms, channel)
         return Command("pool_acquire", keys, args)
 
+    def park_command(self, token: str, owner: str, lane: str, digest: str, message: bytes, channels: str) -> Command:
+        """The command by which a message takes a slot or is parked."""
+        declare = 0 if self._declared else 1
+        lease_ms, cap_ms = milliseconds(self.patience), milliseconds(self.slot_exp)
+        args = (token, owner, self.max_size, declare, lease_ms, cap_ms, lane, digest, message, self.key, channels)
+        return Command("pool_park", self._where()[1], args)
+
     def release_command(self, token: str) -> Command:
         """The command that gives a slot or a place back."""
         return Command("pool_release", self._where()[1], (token,))
@@ -196,13 +203,13 @@ class Pool:
                     *(self.key, self.max_size, answer.declared, answer.max_size),
                 )
 
-    def hold(self, place: Place, grant: Granted, since: float) -> Slot:
-        """Make the slot of a granted place, and keep it alive."""
-        slot = Slot(self.key, place.token, place.owner, grant.fence, since=since, life=grant.life, cap=self.slot_exp)
+    def hold(self, token: str, owner: str, grant: Granted, since: float, cap: float | None) -> Slot:
+        """Make the slot that was granted to ``token``, and keep it alive."""
+        slot = Slot(self.key, token, owner, grant.fence, since=since, life=grant.life, cap=cap)
         store, keys = self._where()
         if store.keeper is not None and grant.life is not None:
-            renew = Command("pool_renew", keys, (place.token, milliseconds(self.patience)))
-            slot._kept = store.keeper.keep(place.token, renew, grant.life, since, lambda: self._lose(slot))  # noqa: SLF001 - made here
+            renew = Command("pool_renew", keys, (token, milliseconds(self.patience)))
+            slot._kept = store.keeper.keep(token, renew, grant.life, since, lambda: self._lose(slot))  # noqa: SLF001 - made here
         logger.debug("slot %s of pool %r taken by %s", slot.token, self.key, slot.owner)
         return slot
 

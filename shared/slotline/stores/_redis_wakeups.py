@@ -23,6 +23,7 @@ LINGER = 60.0
 _CHECK = 20.0
 _PATIENCE = 6
 _STOP = b"-"
+_CHANGED = b"+"
 
 
 class RedisWakeups(Wakeups):
@@ -40,11 +41,35 @@ class RedisWakeups(Wakeups):
         self._thread: threading.Thread | None = None
         self._heard: Future[None] = Future()
         self._closing = False
+        self._expected = 0
+        self._subscribed: set[str] = set()
 
     def bell(self, token: str) -> Bell:
         bell = super().bell(token)
         self._started()
         return bell
+
+    def join(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """See :meth:`Wakeups.join`."""
+        super().join(channel, heard)
+        self._changed()
+
+    def quit(self, channel: str) -> None:
+        """See :meth:`Wakeups.quit`."""
+        super().quit(channel)
+        self._changed()
+
+    def _changed(self) -> None:
+        """Tell the thread, which alone may use its connection, to subscribe anew."""
+        with self._lock:
+            if self._thread is not None and self._heard.done():
+                self._heard = Future()
+                self._heard.set_running_or_notify_cancel()
+                running = True
+            else:
+                running = False
+        if running:
+            self._say(_CHANGED)
 
     def listen_blocking(self) -> None:
         self._started().result()
@@ -74,10 +99,10 @@ class RedisWakeups(Wakeups):
             while not self._closing:
                 try:
                     with client.pubsub() as pubsub:
-                        pubsub.subscribe(self.channel)
+                        self._subscribe(pubsub)
                         for message in iter(lambda: self._next(pubsub), None):
                             patience = pauses(_PATIENCE)
-                            self._deliver(message)
+                            self._deliver(pubsub, message)
                         return
                 except Exception as error:  # noqa: BLE001 - whatever broke the connection, it is made anew
                     self._lost(error, patience)
@@ -92,7 +117,7 @@ class RedisWakeups(Wakeups):
             message = pubsub.get_message(timeout=_CHECK)
             if message is not None:
                 return message
-            idle = 0.0 if self._bells else idle + _CHECK
+            idle = 0.0 if self._bells or self._joined else idle + _CHECK
             if idle >= LINGER and self._retired():
                 return None
             pubsub.ping()  # a connection that died without a word shows here
@@ -100,24 +125,47 @@ class RedisWakeups(Wakeups):
 
     def _retired(self) -> bool:
         with self._lock:
-            if self._bells:
+            if self._bells or self._joined:
                 return False
             self._thread = None
             return True
 
-    def _deliver(self, message: Any) -> None:
+    def _subscribe(self, pubsub: Any) -> None:
+        channels = {self.channel, *self._joined}
+        gone = [name for name in map(bytes.decode, pubsub.channels) if name not in channels]
+        if gone:
+            pubsub.unsubscribe(*gone)
+        self._expected, self._subscribed = len(channels), channels
+        pubsub.subscribe(*channels)
+
+    def _deliver(self, pubsub: Any, message: Any) -> None:
         if message["type"] == "subscribe":
-            with self._lock:
-                heard, again = self._heard, self._heard.done()
-                if again:
-                    heard = self._heard = Future()
-                heard.set_result(None)
-            if again:
-                self.nudge_all()
+            self._expected -= 1
+            if self._expected == 0 and {self.channel, *self._joined} != self._subscribed:
+                self._subscribe(pubsub)  # somebody has joined while this was under way
+            elif self._expected == 0:
+                self._all_heard()
         elif message["type"] == "message":
+            channel = message["channel"].decode()
+            if channel != self.channel:
+                heard = self._joined.get(channel)
+                if heard is not None:
+                    heard(message["data"])
+                return
             token, _, payload = message["data"].partition(b" ")
-            if token != _STOP:
+            if token == _CHANGED:
+                self._subscribe(pubsub)
+            elif token != _STOP:
                 self.ring(token.decode(), payload)
+
+    def _all_heard(self) -> None:
+        with self._lock:
+            again = self._heard.done()  # after a broken connection, or an error that somebody has seen
+            if again:
+                self._heard = Future()
+            self._heard.set_result(None)
+        if again:
+            self.nudge_all()
 
     def _lost(self, error: Exception, patience: Any) -> None:
         if self._closing:
@@ -140,11 +188,16 @@ class RedisWakeups(Wakeups):
         thread, self._thread = self._thread, None
         if thread is None or thread is threading.current_thread():
             return
+        if self._say(_STOP):
+            thread.join(timeout=2.0)
+
+    def _say(self, word: bytes) -> bool:
+        """Publish to the thread itself; without a server it finds out by itself, with its connection."""
         try:
             with self._connect() as client:
-                client.publish(self.channel, _STOP)
+                client.publish(self.channel, word)
                 client.connection_pool.disconnect()
-        except Exception as error:  # noqa: BLE001 - the server is gone: the thread finds that out by itself
-            logger.debug("could not end the wake-ups of %s at once: %s", self._name, error)
-            return
-        thread.join(timeout=2.0)
+        except Exception as error:  # noqa: BLE001 - see above
+            logger.debug("no word to the wake-ups of %s: %s", self._name, error)
+            return False
+        return True

@@ -25,7 +25,8 @@ def load(name: str) -> Script:
 
 
 def _with_includes(name: str) -> str:
-    lines: list[str] = []
-    for line in (files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8").splitlines():
-        lines.append(_with_includes(line.removeprefix(_INCLUDE).strip()) if line.startswith(_INCLUDE) else line)
-    return "\n".join(lines) + "\n"
+    lines = (files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8").splitlines()
+    filled = [
+        _with_includes(line.removeprefix(_INCLUDE).strip()) if line.startswith(_INCLUDE) else line for line in lines
+    ]
+    return "\n".join(filled) + "\n"

@@ -78,6 +78,7 @@ class Wakeups(ABC):
 
     def __init__(self) -> None:
         self._bells: dict[str, Bell] = {}
+        self._joined: dict[str, Callable[[bytes], None]] = {}
 
     def bell(self, token: str) -> Bell:
         """Hang up a bell under ``token``."""
@@ -101,6 +102,21 @@ class Wakeups(ABC):
         """Ring every bell without a payload: messages may have been lost."""
         for bell in list(self._bells.values()):
             bell.ring(b"")
+        for heard in list(self._joined.values()):
+            heard(b"")
+
+    def join(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """Listen on a channel that many processes share, besides this process's own.
+
+        Args:
+            channel: The channel.
+            heard: Called with each message, in any thread; with ``b""`` when messages may have been lost.
+        """
+        self._joined[channel] = heard
+
+    def quit(self, channel: str) -> None:
+        """Listen on a shared channel no more."""
+        self._joined.pop(channel, None)
 
     @abstractmethod
     def listen_blocking(self) -> None:

@@ -6,8 +6,8 @@
 --   state   hash  max, declared, fence, place; name and wake (what to publish, and where, when a lane is called);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
 --                 "w:<token>"  a waiting caller    "place|alive_until_ms|lease_ms|cap_ms|channel|owner"
---                 "p:<digest>" a parked message    "place|lane|cap_ms|owner"
---                 "m:<digest>" the message itself; "o:<digest>" who has taken it
+--                 "m:<digest>" a parked message    "place|lane|cap_ms|owner|message"
+--                 "o:<digest>" who has taken it    "token|place|lane"
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
 --                 "c:<lane>"   since when a lane has been called without an answer (ms)
 --   claims  zset  digest of a taken message -> until when its taker has said that it lives (ms)
@@ -80,7 +80,7 @@ local function drop_expired()
 end
 
 -- Where a token, or a digest, stands in line.
-local function member(lane, place, token) return string.format('%s|%016.0f|%s', lane, place, token) end
+local function member(lane, place, token) return string.format('%s|%012.0f|%s', lane, place, token) end
 
 local function next_place() return redis.call('HINCRBY', state, 'place', 1) end
 

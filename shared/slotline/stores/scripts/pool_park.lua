@@ -10,13 +10,13 @@
 -- include: lib_admit
 
 local lane, digest = ARGV[7], ARGV[8]
-local place = string.match(redis.call('HGET', state, 'p:' .. digest) or '', '^(%d+)|')
+local place = string.match(redis.call('HGET', state, 'm:' .. digest) or '', '^(%d+)|')
 if not place then
   local admitted = admit()
   if admitted then return admitted end
   place = next_place()
-  redis.call('HSET', state, 'name', ARGV[10], 'wake', ARGV[11], 'm:' .. digest, ARGV[9],
-    'p:' .. digest, place .. '|' .. lane .. '|' .. ARGV[6] .. '|' .. owner)
+  redis.call('HSET', state, 'name', ARGV[10], 'wake', ARGV[11],
+    'm:' .. digest, place .. '|' .. lane .. '|' .. ARGV[6] .. '|' .. owner .. '|' .. ARGV[9])
   redis.call('ZADD', line, 0, member(lane, place, digest))
   keep_key(line, ROOM_MS)
   keep_key(state, ROOM_MS)

@@ -6,7 +6,7 @@
 -- include: lib_pool
 
 tell_time()
-if redis.call('HGET', state, 'o:' .. ARGV[1]) ~= ARGV[2] then return 0 end
+if string.match(redis.call('HGET', state, 'o:' .. ARGV[1]) or '', '^([^|]*)') ~= ARGV[2] then return 0 end
 if tonumber(redis.call('ZSCORE', claims, ARGV[1]) or 0) <= now_ms then return 0 end
 redis.call('ZADD', claims, 'XX', text(now_ms + ARGV[3]), ARGV[1])
 return tonumber(ARGV[3])

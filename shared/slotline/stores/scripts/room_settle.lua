@@ -1,19 +1,18 @@
 -- Ends a taken message: done, or given back to its old place at the head of its lane.
--- Safe to repeat. A message that another run has taken meanwhile is left to that run.
+-- Safe to repeat. A message that is no longer the token's, its claim having lapsed, is left as it is: it runs again.
 --
 -- KEYS  slots, line, state, claims
 -- ARGV  1 digest   2 token of its run   3 what becomes of it: done | back
--- Returns  1 if the message was the token's, or nobody's; else 0
+-- Returns  1 if the message was the token's; 0 if it had passed on, or was settled already
 -- include: lib_pool
 
-local digest, taker = ARGV[1], redis.call('HGET', state, 'o:' .. ARGV[1])
-local place, lane = string.match(redis.call('HGET', state, 'p:' .. digest) or '', '^(%d+)|([^|]*)|')
-if not place or (taker and taker ~= ARGV[2]) then return 0 end
+local digest = ARGV[1]
+local taker, place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^([^|]*)|(%d+)|(.*)$')
+if taker ~= ARGV[2] then return 0 end
 redis.call('ZREM', claims, digest)
 redis.call('HDEL', state, 'o:' .. digest)
 if ARGV[3] == 'done' then
-  redis.call('HDEL', state, 'p:' .. digest, 'm:' .. digest)
-  redis.call('ZREM', line, member(lane, place, digest))
+  redis.call('HDEL', state, 'm:' .. digest)
 else
   redis.call('ZADD', line, 0, member(lane, place, digest))
   tell_time()

@@ -10,21 +10,22 @@
 local token, lease_ms = ARGV[1], tonumber(ARGV[2])
 tell_time()
 
-local function reply(digest, fence, life)
-  local _, lane, cap, owner = string.match(redis.call('HGET', state, 'p:' .. digest), '^(%d+)|([^|]*)|(-?%d+)|(.*)$')
-  return {1, fence, life, digest, lane, owner, tonumber(cap), redis.call('HGET', state, 'm:' .. digest)}
+local function parked(digest)
+  return string.match(redis.call('HGET', state, 'm:' .. digest), '^(%d+)|([^|]*)|(-?%d+)|([^|]*)|(.*)$')
 end
 
 local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
 if until_ms then
-  return reply(mine_already, string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)'), until_ms - now_ms)
+  local _, lane, cap, owner, message = parked(mine_already)
+  local fence = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
+  return {1, fence, until_ms - now_ms, mine_already, lane, owner, tonumber(cap), message}
 end
 
 -- What a dead worker has taken stands at its old place again.
 for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now_ms, 'LIMIT', 0, 100)) do
   redis.call('ZREM', claims, digest)
-  local place, lane = string.match(redis.call('HGET', state, 'p:' .. digest) or '', '^(%d+)|([^|]*)|')
+  local place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(%d+)|(.*)$')
   redis.call('HDEL', state, 'o:' .. digest)
   if place then redis.call('ZADD', line, 0, member(lane, place, digest)) end
 end
@@ -33,20 +34,20 @@ local mine = {}
 for at = 3, #ARGV do mine[ARGV[at]] = true end
 local free, head = serve('', mine)
 if head then
-  local lane, digest = string.match(head, '^([^|]*)|%d+|(.*)$')
-  local cap, owner = string.match(redis.call('HGET', state, 'p:' .. digest), '^%d+|[^|]*|(-?%d+)|(.*)$')
+  local digest = string.match(head, '^[^|]*|%d+|(.*)$')
+  local place, lane, cap, owner, message = parked(digest)
   local cap_ms = tonumber(cap)
   local life = life_of(lease_ms, cap_ms)
   local fence = fence_after(redis.call('HGET', state, 'fence'))
   take(token, owner, fence, life, cap_ms)
   redis.call('ZREM', line, head)
   redis.call('ZADD', claims, text(now_ms + lease_ms), digest)
-  redis.call('HSET', state, 'o:' .. digest, token, 'x:' .. token, digest)
+  redis.call('HSET', state, 'o:' .. digest, token .. '|' .. place .. '|' .. lane, 'x:' .. token, digest)
   redis.call('HDEL', state, 'c:' .. lane)
   keep_key(claims, ROOM_MS)
   keep_key(line, ROOM_MS)
   keep_key(state, ROOM_MS)
-  return reply(digest, fence, life)
+  return {1, fence, life, digest, lane, owner, cap_ms, message}
 end
 
 local waiting, claimed = 0, redis.call('ZRANGE', claims, 0, 0, 'WITHSCORES')[2]

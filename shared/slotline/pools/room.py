@@ -1,0 +1,326 @@
+"""The waiting room: messages over their limit wait in the store, in line, and cost no worker anything.
+
+A message that finds its pool full is parked in its **lane** by the very command that finds the pool full; the broker's
+copy can be acknowledged then. When a slot comes free, a worker that serves the lane takes the longest waiter together
+with the slot. Until that run is settled, the message stays in the room under a claim that the worker's heartbeat
+renews; a worker that dies gives it back at the head of its lane within the heartbeat's lease.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from slotline import _checks, settings
+from slotline.pools._tokens import default_owner, new_token
+from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys, read_answer
+from slotline.pools.pool import Pool
+from slotline.pools.slot import Slot
+from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.stores.base import Command, Store
+from slotline.stores.layout import base_key
+from slotline.stores.wakeups import Listen
+
+logger = logging.getLogger("slotline.pools")
+
+SWEEPS = 3
+"""How often within the heartbeat's lease a worker looks through its lanes, whatever it has heard."""
+_JITTER = 0.25
+_LANE = ":lane:"
+
+
+class Parked(NamedTuple):
+    """A message in the room: how many of its lane came before it."""
+
+    place: int
+
+
+class Taken:
+    """A parked message that this worker runs, with the slot for it.
+
+    Attributes:
+        message: The message, byte for byte as it was parked.
+        lane: The name of its lane.
+        slot: Its slot, which the caller releases when the run has ended.
+        pool: The slot's pool.
+        lost: Whether the claim was lost: the store was out of reach for longer than the lease, and another worker may
+            run the message again.
+    """
+
+    def __init__(self, room: Room, pool: Pool, slot: Slot, lane: str, digest: str, message: bytes) -> None:
+        self.pool, self.slot, self.lane, self.message = pool, slot, lane, message
+        self.lost = False
+        self.sync = SyncTaken(self)
+        self._room, self._digest = room, digest
+
+    async def settle(self) -> None:
+        """Remove the message from the room: its run is acknowledged. Again is harmless.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached; it is tried again in the background, and in the worst
+                case the message runs once more, as after a lost acknowledgement to a broker.
+        """
+        await run_awaiting(self.ending("done"))
+
+    async def give_back(self) -> None:
+        """Put the message back at its old place, and release its slot."""
+        await run_awaiting(self.ending("back"))
+
+    def ending(self, outcome: str) -> Steps[None]:
+        """End the claim."""
+        store, keys = self._room.store, pool_keys(self._room.store, self.pool.key)
+        command = Command("room_settle", keys, (self._digest, self.slot.token, outcome))
+        if store.keeper is not None:
+            store.keeper.drop(self._claim)
+        if outcome == "back":
+            # One after the other: the slot must not go to a younger message.
+            yield from self._sent(store, command)
+            yield from self.pool.closing(self.slot)
+            self._room.call(self.pool.key)
+        else:
+            yield from self._sent(store, command)
+
+    def keep(self, lease: float, since: float) -> None:
+        """Renew the claim until it is ended."""
+        store, keys = self._room.store, pool_keys(self._room.store, self.pool.key)
+        if store.keeper is not None:
+            renew = Command("room_renew", keys, (self._digest, self.slot.token, milliseconds(lease)))
+            store.keeper.keep(self._claim, renew, lease, since, self._lose)
+
+    @property
+    def _claim(self) -> str:
+        return f"claim-{self.slot.token}"
+
+    def _sent(self, store: Store, command: Command) -> Steps[None]:
+        try:
+            yield Call(store, command)
+        except BaseException:
+            store.settle(command, self.pool.patience)
+            raise
+
+    def _lose(self) -> None:
+        self.lost = True
+        logger.warning(
+            "the claim on a message of lane %r, pool %r, is lost: it may run again", self.lane, self.pool.key
+        )
+
+
+class Room:
+    """The parked messages of the lanes that a worker serves.
+
+    Args:
+        store: A store that processes share; the embedded one has no room.
+        lanes: The lanes that this worker serves, one for each queue of each broker. Applications that share a store
+            must not share lanes.
+        on_call: Called, in any thread, when there may be something to take.
+
+    Raises:
+        InvalidOptionError: An argument has a value that it cannot have.
+    """
+
+    def __init__(self, store: Store, lanes: Sequence[str], *, on_call: Callable[[], None] | None = None) -> None:
+        if not isinstance(store, Store) or not store.shared:
+            raise _checks.refuse("store", store, "a store that processes share, such as RedisStore(url)")
+        self.store = store
+        self.lanes = {_lane_id(_checks.text("lanes", name)): name for name in lanes}
+        self.sync = SyncRoom(self)
+        self._on_call = on_call
+        self._lock = threading.Lock()
+        self._called: dict[str, None] = {}
+        self._noted: set[tuple[str, str]] = set()
+        self._look_at = 0.0
+        self._open = False
+
+    @property
+    def lease(self) -> float:
+        """Seconds after which a worker that says nothing loses what it has taken."""
+        return settings.current().heartbeat_lease
+
+    @property
+    def due(self) -> bool:
+        """Whether :meth:`take` has a reason to ask the store now."""
+        return bool(self._called) or time.monotonic() >= self._look_at
+
+    @property
+    def look_after(self) -> float:
+        """Seconds after which :meth:`take` should be called, whatever has been heard."""
+        return 0.0 if self._called else max(0.0, self._look_at - time.monotonic())
+
+    async def park(self, pool: Pool, message: bytes, *, lane: str, owner: str | None = None) -> Slot | Parked:
+        """Take a slot for a message, or park it; one command, and one more when a pool is new to this lane.
+
+        A message that is in the room already, parked or taken, is not parked again: the broker's second copy of it
+        may be acknowledged.
+
+        Args:
+            pool: The pool that the message must count in.
+            message: The whole message; its digest is its identity.
+            lane: The lane, which need not be one that this room serves.
+            owner: Whose message it is, for people.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached; nothing is known of the message.
+        """
+        return await run_awaiting(self.parking(pool, message, lane, owner))
+
+    async def take(self) -> Taken | None:
+        """Take the longest parked message of these lanes whose pool has a slot; ``None`` when there is none now.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached.
+        """
+        return await run_awaiting(self.taking())
+
+    def close(self) -> None:
+        """Hear no more calls."""
+        self._open = False
+        for lane in self.lanes:
+            self.store.wakeups.quit(self._channel(lane))
+
+    def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None) -> Steps[Slot | Parked]:
+        """Take a slot for a message, or park it."""
+        lane_id, token, owner = _lane_id(lane), new_token(), owner or default_owner()
+        asked_at = time.monotonic()
+        command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""))
+        try:
+            yield from self._note(pool, lane_id)
+            answer = read_answer((yield Call(self.store, command)))
+        except BaseException:
+            self.store.settle(pool.release_command(token), self.lease)
+            raise
+        pool.note(answer)
+        if isinstance(answer.outcome, Granted):
+            return pool.hold(token, owner, answer.outcome, asked_at, pool.slot_exp)
+        assert isinstance(answer.outcome, Queued)  # noqa: S101 - a message is never turned away
+        return Parked(answer.outcome.place)
+
+    def taking(self) -> Steps[Taken | None]:
+        """Take a message with its slot."""
+        yield from self._listening()
+        if time.monotonic() >= self._look_at:
+            yield from self._sweep()
+        while self._called:
+            with self._lock:
+                name = next(iter(self._called), None)
+            if name is None:
+                break
+            taken = yield from self._take_from(name)
+            if taken is not None:
+                return taken
+        return None
+
+    def _listening(self) -> Steps[None]:
+        if not self._open:
+            self._open = True
+            for lane in self.lanes:
+                self.store.wakeups.join(self._channel(lane), self._heard)
+        yield Listen(self.store.wakeups)
+
+    def _take_from(self, name: str) -> Steps[Taken | None]:
+        pool, token, asked_at = Pool(name, 1, store=self.store), new_token(), time.monotonic()
+        keys = pool_keys(self.store, name)
+        with self._lock:
+            self._called.pop(name, None)
+        try:
+            reply = yield Call(self.store, Command("room_take", keys, (token, milliseconds(self.lease), *self.lanes)))
+        except BaseException:
+            self.call(name)
+            self.store.settle(pool.release_command(token), self.lease)
+            raise
+        if not reply[0]:
+            self._look_within(int(reply[2]) / 1000 if reply[2] >= 0 else None, name)
+            return None
+        self.call(name)  # there may be more where this came from
+        fence, life_ms, digest, lane, owner, cap_ms, message = reply[1:]
+        cap = None if cap_ms < 0 else cap_ms / 1000
+        slot = pool.hold(token, owner.decode(), Granted(int(fence), life_ms / 1000), asked_at, cap)
+        taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message)
+        taken.keep(self.lease, asked_at)
+        return taken
+
+    def _sweep(self) -> Steps[None]:
+        self._look_at = time.monotonic() + self.lease / SWEEPS * (1 - random.uniform(0, _JITTER))  # noqa: S311 - jitter
+        for lane in self.lanes:
+            names = yield Call(self.store, Command("room_pools", (self._index(lane),), ("",)))
+            for name in names:
+                self._called.setdefault(name.decode(), None)
+
+    def _note(self, pool: Pool, lane_id: str) -> Steps[None]:
+        # Before the message is parked: a name too many in the index is harmless, a missing one is not.
+        if (pool.key, lane_id) not in self._noted:
+            yield Call(self.store, Command("room_note", (self._index(lane_id),), (pool.key,)))
+            self._noted.add((pool.key, lane_id))
+
+    def _look_within(self, seconds: float | None, name: str) -> None:
+        if seconds is not None and time.monotonic() + seconds < self._look_at:
+            timer = threading.Timer(seconds, self.call, (name,))
+            timer.daemon = True
+            timer.start()
+
+    def _heard(self, message: bytes) -> None:
+        if message:
+            self.call(message.decode())
+        else:
+            self._look_at = 0.0
+            self._tell()
+
+    def call(self, name: str) -> None:
+        """Look into a pool at the next :meth:`take`."""
+        with self._lock:
+            self._called[name] = None
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_call is not None and self._open:
+            self._on_call()
+
+    def _channel(self, lane_id: str) -> str:
+        return f"{self.store.prefix}{_LANE}{lane_id}"
+
+    def _index(self, lane_id: str) -> str:
+        return base_key(self.store.prefix, "lane", lane_id) + ":pools"
+
+
+class SyncRoom:
+    """The blocking face of a :class:`Room`."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    def park(self, pool: Pool, message: bytes, *, lane: str, owner: str | None = None) -> Slot | Parked:
+        """See :meth:`Room.park`."""
+        return run_blocking(self._room.parking(pool, message, lane, owner))
+
+    def take(self) -> Taken | None:
+        """See :meth:`Room.take`."""
+        return run_blocking(self._room.taking())
+
+
+class SyncTaken:
+    """The blocking face of a :class:`Taken`."""
+
+    def __init__(self, taken: Taken) -> None:
+        self._taken = taken
+
+    def settle(self) -> None:
+        """See :meth:`Taken.settle`."""
+        run_blocking(self._taken.ending("done"))
+
+    def give_back(self) -> None:
+        """See :meth:`Taken.give_back`."""
+        run_blocking(self._taken.ending("back"))
+
+
+def digest_of(message: bytes) -> str:
+    """Return the identity of a message: a retry is another one, although it carries the same task id."""
+    return base64.urlsafe_b64encode(hashlib.blake2b(message, digest_size=15).digest()).decode()
+
+
+def _lane_id(name: str) -> str:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
