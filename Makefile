@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
+LOWEST  = .venv-lowest
 
 .PHONY: demo test test-lowest lint types bench soak clean
 
@@ -13,11 +14,20 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[dev]'
+	@touch $@
+
 demo: $(STAMP) ## show the main job on both queues, without any server
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## run the tests; they start their own servers
 	$(BIN)/python -m pytest $(ARGS)
+
+test-lowest: $(LOWEST)/.installed ## run the tests of what the frameworks touch on the lowest supported versions
+	$(LOWEST)/bin/python -m pytest -m "lowest and not soak and not bench" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

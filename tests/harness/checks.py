@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from tests.harness import guardian, leaks, workers
+from tests.harness.workers import ROOT
 
 KINDS = ("keys", "processes", "threads", "loops")
 
@@ -35,6 +36,16 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         allowed_leftovers(item)
+        if _depends_on_versions(item):
+            item.add_marker("lowest")
+
+
+def _depends_on_versions(item: pytest.Item) -> bool:
+    """Tell whether a test belongs to `make test-lowest`: all but the faults and the tests of the tests themselves."""
+    tests = ROOT / "tests"
+    if not item.path.is_relative_to(tests) or item.path.name.startswith(("test_harness", "test_packaging")):
+        return False
+    return item.path.relative_to(tests).parts[0] in {"unit", "conformance", "integration"}
 
 
 def allowed_leftovers(item: pytest.Item) -> set[str]:

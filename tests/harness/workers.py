@@ -284,6 +284,7 @@ class CeleryWorker(Worker):
         **options: Unpack[WorkerOptions],
     ) -> None:
         super().__init__(app, directory, **options)
+        _let_go_of_results()
         self.pool, self.concurrency, self.queues, self.loglevel = pool, concurrency, tuple(queues), loglevel
 
     @property
@@ -301,6 +302,17 @@ class CeleryWorker(Worker):
 
     def ready(self) -> bool:
         return f"{self.nodename} ready." in self.log
+
+
+def _let_go_of_results() -> None:
+    """Keep results that are collected as garbage from looking for their server.
+
+    A failed test's traceback keeps its results alive beyond its Redis. Each then tries to reach it for 20 seconds, in
+    ``__del__``, where neither an error nor the time limit of a test is heard.
+    """
+    from celery.result import AsyncResult
+
+    AsyncResult.__del__ = lambda _self: None
 
 
 def _runs_tasks(process: psutil.Process) -> bool:
