@@ -51,8 +51,10 @@ class LoopWaiter(Waiter):
 
     def wake(self) -> bool:
         if threading.get_ident() == self._thread:
+            if self.future.get_loop().is_closed():
+                return False
             settle(self.future, None, None)
-            return not self.future.get_loop().is_closed()
+            return True
         return self._mailbox.post(self.future, None, None)
 
 
