@@ -6,7 +6,9 @@ so no kill can leak a segment. The owner writes tasks at its start, the worker w
 
 from __future__ import annotations
 
+import mmap
 import os
+from collections.abc import Iterable
 from typing import Final
 
 RESULTS: Final = 1 << 40
@@ -21,23 +23,31 @@ _CHUNK: Final = 1 << 30  # the kernel moves at most 2 GiB at once
 class Arena:
     """One worker's shared memory, as a descriptor and the two things that are done with it."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_map", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._map: mmap.mmap | None = None
 
     @classmethod
     def create(cls) -> Arena:
         """Return a new, empty one."""
         return cls(os.memfd_create("slotline-arena", os.MFD_CLOEXEC))
 
-    def write(self, payload: bytes, offset: int) -> None:
-        """Copy ``payload`` to ``offset``."""
-        view = memoryview(payload)
-        while view:
-            written = os.pwrite(self.fd, view[:_CHUNK], offset)
-            offset += written
-            view = view[written:]
+    def write(self, parts: Iterable[bytes], offset: int) -> None:
+        """Copy a payload, part after part, to ``offset``."""
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                written = os.pwrite(self.fd, view[:_CHUNK], offset)
+                offset += written
+                view = view[written:]
+
+    def view(self, size: int) -> memoryview:
+        """Return the first ``size`` bytes without copying them; for the worker, whom a vanished page may kill."""
+        if self._map is None or len(self._map) < size:
+            self._map = mmap.mmap(self.fd, size, prot=mmap.PROT_READ)
+        return memoryview(self._map)[:size]
 
     def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``.

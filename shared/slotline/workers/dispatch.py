@@ -107,7 +107,7 @@ class Dispatcher:
             if not job.withdrawn and not job.claimed:
                 job.withdrawn = True
                 job.set_running_or_notify_cancel()
-        job.payload = b""
+        job.payload = []
         self.finished(job)
 
     def terminate_job(self, job: ApplyResult, signum: int) -> None:
@@ -154,19 +154,19 @@ class Dispatcher:
         """Make the task the worker's; returns whether its payload must still be written, outside of the lock."""
         job.member = member
         member.inflight.append(job)
-        if len(job.payload) > wire.INLINE:
+        if job.size > wire.INLINE:
             member.writing = True
             return True
-        self._send(member, job, job.payload, 0)
+        self._send(member, job, 0)
         return False
 
-    def _send(self, member: Member, job: ApplyResult, payload: bytes, size: int) -> None:
+    def _send(self, member: Member, job: ApplyResult, shared: int) -> None:
         now = time.monotonic()
         if len(member.inflight) == 1:
             member.begun = now
         self.policy.accepted()
         flags, deadline, memory, limits = job.flags, 0.0, 0, job.limits
-        if size:
+        if shared:
             flags |= wire.SHARED
         if not member.fetching:
             flags |= wire.CLEAN
@@ -179,7 +179,9 @@ class Dispatcher:
                 self.due(now + limits.timeout, Due.HARD, job)
             if limits.timed and self.options.on_timeout_set is not None:
                 self.courier.put(self.options.on_timeout_set, job, limits.soft_timeout, limits.timeout)
-        packet = wire.HEADER.pack(wire.RUN, flags, job.number, deadline, memory, size) + payload
+        packet = wire.HEADER.pack(wire.RUN, flags, job.number, deadline, memory, shared)
+        if not shared:
+            packet += job.payload[0] if len(job.payload) == 1 else b"".join(job.payload)
         try:
             member.sock.send(packet)
         except OSError:
@@ -200,7 +202,7 @@ class Dispatcher:
             member.writing = False
             mine = job.member is member
             if mine and error is None and job.verdict is None and member.state is State.READY:
-                self._send(member, job, b"", len(job.payload))
+                self._send(member, job, job.size)
                 return
             if mine:
                 member.inflight.remove(job)
@@ -220,7 +222,7 @@ class Dispatcher:
     def write_all(self, large: Iterable[tuple[Member, ApplyResult]]) -> None:
         """Write the payloads that :meth:`pump` could not send at once."""
         for member, job in large:
-            if len(job.payload) > QUICK and self.in_supervisor():
+            if job.size > QUICK and self.in_supervisor():
                 self.courier.put(self.write, member, job)
             else:
                 self.write(member, job)

@@ -102,7 +102,7 @@ class BilliardExecutor(PoolManagement, TaskMethods):
             self._options.max_memory_per_child,
             self._options.on_process_exit,
         )
-        self._packed_spec = wire.dump("initializer, initargs or on_process_exit", spec)
+        self._packed_spec = b"".join(wire.dump("initializer, initargs or on_process_exit", spec))
         self._limits = self._options.limits
         self._mutex = threading.Lock()
         self._places: Any = None
@@ -154,7 +154,7 @@ class BilliardExecutor(PoolManagement, TaskMethods):
         try:
             payload = wire.dump("task or argument", call)
         except UnpicklableError as raised:
-            payload, error = b"", raised
+            payload, error = [], raised
         job = ApplyResult(dispatcher, payload, limits, hooks, correlation_id)
         job.observer, job.index = observer, index
         if self._options.synack:

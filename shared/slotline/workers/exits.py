@@ -90,9 +90,9 @@ class Exits:
         with dispatcher.lock:
             dispatcher.members.pop(member.number, None)
             was_ready = member.state is not State.STARTING
+            dispatcher.take_back(member)
             expected = member.deliberate or (code in (EX_OK, EX_RECYCLE) and not member.inflight and was_ready)
             member.state, member.gone = State.LEAVING, True
-            dispatcher.take_back(member)
             failed = list(member.inflight)
             member.inflight.clear()
             for job in failed:

@@ -49,7 +49,7 @@ class ApplyResult(Future[Any]):
     def __init__(
         self,
         dispatcher: Dispatcher,
-        payload: bytes,
+        payload: wire.Payload,
         limits: TaskLimits,
         hooks: Hooks = NO_HOOKS,
         correlation_id: Any = None,
@@ -58,6 +58,7 @@ class ApplyResult(Future[Any]):
         self.number = next(_numbers)
         self.dispatcher = dispatcher
         self.payload = payload
+        self.size = wire.size_of(payload)
         self.limits = limits
         self.hooks = hooks
         self.correlation_id = correlation_id
@@ -75,7 +76,7 @@ class ApplyResult(Future[Any]):
         self.flags = 0
         self.index: int | None = None
         """Which part of a map it is."""
-        self.simple = hooks is NO_HOOKS and limits == NO_LIMITS and len(payload) <= SMALL
+        self.simple = hooks is NO_HOOKS and limits == NO_LIMITS and self.size <= SMALL
         """Whether it may wait in a worker's pipe behind a short task: nothing about it depends on when it starts."""
 
     def __repr__(self) -> str:
@@ -192,7 +193,7 @@ class ApplyResult(Future[Any]):
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Resolve the future, then run its callbacks; only the first outcome counts."""
-        self.payload = b""
+        self.payload = []
         hooks = self.hooks
         if hooks is not NO_HOOKS and hooks.propagate:
             try:

@@ -30,7 +30,7 @@ class MapResult(ApplyResult):
     """The results of a whole map as one: its value is their list, its error the first that any call raised."""
 
     def __init__(self, dispatcher: Dispatcher, hooks: Hooks, count: int) -> None:
-        super().__init__(dispatcher, b"", NO_LIMITS, hooks)
+        super().__init__(dispatcher, [], NO_LIMITS, hooks)
         self.parts: list[ApplyResult] = []
         self._left = count + 1  # the last is complete()
         self._mutex = threading.Lock()

@@ -9,23 +9,23 @@ from slotline.workers import wire
 from slotline.workers.errors import RemoteTraceback, TaskExitError, UnpicklableError
 
 
-def pack_value(value: Any) -> tuple[int, int, bytes]:
+def pack_value(value: Any) -> tuple[int, int, wire.Payload]:
     """Return kind, flags and payload for what a task returned."""
     try:
         payload = wire.dump("result", value)
     except UnpicklableError as error:
         return wire.FAILED, 0, pack_error(error)
-    return wire.DONE, wire.PLAIN if wire.is_plain(payload) else 0, payload
+    return wire.DONE, wire.PLAIN if wire.is_plain(value, payload) else 0, payload
 
 
-def pack_error(error: BaseException) -> bytes:
+def pack_error(error: BaseException) -> wire.Payload:
     """Return the payload for what a task raised: the error itself if it survives the journey, else its description."""
     text = "".join(traceback.format_exception(error))
     if not isinstance(error, Exception):
         error = TaskExitError(repr(error))
     try:
         payload = wire.dump("exception", (error, text))
-        rebuilt, _ = wire.load("exception", payload)
+        rebuilt, _ = wire.load("exception", b"".join(payload))
     except UnpicklableError as broken:
         reason = broken.reason
     else:

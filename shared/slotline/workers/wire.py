@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from slotline.workers.errors import UnpicklableError
 
@@ -38,30 +38,54 @@ PLAIN: Final = 16
 LEAVING: Final = 32
 """DONE, FAILED: the worker ends after this message."""
 
+Payload: TypeAlias = list[bytes]
+"""A pickle in its parts: a long bytes or str object is a part of its own, so that it is not copied to join the rest."""
+
+_SIMPLE: Final = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 _MAKES_OBJECTS: Final = (b"\x93", b"\x82", b"\x83", b"\x84")  # STACK_GLOBAL and the three EXT opcodes of pickle
 
 
-def is_plain(payload: bytes) -> bool:
+def is_plain(value: Any, payload: Payload) -> bool:
     """Return whether a pickle surely rebuilds built-in types only (some that do are not recognised)."""
-    return not any(opcode in payload for opcode in _MAKES_OBJECTS)
+    return type(value) in _SIMPLE or not any(opcode in part for part in payload for opcode in _MAKES_OBJECTS)
 
 
-def dump(what: str, value: Any) -> bytes:
+class _Parts:
+    """Takes what a pickler writes."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self) -> None:
+        self.parts: Payload = []
+
+    def write(self, part: Any) -> None:
+        # Bytes cannot change any more; anything else is the caller's and may change before it is sent.
+        self.parts.append(part if type(part) is bytes else bytes(part))
+
+
+def dump(what: str, value: Any) -> Payload:
     """Pickle a value.
 
     Raises:
         UnpicklableError: it cannot be pickled; ``what`` names its part in the task.
     """
+    taken = _Parts()
     try:
-        return pickle.dumps(value, protocol=5)
+        pickle.Pickler(taken, 5).dump(value)
     except Exception as error:
         shown = value[0] if what.startswith("task") and isinstance(value, tuple) else value
         name = getattr(shown, "__qualname__", None) or type(shown).__qualname__
         reason = f"{type(error).__name__}: {error}"
         raise UnpicklableError(what, name, reason) from error
+    return taken.parts
 
 
-def load(what: str, payload: bytes) -> Any:
+def size_of(payload: Payload) -> int:
+    """Return a payload's length in bytes."""
+    return sum(map(len, payload))
+
+
+def load(what: str, payload: bytes | memoryview) -> Any:
     """Rebuild a value that :func:`dump` made.
 
     Raises:

@@ -134,13 +134,13 @@ class _Worker:
                 spec.initializer(*spec.initargs)
         except Exception:  # noqa: BLE001 - it is reported to the owner
             text = traceback.format_exc()
-            self.answer(wire.BROKEN, 0, 0, 0.0, text.encode(errors="replace")[-wire.INLINE :])
+            self.answer(wire.BROKEN, 0, 0, 0.0, [text.encode(errors="replace")[-wire.INLINE :]])
             return None
         self.termination.install()
         signal.signal(signal.SIGUSR1, self.soft._on_signal)  # noqa: SLF001 - both are this module's
         gc.collect()
         gc.freeze()
-        self.answer(wire.READY, 0, self.pid, time.monotonic(), b"")
+        self.answer(wire.READY, 0, self.pid, time.monotonic(), [])
         return spec
 
     def serve(self, spec: WorkerSpec) -> int:
@@ -158,17 +158,23 @@ class _Worker:
                 self.results_end = RESULTS
             if flags & wire.CONFIRM and not self._confirmed(job, await_go=bool(flags & wire.AWAIT)):
                 continue
-            payload = self.arena.read(0, shared) if flags & wire.SHARED else packet[size:]
-            kind, flags, payload = self._run(payload, deadline, number)
+            task = self.arena.view(shared) if flags & wire.SHARED else memoryview(packet)[size:]
+            del packet
+            kind, flags, payload = self._run(task, deadline, number)
+            del task
             done += 1
-            if self._must_leave(spec, done):
+            if done == spec.maxtasks:
                 self.answer(kind, flags | wire.LEAVING, job, time.monotonic(), payload)
                 return EX_RECYCLE
             self.answer(kind, flags, job, time.monotonic(), payload)
+            del payload
+            # Looked at while the owner is busy with the answer; a task that is in the pipe by then is taken back.
+            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or not _standard_streams_work():
+                return EX_RECYCLE
 
     def _confirmed(self, job: int, *, await_go: bool) -> bool:
         """Say that the task was taken; with ``await_go`` return whether it may start."""
-        self.answer(wire.ACCEPTED, 0, job, time.monotonic(), b"")
+        self.answer(wire.ACCEPTED, 0, job, time.monotonic(), [])
         if not await_go:
             return True
         reply = self.sock.recv(wire.PACKET)
@@ -176,11 +182,10 @@ class _Worker:
             raise EOFError
         return bool(reply[0] == wire.GO)
 
-    def _run(self, payload: bytes, deadline: float, memory_kb: int) -> tuple[int, int, bytes]:
+    def _run(self, task: memoryview, deadline: float, memory_kb: int) -> tuple[int, int, wire.Payload]:
         """Run one task and pack its outcome."""
         try:
-            func, args, kwargs = wire.load("task or argument", payload)
-            del payload
+            func, args, kwargs = wire.load("task or argument", task)
             try:
                 if memory_kb:
                     _limit_data(memory_kb * 1024)
@@ -205,26 +210,19 @@ class _Worker:
         if os.getpid() != self.pid:
             os._exit(EX_OK)
 
-    def _must_leave(self, spec: WorkerSpec, done: int) -> bool:
-        if spec.maxtasks is not None and done >= spec.maxtasks:
-            return True
-        if spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb:
-            return True
-        return not _standard_streams_work()
-
-    def answer(self, kind: int, flags: int, job: int, when: float, payload: bytes) -> None:
+    def answer(self, kind: int, flags: int, job: int, when: float, payload: wire.Payload) -> None:
         """Send one packet; a long payload goes to the shared memory first."""
         offset = size = 0
-        if len(payload) > wire.INLINE:
-            offset, size = self.results_end, len(payload)
+        if (length := wire.size_of(payload)) > wire.INLINE:
+            offset, size = self.results_end, length
             try:
                 self.arena.write(payload, offset)
             except (OSError, MemoryError) as error:
                 self.answer(wire.FAILED, flags & wire.LEAVING, job, when, outcome.pack_error(error))
                 return
             self.results_end += size
-            payload, flags = b"", flags | wire.SHARED
-        packet = wire.HEADER.pack(kind, flags, job, when, offset, size) + payload
+            payload, flags = [], flags | wire.SHARED
+        packet = wire.HEADER.pack(kind, flags, job, when, offset, size) + b"".join(payload)
         try:
             self.sock.send(packet)
         except OSError as error:
