@@ -14,7 +14,8 @@ from slotline.caches._engine import logger
 from slotline.caches._failures import from_payload, to_payload
 from slotline.caches._flights import ABANDONED, Flight, Outcome, failed
 from slotline.errors import StoreError, StoreUnavailableError
-from slotline.steps import Call, Steps
+from slotline.steps import Call, Sleep, Steps
+from slotline.stores.keeper import BEATS
 from slotline.stores.wakeups import Listen, Wait
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ REFRESH_PAUSE = 1.0
 """Seconds between two tries to refresh an entry that keeps failing, or that somebody else refreshes."""
 _JITTER = 0.25
 _LEAST_WAIT = 0.05
+_RETRY = 0.5
+_REGAIN = 1.5
 _SMALL = 64 * 1024
 _TRY_YOURSELVES = b"a"
 _CLAIMED, _TAKEN = 2, 0
@@ -66,22 +69,44 @@ class Leading:
 
     def _claimed(self) -> Steps[Outcome | None]:
         """Return what another process made, or ``None`` with the claim in hand."""
-        hub = self.cache.store.wakeups
+        outcome, left = yield from self._ask("")
+        if left is None:
+            return outcome
+        if self.aged_ms:
+            self.cache.rest(self.flight.key, REFRESH_PAUSE)
+            return ABANDONED
+        until = time.monotonic() + left
         while True:
-            outcome, patience = yield from self._ask("")
-            if patience is None:
+            try:
+                outcome, left = yield from self._in_line()
+            except StoreUnavailableError:
+                # Somebody is at work, and a server that restarts is back in a moment.
+                if time.monotonic() >= until:
+                    raise
+                yield Sleep(_RETRY * (1 + _jitter()))
+                continue
+            if left is None:
                 return outcome
-            if self.aged_ms:
-                self.cache.rest(self.flight.key, REFRESH_PAUSE)
-                return ABANDONED
-            yield Listen(hub)
-            with hub.bell(self.token) as bell:
-                outcome, patience = yield from self._ask(hub.channel)
-                if patience is None:
-                    return outcome
-                payload = yield Wait(bell, patience)
-            if payload is not None and payload[:1] == b"e":
-                return failed(from_payload(payload))
+            until = time.monotonic() + left
+
+    def _in_line(self) -> Steps[tuple[Outcome | None, float | None]]:
+        """Ask again, and wait once if somebody else still has the claim; answer as :meth:`_ask` does."""
+        hub = self.cache.store.wakeups
+        yield Listen(hub)
+        with hub.bell(self.token) as bell:
+            outcome, left = yield from self._ask(hub.channel)
+            if left is None:
+                return outcome, None
+            until = time.monotonic() + left
+            payload = yield Wait(bell, left)
+            # A ring without a payload: messages may have been lost, and with them everything that the server knew.
+            # Whoever has the claim takes it again within a beat, and nobody should be faster.
+            nudged = payload is None and time.monotonic() < until
+            if nudged and (yield Call(self.cache.store, commands.read(self.base))) is None:
+                payload = yield Wait(bell, self.cache.lock_timeout / BEATS + _REGAIN)
+        if payload is not None and payload[:1] == b"e":
+            return failed(from_payload(payload)), None
+        return None, left
 
     def _ask(self, channel: str) -> Steps[tuple[Outcome | None, float | None]]:
         """Return the value, or ``None`` with the claim; or how many seconds to wait for whoever has the claim."""
@@ -95,8 +120,7 @@ class Leading:
                 return None, None
             if state == _TAKEN:
                 # A ring may get lost, so that everyone looks again when the claim should have ended.
-                chance = random.random()  # noqa: S311 - spreads load, no secret
-                return None, max(_LEAST_WAIT, facts[0] / 1000) * (1 + _JITTER * chance)
+                return None, max(_LEAST_WAIT, facts[0] / 1000) * (1 + _jitter())
             entry = self.cache.codec.read(self.flight.key, facts[0], self.options.returns)
             if entry is not None:
                 self.cache.value_seen(self.flight.key, entry, facts[1], since)
@@ -209,3 +233,7 @@ class Leading:
             self._keep(since)
             if self._ended.is_set():  # it ended just now
                 self.cache.keeper.drop(self.token)
+
+
+def _jitter() -> float:
+    return _JITTER * random.random()  # noqa: S311 - spreads load, no secret
