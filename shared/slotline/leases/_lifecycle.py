@@ -81,7 +81,9 @@ class Lifecycle:
             self.checker.stop()
             retired, core.retired = core.retired, []
             for executor in retired:
-                core.backend.close(executor, wait=wait)
+                # Where work can be killed, none is left by now. Such executors end for good: a worker process of a queue
+                # that exits while one is still on its way out would wait for its children for ever.
+                core.backend.close(executor, wait=wait or core.backend.killable)
 
     def begin_anew(self) -> bool:
         """Forget the parent process's state, in a forked child; return whether the books were open."""

@@ -134,6 +134,7 @@ class WorkGrinder:
             if not self._unfinished:
                 self._idle.set_result(None)
         await self._idle
+        self._mailbox.empty()  # the last results may still be on their way into this loop
         if self._batches:
             await asyncio.wait(list(self._batches))
         self._loop, self._stopping = None, False
