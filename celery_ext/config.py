@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 _PREFIX = "slotline_"
+GATE_TIMEOUT = 1.0
+"""Seconds for which the worker's main process waits for an answer of its store."""
 _POOL_FIELDS = {"size": "pool_size", "slot_exp": "pool_slot_exp", "on_full": "pool_on_full", "timeout": "pool_timeout"}
 
 
@@ -186,6 +188,19 @@ class Runtime:
     def store(self) -> Store:
         """Where this app's slots and cached results live."""
         return self.config.store or settings.default_store()
+
+    def store_for_gate(self) -> tuple[Store, bool]:
+        """Return the store for the worker's main process, and whether that process has to close it.
+
+        It is one of its own, with little patience, where the app names a Redis: nothing else runs in that process
+        while it waits for an answer.
+        """
+        url = settings.current().redis_url
+        if self.config.store is not None or url is None:
+            return self.store, False
+        from slotline.stores import RedisStore  # noqa: PLC0415 - redis is an extra
+
+        return RedisStore(url, prefix=settings.current().prefix, timeout=GATE_TIMEOUT, retries=1), True
 
     @property
     def on_store_error(self) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 from celery.worker import state
 
@@ -47,6 +48,7 @@ class Line:
     key: str
     waiting: deque[Held] = field(default_factory=deque)
     place: Place | None = None
+    served: WeakSet[Place] = field(default_factory=WeakSet)
     look_at: float = 0.0
 
     def stand(
@@ -72,7 +74,9 @@ class Line:
 
     def serve(self) -> Held:
         """Take the first request out of the line: its place has brought it a slot."""
-        self.place = None
+        if self.place is not None:
+            self.served.add(self.place)
+            self.place = None
         return self.waiting.popleft()
 
     def remove(self, held: Held) -> None:
@@ -87,13 +91,14 @@ class Line:
             self.place.abandon()
             self.place = None
 
-    def ended(self, now: float) -> Iterator[tuple[Held, str]]:
-        """Give the requests that must not wait any longer, and why: ``"revoked"`` or ``"timeout"``."""
-        for held in list(self.waiting):
-            if is_over(held.request):
-                yield held, "revoked"
-            elif held.until is not None and held.until <= now:
-                yield held, "timeout"
+
+def ended(waiting: Iterable[Held], now: float) -> Iterator[tuple[Held, str]]:
+    """Give the requests that must not wait any longer, and why: ``"revoked"`` or ``"timeout"``."""
+    for held in list(waiting):
+        if is_over(held.request):
+            yield held, "revoked"
+        elif held.until is not None and held.until <= now:
+            yield held, "timeout"
 
 
 def is_over(request: Any) -> bool:

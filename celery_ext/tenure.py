@@ -9,13 +9,9 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded
-from celery.utils.log import get_logger
 
 from celery_ext.slot import tell
-from slotline.errors import StoreError
-from slotline.pools import Pool, Slot
-
-logger = get_logger(__name__)
+from slotline.pools import Slot
 
 
 class Tenure:
@@ -23,9 +19,9 @@ class Tenure:
 
     Args:
         request: The request that runs.
-        pool: The pool of its slot.
         slot: Its slot.
-        has_processes: Whether the worker's pool runs tasks in processes of their own.
+        release: Gives the slot back; never raises.
+        has_child: Whether it runs in a process of its own.
         when_gone: Calls its second argument once the process of its first has ended.
         on_free: Called after the slot was given back.
     """
@@ -33,15 +29,15 @@ class Tenure:
     def __init__(
         self,
         request: Any,
-        pool: Pool,
         slot: Slot,
         *,
-        has_processes: bool,
+        release: Callable[[], None],
+        has_child: bool,
         when_gone: Callable[[int, Callable[[], None]], None],
         on_free: Callable[[Tenure], None],
     ) -> None:
-        self.request, self.pool, self.slot = request, pool, slot
-        self._has_processes = has_processes
+        self.request, self.slot = request, slot
+        self._release, self._has_child = release, has_child
         self._when_gone, self._on_free = when_gone, on_free
         self._state = "running"
         tell(request, slot)
@@ -85,7 +81,7 @@ class Tenure:
     def _free_after_kill(self) -> None:
         # A hard time limit is reported before its process is killed: until then the task still runs.
         pid = self.request.worker_pid
-        if not self._has_processes or pid is None or not process_lives(pid):
+        if not self._has_child or pid is None or not process_lives(pid):
             self.free()
         elif self._state == "running":
             self._state = "ending"
@@ -96,11 +92,7 @@ class Tenure:
         if self._state == "free":
             return
         self._state = "free"
-        try:
-            self.pool.sync.release(self.slot)
-        except StoreError as error:
-            # The release is tried again in the background; at the worst the slot's lease ends.
-            logger.warning("slot %s of pool %r could not be given back yet: %s", self.slot.token, self.slot.key, error)
+        self._release()
         self._on_free(self)
 
 

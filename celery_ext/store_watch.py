@@ -1,0 +1,91 @@
+"""A store that is away is noticed once, and does not stop the worker again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from celery.utils.log import get_logger
+
+from slotline.errors import StoreError, StoreUnavailableError
+from slotline.pools import Pool, Slot
+from slotline.stores import Command, Store
+
+logger = get_logger(__name__)
+T = TypeVar("T")
+
+PAUSE = 0.5
+"""Seconds between two tries to reach a store that is away."""
+
+
+class StoreWatch:
+    """Asks a store for the gate, whose thread must not wait for one that does not answer.
+
+    The first question that fails takes the time of the store's own retries. From then on questions fail at once and
+    releases are put by, while a thread of its own looks for the store, until that answers again.
+
+    Args:
+        store: The store.
+        on_back: Called in that thread when the store is back.
+    """
+
+    def __init__(self, store: Store, on_back: Callable[[], None]) -> None:
+        self.store = store
+        self._on_back = on_back
+        self._lock = threading.Lock()
+        self._away = False
+        self._owed: list[tuple[Pool, Slot]] = []
+        self._ended = threading.Event()
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Ask the store.
+
+        Raises:
+            StoreUnavailableError: It is away.
+        """
+        if self._away:
+            raise StoreUnavailableError(self.store.name, "it did not answer a moment ago")
+        try:
+            return question()
+        except StoreUnavailableError:
+            self._lost()
+            raise
+
+    def release(self, pool: Pool, slot: Slot) -> None:
+        """Give a slot back, now or when the store is back."""
+        with self._lock:
+            if self._away:
+                self._owed.append((pool, slot))
+                return
+        try:
+            self.ask(lambda: pool.sync.release(slot))
+        except StoreError as error:
+            # The pool tries again in the background; at the worst the slot passes on by its lease.
+            logger.warning("slot %s of pool %r is given back later: %s", slot.token, slot.key, error)
+
+    def close(self) -> None:
+        """Look for the store no more."""
+        self._ended.set()
+
+    def _lost(self) -> None:
+        with self._lock:
+            if self._away or self._ended.is_set():
+                return
+            self._away = True
+        logger.warning("the store %s is away; limited tasks go by slotline_on_store_error", self.store.name)
+        threading.Thread(target=self._look, name="slotline-store-watch", daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(PAUSE):
+            try:
+                self.store.sync.execute(Command("PING", ()))
+            except StoreError:
+                continue
+            with self._lock:
+                owed, self._owed, self._away = self._owed, [], False
+            logger.warning("the store %s is back", self.store.name)
+            for pool, slot in owed:
+                self.release(pool, slot)
+            self._on_back()
+            return

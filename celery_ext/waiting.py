@@ -1,0 +1,209 @@
+"""The requests that this worker holds until their pools have slots for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from celery_ext import outcome
+from celery_ext.held import Held, Line, ended, is_over
+from celery_ext.mailbox import Mailbox
+from celery_ext.processes import Processes
+from celery_ext.store_watch import StoreWatch
+from slotline.errors import PoolTimeoutError, StoreError
+from slotline.pools import Place, Slot
+
+logger = get_logger(__name__)
+
+LOOK_AGAIN = 0.25
+"""Seconds between two looks at the clocks and revocations of what is held; no store is asked."""
+
+
+class Waiting:
+    """Holds requests, one line for each pool, and starts them as slots are granted.
+
+    All methods are called in the mailbox's line of execution.
+
+    Args:
+        consumer: The worker's consumer.
+        mailbox: Where what happens in other threads is posted.
+        processes: The pool's free processes.
+        watch: The way to the store.
+        start: Starts a request that has a slot; a process is free for it.
+        hand_over: Has a request admitted anew; a process is free for it.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        mailbox: Mailbox,
+        processes: Processes,
+        watch: StoreWatch,
+        *,
+        start: Callable[[Held, Slot], None],
+        hand_over: Callable[[Any], None],
+    ) -> None:
+        self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
+        self._start, self._hand_over = start, hand_over
+        self._lines: dict[str, Line] = {}
+        self._granted: dict[Held, Slot] = {}
+        self._unasked: list[Held] = []
+        self._ticking = False
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._lines
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests are held, by pool."""
+        return {key: len(line.waiting) for key, line in list(self._lines.items())}
+
+    def take_or_hold(self, held: Held) -> Slot | None:
+        """Return a slot for a request, or hold it until there is one.
+
+        Raises:
+            StoreError: The store cannot be asked; the request is not held.
+            PoolTimeoutError: There is no slot now, and the request does not want to wait.
+        """
+        key = held.limit.key
+        line = self._lines.get(key)
+        if line is None:
+            line = Line(key)
+            line.waiting.append(held)
+            try:
+                slot = self._stand(line)
+            except StoreError:
+                line.leave()
+                raise
+            if slot is not None:
+                line.serve()
+                return slot
+            if held.limit.timeout == 0:
+                line.leave()
+                raise PoolTimeoutError(key, held.limit.size, timeout=0.0)
+            self._lines[key] = line
+        else:
+            line.waiting.append(held)
+        self._keep(held.request, key)
+        return None
+
+    def hold_unasked(self, held: Held) -> None:
+        """Hold a request whose pool cannot be asked, until it can; it is then admitted anew."""
+        self._unasked.append(held)
+        self._keep(held.request, held.limit.key)
+
+    def store_is_back(self) -> None:
+        """Ask again for everything that could not be asked."""
+        unasked, self._unasked = self._unasked, []
+        for held in unasked:
+            self._consumer.qos.decrement_eventually()
+            state.task_reserved(held.request)
+            self._processes.find(self._hand_over, held.request)
+        for line in list(self._lines.values()):
+            self._pump(line)
+
+    def let_go(self) -> None:
+        """Forget everything: the broker has the messages still."""
+        unasked, self._unasked = self._unasked, []
+        lines, self._lines = self._lines, {}
+        granted, self._granted = self._granted, {}
+        for line in lines.values():
+            line.leave()
+            unasked += line.waiting
+        for held, slot in granted.items():
+            self._watch.release(held.pool, slot)
+        for held in [*unasked, *granted]:
+            state.requests.pop(held.request.id, None)
+            state.reserved_requests.discard(held.request)
+
+    def _keep(self, request: Any, key: str) -> None:
+        # A held request is not one that the pool has: workers that count those must go on to take others.
+        state.reserved_requests.discard(request)
+        self._consumer.qos.increment_eventually()
+        logger.debug("%s is held: pool %r has no slot for it", request, key)
+        self._processes.give_back()
+        self._tick_later()
+
+    def _stand(self, line: Line) -> Slot | None:
+        return self._watch.ask(
+            lambda: line.stand(
+                lambda *granted: self._mailbox.post(self._on_grant, *granted),
+                lambda *nudged: self._mailbox.post(self._on_nudge, *nudged),
+            )
+        )
+
+    def _on_grant(self, line: Line, place: Place, slot: Slot) -> None:
+        if line.place is place and self._lines.get(line.key) is line:
+            self._serve(line, slot)
+            self._pump(line)
+        elif place not in line.served:  # it was given up while its slot was on the way
+            self._watch.release(place.pool, slot)
+
+    def _on_nudge(self, line: Line, place: Place) -> None:
+        if line.place is place and self._lines.get(line.key) is line:
+            self._pump(line)
+
+    def _pump(self, line: Line) -> None:
+        """Start what has a slot, and have the next one stand in line."""
+        while line.waiting:
+            try:
+                slot = self._stand(line)
+            except StoreError:
+                return
+            if slot is None:
+                return
+            self._serve(line, slot)
+        if self._lines.get(line.key) is line:
+            del self._lines[line.key]
+
+    def _serve(self, line: Line, slot: Slot) -> None:
+        held = line.serve()
+        self._consumer.qos.decrement_eventually()
+        if is_over(held.request):
+            self._watch.release(held.pool, slot)
+            return
+        state.task_reserved(held.request)
+        self._granted[held] = slot
+        # It has waited for its slot, which stands idle until a process is free: it comes first.
+        self._processes.find_first(self._process_found, held)
+
+    def _process_found(self, held: Held) -> None:
+        self._mailbox.do(self._start_granted, held)
+
+    def _start_granted(self, held: Held) -> None:
+        slot = self._granted.pop(held, None)
+        if slot is None:
+            self._processes.give_back()
+        elif is_over(held.request):
+            self._watch.release(held.pool, slot)
+            self._processes.give_back()
+        else:
+            self._start(held, slot)
+
+    def _tick_later(self) -> None:
+        if not self._ticking and (self._lines or self._unasked):
+            self._ticking = True
+            self._consumer.timer.call_after(LOOK_AGAIN, self._mailbox.post, (self._tick,))
+
+    def _tick(self) -> None:
+        self._ticking = False
+        now = time.monotonic()
+        for line in list(self._lines.values()):
+            for held, why in list(ended(line.waiting, now)):
+                line.remove(held)
+                self._end(held, why)
+            if line.place is None or now >= line.look_at:
+                self._pump(line)
+        for held, why in list(ended(self._unasked, now)):
+            self._unasked.remove(held)
+            self._end(held, why)
+        self._tick_later()
+
+    def _end(self, held: Held, why: str) -> None:
+        self._consumer.qos.decrement_eventually()
+        if why == "timeout":
+            limit = held.limit
+            outcome.fail(held.request, PoolTimeoutError(limit.key, limit.size, timeout=limit.timeout))
