@@ -81,8 +81,8 @@ class Lifecycle:
             self.checker.stop()
             retired, core.retired = core.retired, []
             for executor in retired:
-                # Where work can be killed, none is left by now. Such executors end for good: a worker process of a queue
-                # that exits while one is still on its way out would wait for its children for ever.
+                # Where work can be killed, none is left by now. Such an executor is seen to its end: a multiprocessing
+                # child, as Taskiq's workers are, that exits in the middle of it waits for the executor's own children.
                 core.backend.close(executor, wait=wait or core.backend.killable)
 
     def begin_anew(self) -> bool:
