@@ -1,4 +1,4 @@
-"""Pools: a slot against two PINGs, the hand-off under contention, and py-cachify's pool and redis-py's lock beside it."""
+"""Pools: a slot against two PINGs, the hand-off under contention, and py-cachify and redis-py's lock beside it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,10 @@ async def contention(server: RedisServer, tasks: int, slots: int, work: float) -
     ideal = tasks / slots * work
     print(f"{tasks} tasks for {slots} slots, {work * 1000:.0f} ms each; x the ideal wall time of {ideal:.2f} s")
     store = RedisStore(server.url)
-    for name, pool in (("Pool on Redis", Pool("c", slots, store=store)), ("Pool in memory", Pool("c", slots, store=MemoryStore()))):
+    for name, pool in (
+        ("Pool on Redis", Pool("c", slots, store=store)),
+        ("Pool in memory", Pool("c", slots, store=MemoryStore())),
+    ):
         waits: list[float] = []
 
         async def use(pool: Pool, waits: list[float]) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from slotline.leases.process_logging import ProcessLoggingConfig
 
 _BUFFER = 1 << 20
+_MOST = 1 << 18
 _CUT = 4096
 _GRACE = 5.0
 _CREDENTIALS = struct.Struct("3i")
@@ -126,14 +127,18 @@ class _Sender(logging.handlers.QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
         """Send one record; what goes wrong goes to the handler's own error handling, and the work goes on."""
         facts = dict(record.__dict__)
-        try:
-            self._socket.send(_packed(facts))
-        except OSError as error:
-            if error.errno != errno.EMSGSIZE:
-                raise
-            facts["msg"] = facts["message"] = f"{facts['message'][:_CUT]}... (cut: the record was too large)"
-            facts["exc_text"] = None
-            self._socket.send(_packed({name: value for name, value in facts.items() if name in _STANDARD}))
+        packet = _packed(facts)
+        if len(packet) <= _MOST:
+            try:
+                self._socket.send(packet)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+            else:
+                return
+        facts["msg"] = facts["message"] = f"{facts['message'][:_CUT]}... (cut: the record was too large)"
+        facts["exc_text"] = None
+        self._socket.send(_packed({name: value for name, value in facts.items() if name in _STANDARD}))
 
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message"}

@@ -81,9 +81,10 @@ class Revoker:
     def _kill(self, grant: Grant, jobs: list[Job]) -> None:
         core = self._core
         executor = grant.place.empty()  # first, so that all jobs are either in it or turned away
-        for job in jobs:
+        verdicts = {job: _killed(grant, job) if job.started() else _not_started(grant) for job in jobs}
+        for job, verdict in verdicts.items():
             if isinstance(job, RemoteJob):
-                job.verdict = _killed(grant, job) if job.started() else _not_started(grant)
+                job.verdict = verdict
         try:
             if executor is not None:
                 core.backend.kill(executor)
@@ -91,8 +92,8 @@ class Revoker:
             self._logger.exception("%s %s, but killing its work failed.", grant.described(), grant.why)
         else:
             self._logger.warning("%s %s; %d of its calls were killed.", grant.described(), grant.why, len(jobs))
-        for job in jobs:
-            job.fail(_killed(grant, job) if job.started() else _not_started(grant))
+        for job, verdict in verdicts.items():
+            job.fail(verdict)
         with core.lock:
             core.killing.discard(grant)
             grant.jobs.clear()

@@ -181,7 +181,7 @@ class Room:
         """Hear no more calls."""
         self._open = False
         for lane in self.lanes:
-            self.store.wakeups.quit(self._channel(lane))
+            self.store.wakeups.quit(self._channel(lane), self._heard)
 
     def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None) -> Steps[Slot | Parked]:
         """Take a slot for a message, or park it."""

@@ -54,9 +54,9 @@ class RedisWakeups(Wakeups):
         super().join(channel, heard)
         self._changed()
 
-    def quit(self, channel: str) -> None:
+    def quit(self, channel: str, heard: Callable[[bytes], None]) -> None:
         """See :meth:`Wakeups.quit`."""
-        super().quit(channel)
+        super().quit(channel, heard)
         self._changed()
 
     def _changed(self) -> None:
@@ -148,9 +148,7 @@ class RedisWakeups(Wakeups):
         elif message["type"] == "message":
             channel = message["channel"].decode()
             if channel != self.channel:
-                heard = self._joined.get(channel)
-                if heard is not None:
-                    heard(message["data"])
+                self.hear(channel, message["data"])
                 return
             token, _, payload = message["data"].partition(b" ")
             if token == _CHANGED:

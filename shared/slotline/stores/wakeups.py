@@ -78,7 +78,7 @@ class Wakeups(ABC):
 
     def __init__(self) -> None:
         self._bells: dict[str, Bell] = {}
-        self._joined: dict[str, Callable[[bytes], None]] = {}
+        self._joined: dict[str, tuple[Callable[[bytes], None], ...]] = {}
 
     def bell(self, token: str) -> Bell:
         """Hang up a bell under ``token``."""
@@ -102,8 +102,8 @@ class Wakeups(ABC):
         """Ring every bell without a payload: messages may have been lost."""
         for bell in list(self._bells.values()):
             bell.ring(b"")
-        for heard in list(self._joined.values()):
-            heard(b"")
+        for channel in list(self._joined):
+            self.hear(channel, b"")
 
     def join(self, channel: str, heard: Callable[[bytes], None]) -> None:
         """Listen on a channel that many processes share, besides this process's own.
@@ -112,11 +112,18 @@ class Wakeups(ABC):
             channel: The channel.
             heard: Called with each message, in any thread; with ``b""`` when messages may have been lost.
         """
-        self._joined[channel] = heard
+        self._joined[channel] = (*self._joined.get(channel, ()), heard)
 
-    def quit(self, channel: str) -> None:
-        """Listen on a shared channel no more."""
-        self._joined.pop(channel, None)
+    def quit(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """Call ``heard`` no more."""
+        left = tuple(other for other in self._joined.pop(channel, ()) if other != heard)
+        if left:
+            self._joined[channel] = left
+
+    def hear(self, channel: str, message: bytes) -> None:
+        """Deliver a message of a shared channel."""
+        for heard in self._joined.get(channel, ()):
+            heard(message)
 
     @abstractmethod
     def listen_blocking(self) -> None:

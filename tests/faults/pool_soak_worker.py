@@ -1,0 +1,83 @@
+"""A process of the soak run: holds slots, waits for them, parks messages and works parked ones off, until it is killed.
+
+Everything it does is written to a stream: an ``enter`` after it has a slot, a ``leave`` before it gives it back.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+
+import redis
+
+import slotline
+from slotline import Pool, PoolFullError, RedisStore, Slot, StoreError
+from slotline.pools import Room
+
+URL, SIZE, LEASE, NAME = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+slotline.configure(heartbeat_lease=LEASE)
+store = RedisStore(URL, timeout=1, retries=5)
+history = redis.Redis.from_url(URL)
+pool = Pool("soak", SIZE, slot_exp=None, store=store)
+
+
+def work(slot: Slot, message: str = "") -> None:
+    """Be inside for a moment, and say so; a holder whose slot is lost says nothing any more."""
+    history.xadd("history", {"what": "enter", "fence": slot.fence, "process": NAME, "message": message})
+    time.sleep(random.expovariate(200))
+    if not slot.lost:
+        history.xadd("history", {"what": "leave", "fence": slot.fence, "process": NAME, "message": message})
+
+
+def hold() -> None:
+    with pool.slot(timeout=5) as slot:
+        work(slot)
+
+
+def try_once() -> None:
+    with pool as slot:
+        work(slot)
+
+
+def park(room: Room, number: int) -> None:
+    message = f"{NAME}-{threading.get_ident()}-{number}"
+    history.sadd("sent", message)
+    outcome = room.sync.park(pool, message.encode(), lane="soak")
+    if isinstance(outcome, Slot):
+        with pool.holding(outcome):
+            work(outcome, message)
+
+
+def work_off(room: Room) -> None:
+    taken = room.sync.take()
+    if taken is not None:
+        with pool.holding(taken.slot):
+            work(taken.slot, taken.message.decode())
+        taken.sync.settle()
+
+
+def loop() -> None:
+    room, number = Room(store, ["soak"]), 0
+    while True:
+        number += 1
+        try:
+            choice = random.random()
+            if choice < 0.3:
+                hold()
+            elif choice < 0.5:
+                try_once()
+            elif choice < 0.65 and not history.exists("drain"):
+                park(room, number)
+            else:
+                work_off(room)
+        except (PoolFullError, StoreError, redis.ConnectionError, redis.TimeoutError):
+            time.sleep(0.01)
+
+
+threads = [threading.Thread(target=loop, daemon=True) for _ in range(3)]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+sys.stdin.read()
