@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Iterator
+from importlib.metadata import version
 
 import pytest
 import redis
+from packaging.requirements import Requirement
 
 from tests.harness import guardian, leaks, workers
 from tests.harness.workers import ROOT
@@ -26,6 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"leaves(kind, ..., reason): what this test may leave behind ({', '.join(KINDS)}), and why",
     )
+    config.addinivalue_line(
+        "markers",
+        'needs(requirement, reason): skip this test where another version is installed: needs("taskiq>=0.12.2", ...)',
+    )
     leaks.watch_loops()
 
 
@@ -36,8 +42,19 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         allowed_leftovers(item)
+        for mark in item.iter_markers("needs"):
+            item.add_marker(_skip_unless_installed(item, *mark.args, **mark.kwargs))
         if _depends_on_versions(item):
             item.add_marker("lowest")
+
+
+def _skip_unless_installed(item: pytest.Item, requirement: str, *, reason: str = "") -> pytest.MarkDecorator:
+    if not reason.strip():
+        raise pytest.UsageError(f"{item.nodeid}: say needs({requirement!r}, reason='why'); the reason is not optional")
+    needed = Requirement(requirement)
+    installed = version(needed.name)
+    fits = needed.specifier.contains(installed, prereleases=True)
+    return pytest.mark.skipif(not fits, reason=f"needs {requirement}, {installed} is installed: {reason}")
 
 
 def _depends_on_versions(item: pytest.Item) -> bool:

@@ -21,7 +21,7 @@ def run(pytester, monkeypatch):
     """Run a test file under the harness in a process of its own and return its outcomes and output."""
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     pytester.makeini(
-        "[pytest]\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\n"
+        "[pytest]\naddopts = -rs --strict-markers -p no:randomly -p no:cacheprovider\n"
         "asyncio_mode = auto\nfilterwarnings = error\n"
         f"asyncio_default_fixture_loop_scope = function\npythonpath = {ROOT} {ROOT / 'shared'}\n"
     )
@@ -149,6 +149,19 @@ def test_leaving_without_a_reason_or_a_known_kind_is_an_error(run, mark):
     text = run(f"import pytest\n@pytest.mark.leaves({mark})\ndef test_it(): pass")
     assert "leaves(" in text
     assert "passed" not in text
+
+
+def test_test_that_needs_another_version_is_skipped_with_the_reason(run):
+    source = """
+        import pytest
+        @pytest.mark.needs("pytest>=1000", reason="it is not made yet")
+        def test_future(): assert False
+        @pytest.mark.needs("pytest>=2", reason="it was made")
+        def test_present(): pass
+    """
+    assert "needs pytest>=1000" in run(source, skipped=1, passed=1)
+    text = run("import pytest\n@pytest.mark.needs('pytest>=2')\ndef test_it(): pass")
+    assert "the reason is not optional" in text
 
 
 def test_settings_do_not_outlive_a_test(run, monkeypatch):
