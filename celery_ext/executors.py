@@ -76,8 +76,10 @@ def _limits(task: Task, request: Context, manager: LeasedExecutorManager) -> tup
     Celery enforces time limits by killing a prefork child, and what the child leased dies with it. Other pools of
     Celery know no time limits: there a lease that can kill its work does it.
     """
-    hard = request.time_limit or task.time_limit
-    soft = request.soft_time_limit or task.soft_time_limit
+    of_the_call = request.timelimit or (None, None)  # the name that every supported Celery gives to the pair
+    hard, soft = (
+        own or default for own, default in zip(of_the_call, (task.time_limit, task.soft_time_limit), strict=True)
+    )
     if hard is None or current_process().daemon or not manager.killable:
         return None, None if hard is None else hard + _LEASE_SLACK
     return limits_for(manager, time_limit=hard, soft_time_limit=soft if manager.takes_limits else None), None
