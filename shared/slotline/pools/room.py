@@ -72,6 +72,11 @@ class Taken:
         """Put the message back at its old place, and release its slot."""
         await run_awaiting(self.ending("back"))
 
+    def abandon(self) -> None:
+        """Renew the claim no more: the message is at its old place again when the lease has run out."""
+        if self._room.store.keeper is not None:
+            self._room.store.keeper.drop(self._claim)
+
     def ending(self, outcome: str) -> Steps[None]:
         """End the claim."""
         store, keys = self._room.store, pool_keys(self._room.store, self.pool.key)
