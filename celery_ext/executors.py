@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from threading import local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billiard.process import current_process
+from celery import Task as BaseTask
+from celery import current_app
 from celery._state import _task_stack
 from celery.app.task import Context
 
@@ -63,7 +66,7 @@ def _run_in_lease(
         work = partial(_with_request, task, request, body)
     else:
         plain = {field: value for field, value in vars(request).items() if not field.startswith("_")}
-        work = partial(_in_process, task, plain)
+        work = partial(_in_process, TaskName.of(task), plain)
     limits, life = _limits(task, request, manager)
     return run_in_lease_sync(
         manager, work, args, kwargs, owner=_owner(task, request), limits=limits, lease_seconds=life
@@ -95,9 +98,40 @@ def _with_request(task: Task, request: Context, body: Callable[..., Any], *args:
         _task_stack.pop()
 
 
-def _in_process(task: Task, request: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-    # A task travels as its name and module: the process that gets it has imported its app by now.
+def _in_process(name: TaskName, request: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    task = name.find()
     return _with_request(task, Context(request), task.body, *args, **kwargs)
+
+
+class TaskName(NamedTuple):
+    """How a task travels to a process that may not have imported its app yet.
+
+    Attributes:
+        name: The task's name.
+        module: The module that defines it.
+        attribute: What it is called there.
+    """
+
+    name: str
+    module: str
+    attribute: str
+
+    @classmethod
+    def of(cls, task: Task) -> TaskName:
+        """Return the way to ``task``."""
+        return cls(task.name, type(task).__module__, getattr(task, "__qualname__", type(task).__qualname__))
+
+    def find(self) -> Any:
+        """Return the task in this process.
+
+        Raises:
+            NotRegistered: Importing its module does not bring it about.
+        """
+        # By its place first: in a process that was spawned, the tasks of the main module have other names.
+        found: Any = import_module(self.module)
+        for part in self.attribute.split("."):
+            found = getattr(found, part, None)
+        return found if isinstance(found, BaseTask) and hasattr(found, "body") else current_app.tasks[self.name]
 
 
 def _owner(task: Task, request: Context) -> str:

@@ -118,26 +118,59 @@ class AnywhereMailbox(Mailbox):
         self.drain()
 
 
-class CallbackMailbox(Mailbox):
-    """For pools without an event loop that may not start a task from every thread.
+class SoloMailbox(Mailbox):
+    """For solo workers without an event loop, where the consumer's own thread runs the tasks.
 
     Args:
-        schedule: Has a function called in a thread that may.
-        here: Whether the thread that made the box may, too: it does in solo, where the consumer's own thread runs
-            the tasks.
+        call_soon: Has a function called in that thread; it looks for such calls every two seconds at the latest.
     """
 
-    def __init__(self, schedule: Callable[[Callable[[], None]], Any], *, here: bool) -> None:
+    def __init__(self, call_soon: Callable[[Callable[[], None]], Any]) -> None:
         super().__init__()
-        self._schedule = schedule
-        self._here = threading.get_ident() if here else None
+        self._call_soon = call_soon
+        self._home = threading.get_ident()
 
     def trip(self) -> None:
-        """Drain the box here if this thread may, else have another one called."""
-        if threading.get_ident() == self._here:
+        """Drain the box here if this is the consumer's thread, else have that called."""
+        if threading.get_ident() == self._home:
             self.drain()
         else:
-            self._schedule(self.drain)
+            self._call_soon(self.drain)
+
+
+class ThreadMailbox(Mailbox):
+    """For prefork workers without an event loop: a thread of its own does what others post.
+
+    Starting a task blocks there until a process is free, and the threads that report the end of a task are what
+    frees it: they may not wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._posted = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._closed = False
+
+    def trip(self) -> None:
+        """Wake the thread."""
+        self._posted.set()
+        if self._thread is None and not self._closed:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="slotline-gate", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._posted.wait()
+            self._posted.clear()
+            self.drain()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._posted.set()
 
 
 def mailbox_for(consumer: Any) -> Mailbox:
@@ -147,10 +180,7 @@ def mailbox_for(consumer: Any) -> Mailbox:
     pool = consumer.pool
     kind = type(pool).__module__.rpartition(".")[2]
     if kind == "solo":
-        # A task runs in the thread that starts it, and that must be the consumer's. Without an event loop it looks
-        # for such calls every two seconds at the latest.
-        return CallbackMailbox(consumer.call_soon, here=True)
+        return SoloMailbox(consumer.call_soon)
     if getattr(pool, "uses_semaphore", False):
-        # Starting a task blocks until a process is free; the pool's own threads are what frees it.
-        return CallbackMailbox(lambda drain: consumer.timer.call_after(0, drain), here=False)
+        return ThreadMailbox()
     return AnywhereMailbox()
