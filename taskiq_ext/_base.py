@@ -6,6 +6,8 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskiq.abc.middleware import TaskiqMiddleware
+from taskiq.brokers.inmemory_broker import InMemoryBroker
+from taskiq.events import TaskiqEvents
 from taskiq.labels import parse_label
 
 from slotline._checks import refuse
@@ -58,6 +60,8 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         assert_supported()
         if self._served is None:
             check_registrations(broker, self._check)
+            if not _runs_shutdown_hooks(broker):
+                broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, lambda _state: self.shutdown())
             self._served = broker
         elif self._served is not broker:
             raise refuse(
@@ -140,6 +144,11 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
         self.read(pick(self.family, labels), function)
+
+
+def _runs_shutdown_hooks(broker: AsyncBroker) -> bool:
+    # The InMemoryBroker of Taskiq 0.12 calls event handlers, but no middleware, when it shuts down.
+    return not isinstance(broker, InMemoryBroker) or "middlewares" in InMemoryBroker.shutdown.__code__.co_names
 
 
 def _parsed(name: str, value: Any, label_type: int | None) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from taskiq.abc.broker import AsyncBroker
     from taskiq.abc.middleware import TaskiqMiddleware
+    from taskiq.kicker import AsyncKicker
     from taskiq.message import TaskiqMessage
 
     from slotline.pools import Slot
@@ -192,6 +193,12 @@ class InterceptedTask(AsyncTaskiqDecoratedTask[Any, Any]):
     def original_func(self, function: Function) -> None:
         self.__dict__["original_func"] = function
 
+    def kicker(self) -> AsyncKicker[Any, Any]:
+        """Return a kicker with labels of its own: shared tasks, and all tasks of Taskiq 0.12, lend it the task's."""
+        kicker = super().kicker()
+        kicker.labels = dict(kicker.labels)
+        return kicker
+
     def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
         return _restored, (type(self).__mro__[2], self.__dict__)
 
@@ -230,5 +237,6 @@ def check_registrations(broker: AsyncBroker, check: RegistrationCheck) -> None:
     """Call ``check(function, labels)`` for each task that ``broker`` knows, and for each before it is registered."""
     for task in broker.get_all_tasks().values():
         check(task.original_func, task.labels)
+        intercept(task)
     _checks.setdefault(broker, []).append(check)
     broker.decorator_class = intercepted_class(broker.decorator_class)

@@ -19,9 +19,9 @@ from slotline.leases import Limits, ManagerRegistry, limits_for
 from taskiq_ext._calls import calls_of
 
 Labels: TypeAlias = Mapping[str, Any]
-OnFull: TypeAlias = Literal["wait", "fail", "drop"]
+OnFull: TypeAlias = Literal["park", "wait", "fail", "drop"]
 
-ON_FULL: tuple[OnFull, ...] = ("wait", "fail", "drop")
+ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop")
 CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key")
 POOL_LABELS = ("pool", "pool_size", "pool_slot_exp", "pool_on_full", "pool_timeout")
 EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit")
@@ -57,9 +57,12 @@ class PoolLimit:
         size: How many runs there may be at once.
         slot_exp: Seconds from acquisition after which a run no longer counts; ``None``: no such limit. The default
             is ``default_pool_slot_expiration`` of the settings.
-        on_full: What happens to a message that finds no slot: it waits for one (``"wait"``), ends with
-            ``PoolFullError`` (``"fail"``), or ends without a run or a result (``"drop"``).
-        timeout: Seconds that a message waits at most before it ends with ``PoolTimeoutError``; ``None``: no limit.
+        on_full: What happens to a message that finds no slot: it is parked in the store and costs no worker anything
+            until there is a slot for it (``"park"``), waits in the worker (``"wait"``), ends with ``PoolFullError``
+            (``"fail"``), or ends without a run or a result (``"drop"``). ``None``: it is parked where processes share
+            the store, and waits otherwise and where it has a ``timeout``.
+        timeout: Seconds that a message waits in the worker at most before it ends with ``PoolTimeoutError``;
+            ``None``: no limit.
 
     Raises:
         InvalidOptionError: A value is impossible.
@@ -67,15 +70,18 @@ class PoolLimit:
 
     size: int
     slot_exp: float | Default | None = DEFAULT
-    on_full: OnFull = "wait"
+    on_full: OnFull | None = None
     timeout: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", whole_number("pool_size", self.size))
         if self.slot_exp is not DEFAULT:
             object.__setattr__(self, "slot_exp", optional_seconds("pool_slot_exp", self.slot_exp))
-        object.__setattr__(self, "on_full", one_of("pool_on_full", self.on_full, ON_FULL))
+        if self.on_full is not None:
+            object.__setattr__(self, "on_full", one_of("pool_on_full", self.on_full, ON_FULL))
         object.__setattr__(self, "timeout", optional_seconds("pool_timeout", self.timeout))
+        if self.on_full == "park" and self.timeout is not None:
+            raise refuse("pool_timeout", self.timeout, 'left out with pool_on_full="park": what is parked waits')
 
 
 @dataclass(frozen=True, slots=True)

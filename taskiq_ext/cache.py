@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from taskiq.exceptions import NoResultError
+from taskiq.exceptions import NoResultError, TaskRejectedError
 
 from slotline._checks import flag, optional_seconds, refuse
 from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from taskiq_ext._interception import Plan
 
 logger = logging.getLogger(__name__)
+
+_NO_ANSWER = (NoResultError, TaskRejectedError)
 
 HIT_LABEL = "cache_hit"
 """Set to ``True`` on a result that was not computed for its message."""
@@ -118,8 +120,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         error = result.error
         if error is None:
             return flight.land(result.return_value)
-        if plan.outcome is not None or isinstance(error, NoResultError) or not isinstance(error, Exception):
-            return flight.turn_back()  # a limit, a retry or a cancellation: not the function's own answer
+        if plan.outcome is not None or isinstance(error, _NO_ANSWER) or not isinstance(error, Exception):
+            return flight.turn_back()  # a limit, a retry or a cancellation concerns this message alone
         return flight.fail(error)
 
     async def shutdown(self) -> None:

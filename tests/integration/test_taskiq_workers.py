@@ -21,16 +21,18 @@ from tests.harness.workers import TaskiqWorker
 pytestmark = pytest.mark.leaves("keys", reason="the broker's own queue, and the history that the tasks write")
 
 APP = """
-import asyncio, json, os, time
-import redis, redis.asyncio
+import asyncio, inspect, json, os, time
+import redis
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 from slotline import RedisStore
 from slotline.caches import RedisCacheAdapter
 from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware
 
 URL = "{url}"
+# One worker must not take all messages before the other has looked; older brokers cannot be told so.
+FEW_AT_ONCE = {{"xread_count": 2}} if "xread_count" in inspect.signature(RedisStreamBroker).parameters else {{}}
 # redis-py 8 on Python 3.11 loses cancellations when it has a socket timeout, and the list broker loses messages.
-broker = {broker}(URL, queue_name="work", socket_timeout=None).with_result_backend(
+broker = {broker}(URL, queue_name="work", socket_timeout=None{options}).with_result_backend(
     RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None)
 )
 store = RedisStore(URL)
@@ -104,7 +106,7 @@ async def slow(seconds: float) -> str:
     return "done"
 """
 
-BROKERS = ("RedisStreamBroker", "ListQueueBroker")
+BROKERS = {"RedisStreamBroker": ", **FEW_AT_ONCE", "ListQueueBroker": ""}
 
 
 @asynccontextmanager
@@ -134,14 +136,14 @@ def events(client: redis.Redis, kind: str) -> list[Any]:
     return [event for event in seen if event[0] == kind]
 
 
-@pytest.fixture(params=BROKERS)
+@pytest.fixture(params=list(BROKERS))
 def app(request: pytest.FixtureRequest, app_module: Callable[[str], str], redis_url: str) -> str:
-    return app_module(APP.format(url=redis_url, broker=request.param))
+    return app_module(APP.format(url=redis_url, broker=request.param, options=BROKERS[request.param]))
 
 
 @pytest.fixture
 def stream_app(app_module: Callable[[str], str], redis_url: str) -> str:
-    return app_module(APP.format(url=redis_url, broker="RedisStreamBroker"))
+    return app_module(APP.format(url=redis_url, broker="RedisStreamBroker", options=""))
 
 
 async def test_a_limit_holds_across_worker_processes_and_delays_nobody_else(
@@ -153,11 +155,11 @@ async def test_a_limit_holds_across_worker_processes_and_delays_nobody_else(
         sent = [await (module.limited if x % 2 else module.limited_sync).kiq(x) for x in range(60)]
         free = [await module.unlimited.kiq(x) for x in range(20)]
         assert [result.return_value for result in await results(free)] == list(range(20))
-        done = events(redis_client, "limited")
-        assert sum(event[1] == "out" for event in done) < 60, "the unlimited tasks came last"
         assert [result.return_value for result in await results(sent)] == list(range(60))
     assert most_at_once(redis_client, "limited") <= 3
-    assert {event[2] for event in events(redis_client, "limited")} == set(worker.children())
+    limited, unlimited = events(redis_client, "limited"), events(redis_client, "unlimited")
+    assert {event[2] for event in limited} == set(worker.children())
+    assert max(event[3] for event in unlimited) < max(event[3] for event in limited) - 0.2
 
 
 async def test_a_stampede_over_two_workers_runs_once(
@@ -174,6 +176,7 @@ async def test_a_stampede_over_two_workers_runs_once(
     assert sum(bool(result.labels.get("cache_hit")) for result in [*served, again]) == 40
 
 
+@pytest.mark.needs("taskiq>=0.13", reason="older process pools run no plain function: they try to pickle its context")
 async def test_a_process_pool_runs_limited_and_cached_functions(
     stream_app: str, taskiq_worker: Callable[..., TaskiqWorker], redis_client: redis.Redis
 ) -> None:

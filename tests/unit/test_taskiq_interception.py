@@ -13,6 +13,7 @@ import pytest
 from taskiq import Context, InMemoryBroker, TaskiqDepends, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 from taskiq.brokers.shared_broker import async_shared_broker
 from taskiq.decor import AsyncTaskiqDecoratedTask
+from taskiq.kicker import AsyncKicker
 from taskiq.receiver import Receiver
 
 from slotline.errors import UnsupportedFrameworkError
@@ -45,7 +46,8 @@ async def broker() -> AsyncIterator[InMemoryBroker]:
 
 
 async def result_of(task: Any, *args: Any, labels: dict[str, Any] | None = None, **kwargs: Any) -> TaskiqResult[Any]:
-    sent = await task.kicker().with_labels(**(labels or {})).kiq(*args, **kwargs)
+    kicker: AsyncKicker[Any, Any] = AsyncKicker(task.task_name, task.broker, {**task.labels, **(labels or {})})
+    sent = await kicker.kiq(*args, **kwargs)
     return await sent.wait_result(check_interval=0.01, timeout=20)
 
 
@@ -129,8 +131,8 @@ async def test_messages_handled_within_the_sending_of_another_do_not_disturb_it(
 
     @broker.task
     async def outer() -> Any:
-        first = await (await inner.kicker().with_labels(answer="no").kiq(1)).get_result()
         second = await (await inner.kiq(2)).get_result()
+        first = await (await inner.kicker().with_labels(answer="no").kiq(1)).get_result()
         return first.return_value, second.return_value, await inner(3)
 
     sent = await outer.kiq()
@@ -223,7 +225,7 @@ def plain_function(x: int) -> int:
     return x
 
 
-def test_interception_keeps_the_functions_face() -> None:
+async def test_interception_keeps_the_functions_face() -> None:
     broker = InMemoryBroker()
     broker.add_middlewares(PoolLimitMiddleware())
 
@@ -235,8 +237,8 @@ def test_interception_keeps_the_functions_face() -> None:
     assert isinstance(documented, AsyncTaskiqDecoratedTask)
     assert documented.__doc__ == "Say something."
     assert str(inspect.signature(documented)) == "(x: 'int', *, y: 'str' = 'a') -> 'str'"
-    assert asyncio.run(documented(2, y="b")) == "bb"
-    broker.executor.shutdown()
+    assert await documented(2, y="b") == "bb"
+    await broker.shutdown()
 
 
 def test_an_unsupported_receiver_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

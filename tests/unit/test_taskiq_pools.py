@@ -135,10 +135,10 @@ async def test_full_pools_fail_drop_and_time_out_as_their_labels_say(
 
     pool = Pool("api", 1, store=store)
     slot = await pool.acquire(owner="the test")
+    impatient = await work.kicker().with_labels(pool_timeout=0.05).kiq(3)
     failing = await work.kicker().with_labels(pool_on_full="fail").kiq(1)
     dropped = await work.kicker().with_labels(pool_on_full="drop").kiq(2)
-    impatient = await work.kicker().with_labels(pool_timeout=0.05).kiq(3)
-    patient = await work.kicker().with_labels(pool_on_full="wait").kiq(4)
+    patient = await work.kicker().with_labels(pool_on_full="wait", pool_timeout=60).kiq(4)
     error = (await result_of(failing)).error
     assert isinstance(error, PoolFullError)
     assert (error.key, error.max_size, error.holders) == ("api", 1, ("the test",))
