@@ -13,26 +13,42 @@ from taskiq.exceptions import NoResultError
 
 from slotline._checks import refuse, text
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
-from slotline.pools import Pool, Slot
+from slotline.pools import Parked, Pool, Slot
+from slotline.settings import default_store
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
+from taskiq_ext._delivery import delivery_for
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import POOL_LABELS, PoolLimit, PoolOptions, pool_options
 from taskiq_ext._outage import Outage
+from taskiq_ext._room import WaitingRoom, broadcasts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from taskiq.abc.broker import AsyncBroker
     from taskiq.message import TaskiqMessage
     from taskiq.result import TaskiqResult
 
+    from slotline.pools import Taken
     from slotline.settings import OnStoreError
+    from taskiq_ext._delivery import Delivery
     from taskiq_ext._interception import Plan
 
 logger = logging.getLogger(__name__)
 
 _POOLS_KEPT = 4096
+
+
+class _RunsLater:
+    """What a message "returns" whose copy in the room will run; it becomes no result."""
+
+    def __repr__(self) -> str:
+        return "<runs later>"
+
+
+_RUNS_LATER = _RunsLater()
 
 
 class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
@@ -43,12 +59,18 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     acknowledged: a message that a dying worker leaves behind is delivered again and needs a slot again. Every
     outcome of a run gives the slot back. A worker that dies frees its slots within the heartbeat's lease.
 
+    On a store that processes share, a message that finds no slot is parked there, acknowledged to the broker, and
+    costs no worker anything until there is a slot for it; then a worker of the same queue runs it. What a worker has
+    taken from there and not acknowledged when it dies runs elsewhere, within the heartbeat's lease.
+
     Args:
         store: Where the slots are; ``None``: the configured store, which is this process's memory unless told
             otherwise, and then limits only this process.
         pools: Limits that tasks name by their ``pool`` label: a size, a :class:`PoolLimit`, or its options.
         on_store_error: What happens to a message while the store is away: it waits (``"wait"``), runs without the
             limit (``"open"``), or ends with ``StoreUnavailableError`` (``"fail"``). Default: the settings'.
+        lane: Where this broker's messages are parked; applications that share a store must not share lanes. Default:
+            ``"taskiq:"`` and the names of the broker's queues.
 
     Raises:
         InvalidOptionError: An argument is impossible.
@@ -62,6 +84,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         *,
         pools: Mapping[str, int | PoolLimit | Mapping[str, Any]] | None = None,
         on_store_error: OnStoreError | None = None,
+        lane: str | None = None,
     ) -> None:
         super().__init__()
         if store is not None and not isinstance(store, Store):
@@ -70,6 +93,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             raise refuse("pools", pools, "a mapping of keys to sizes or PoolLimits")
         self.store = store
         self.limits = {text("pools", key): _limit(key, limit) for key, limit in (pools or {}).items()}
+        self.lane = None if lane is None else text("lane", lane)
+        self._room: WaitingRoom | None = None
+        self._serving = False
         self._outage = Outage(on_store_error)
         self._pools: OrderedDict[tuple[str, PoolLimit], Pool] = OrderedDict()
         self._held: dict[Plan, tuple[Pool, Slot]] = {}
@@ -77,7 +103,23 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> PoolOptions | None:
         """Return the options that ``labels`` ask for."""
-        return pool_options(labels, function, self.limits)
+        options = pool_options(labels, function, self.limits)
+        if options is not None and options.limit.on_full == "park":
+            store = self._shared_store() if self._serving else self.store
+            if store is not None and not store.shared:
+                raise refuse("pool_on_full", "park", "used with a store that processes share, such as RedisStore(url)")
+        return options
+
+    def set_broker(self, broker: AsyncBroker) -> None:
+        """Serve ``broker``; see :meth:`LabelledMiddleware.set_broker`."""
+        super().set_broker(broker)
+        if self._room is None:
+            self._room = WaitingRoom(broker, self._shared_store, self.lane)
+
+    def startup(self) -> None:
+        """Check the tasks of a worker against its store; see :meth:`LabelledMiddleware.startup`."""
+        self._serving = self.broker.is_worker_process
+        super().startup()
 
     async def admit(self, plan: Plan, options: PoolOptions, message: TaskiqMessage) -> None:
         """Take a slot for the message, or decide how it ends without one."""
@@ -85,10 +127,13 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if key is None:
             return  # the arguments do not fit: the function says so itself, at once
         pool, limit = self._pool(key, options.limit), options.limit
-        wait = limit.timeout if limit.on_full == "wait" else 0.0
+        delivery = delivery_for(self.broker)
+        if delivery is not None and (taken := delivery.claimed(pool)) is not None:
+            await self._run_taken(plan, taken)
+            return
         try:
             slot = await self._outage.ride_out(
-                lambda: pool.acquire(owner=message.task_id, timeout=wait),
+                self._asking(pool, limit, delivery, message.task_id),
                 f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
             )
         except PoolTimeoutError:
@@ -98,14 +143,22 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 raise
             logger.info("Task %s with id %s is dropped: pool %r is full.", message.task_name, message.task_id, key)
             raise NoResultError from None
-        if slot is not None:
-            plan.slot = slot
-            self._held[plan] = pool, slot
-            plan.hold(self, lambda: self._abandon(plan))
+        if isinstance(slot, Parked):
+            logger.info(
+                "Task %s with id %s is parked: pool %r is full, and %d of its lane come before it.",
+                *(message.task_name, message.task_id, key, slot.place),
+            )
+            plan.serve_value(_RUNS_LATER)
+            assert delivery is not None  # noqa: S101 - only a delivery can be parked
+            await _acknowledge(delivery, message)
+        elif slot is not None:
+            self._hold(plan, pool, slot)
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Give the slot back."""
-        del result
+        if result.return_value is _RUNS_LATER:
+            # Raised from the run, it would be logged as a warning and handed to the error hooks of everyone.
+            result.error, result.return_value = NoResultError(), None
         if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
         plan.close(self)
@@ -116,7 +169,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         return _release(*held)
 
     async def shutdown(self) -> None:
-        """Wait for slots that are on their way back."""
+        """Give back what was taken and has not begun to run, and wait for slots that are on their way back."""
+        if self._room is not None:
+            await self._room.close()
         if self._releasing:
             await asyncio.wait(self._releasing)
 
@@ -130,6 +185,35 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             self._pools.move_to_end((key, limit))
         return pool
 
+    def _shared_store(self) -> Store:
+        return self.store or default_store()
+
+    def _asking(
+        self, pool: Pool, limit: PoolLimit, delivery: Delivery | None, owner: str
+    ) -> Callable[[], Coroutine[Any, Any, Slot | Parked]]:
+        # What no listen() has delivered, as in the InMemoryBroker, cannot be delivered again: it waits instead.
+        if delivery is not None and delivery.room.store is pool.store and self._parks(limit):
+            return lambda: delivery.park(pool, owner)
+        wait = 0.0 if limit.on_full in ("fail", "drop") else limit.timeout
+        return lambda: pool.acquire(owner=owner, timeout=wait)
+
+    def _parks(self, limit: PoolLimit) -> bool:
+        if limit.on_full is None:
+            return limit.timeout is None and not broadcasts(self.broker)
+        return limit.on_full == "park"
+
+    async def _run_taken(self, plan: Plan, taken: Taken) -> None:
+        if taken.lost or taken.slot.lost:  # it waited too long in this worker, and runs elsewhere
+            plan.serve_value(_RUNS_LATER)
+            await taken.give_back()
+        else:
+            self._hold(plan, taken.pool, taken.slot)
+
+    def _hold(self, plan: Plan, pool: Pool, slot: Slot) -> None:
+        plan.slot = slot
+        self._held[plan] = pool, slot
+        plan.hold(self, lambda: self._abandon(plan))
+
     def _abandon(self, plan: Plan) -> None:
         held = self._held.pop(plan, None)
         if held is not None:
@@ -137,6 +221,13 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 releasing = asyncio.get_running_loop().create_task(_release(*held))
                 self._releasing.add(releasing)
                 releasing.add_done_callback(self._releasing.discard)
+
+
+async def _acknowledge(delivery: Delivery, message: TaskiqMessage) -> None:
+    try:
+        await delivery.acknowledge()
+    except Exception:  # the broker will deliver it again, and the room knows it
+        logger.warning("Task %s with id %s cannot be acknowledged.", message.task_name, message.task_id, exc_info=True)
 
 
 async def _release(pool: Pool, slot: Slot) -> None:

@@ -1,0 +1,223 @@
+"""A message on its way from its source to ``pre_execute``, with what its source is owed.
+
+The receiver hands a middleware the message that its formatter has read, not the bytes. To park a message byte for byte,
+the bytes travel as a :class:`Delivery` and the broker's formatter, which reads them in the asyncio task of the message,
+leaves them in a context variable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self
+
+from taskiq.abc.formatter import TaskiqFormatter
+from taskiq.acks import AckableMessage
+from taskiq.utils import maybe_awaitable
+
+from slotline.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from taskiq.abc.broker import AsyncBroker
+    from taskiq.message import BrokerMessage, TaskiqMessage
+
+    from slotline.pools import Parked, Pool, Room, Slot, Taken
+    from taskiq_ext._feed import Feed
+
+logger = logging.getLogger(__name__)
+
+_MARK = 12
+_delivery: ContextVar[Delivery | None] = ContextVar("slotline_taskiq_delivery", default=None)
+_background: set[asyncio.Task[Any]] = set()
+
+
+class Delivery(bytes):
+    """A message as the broker has delivered it.
+
+    Attributes:
+        feed: What has handed it out.
+        home: The asyncio task that handles it, once it has begun to.
+    """
+
+    feed: Feed
+    home: asyncio.Task[Any] | None
+    _ack: Callable[[], Awaitable[None] | None] | None
+    _mark: bytes | None
+
+    @classmethod
+    def of(cls, message: bytes | AckableMessage, feed: Feed) -> Delivery:
+        """Return what a broker has yielded as a delivery; one that is a delivery already stays as it is."""
+        data = message.data if isinstance(message, AckableMessage) else message
+        if isinstance(data, Delivery):
+            return data
+        self = cls(data)
+        self.feed, self.home, self._mark = feed, None, None
+        self._ack = message.ack if isinstance(message, AckableMessage) else None
+        return self
+
+    def as_message(self) -> bytes | AckableMessage:
+        """Return what the receiver is given."""
+        if self._ack is None:
+            return self
+        return AckableMessage.model_construct(data=self, ack=self.acknowledge)
+
+    @property
+    def sealed(self) -> bytes:
+        """The message with a mark in front that makes it one of a kind in the room.
+
+        A broker that asks for acknowledgements may deliver a message again, and the copies are told by their bytes,
+        within one lane. One that does not never does: equal bytes are then two messages.
+        """
+        if self._mark is None:
+            lane = self.feed.lane.encode("utf-8", "surrogatepass")
+            digest = hashlib.blake2b(lane, digest_size=_MARK).digest()
+            self._mark = os.urandom(_MARK) if self._ack is None else digest
+        return self._mark + self
+
+    @property
+    def room(self) -> Room:
+        """Where it may be parked."""
+        return self.feed.room
+
+    def begin(self) -> None:
+        """Note that the asyncio task that calls this handles the message."""
+        self.home = asyncio.current_task()
+
+    def claimed(self, pool: Pool) -> Taken | None:
+        """Return what the message was taken from the room with, if that was a slot of ``pool``; only once."""
+        del pool
+        return None
+
+    async def park(self, pool: Pool, owner: str) -> Slot | Parked:
+        """Take a slot for the message or park it; see :meth:`Room.park`."""
+        return await self.room.park(pool, self.sealed, lane=self.feed.lane, owner=owner)
+
+    async def acknowledge(self) -> None:
+        """Acknowledge the message where it came from, once."""
+        if self._ack is not None:
+            await maybe_awaitable(self._ack())
+            self._ack = _nothing_to_acknowledge
+
+    async def put_back(self, broker: AsyncBroker) -> None:
+        """Send the message again: it was delivered to a worker that takes no more."""
+        message = broker.formatter.dumps(broker.formatter.loads(message=bytes(self)))
+        # It has had its delay; the rest of the labels says where it belongs.
+        labels = {name: value for name, value in message.labels.items() if name != "delay"}
+        await broker.kick(message.model_copy(update={"message": bytes(self), "labels": labels}))
+        await self.acknowledge()
+
+
+class TakenDelivery(Delivery):
+    """A message from the room, with its slot, under a claim that ends when the message is acknowledged.
+
+    If its processing ends without that, as it does for a broker's message when a middleware raises, the claim is no
+    longer renewed: the message is at its old place again when the lease has run out.
+    """
+
+    _taken: Taken
+    _slot_is_ours: bool
+    _settled: bool
+
+    @classmethod
+    def from_room(cls, taken: Taken, feed: Feed) -> Self:
+        """Return what was taken from the room of ``feed`` as a delivery."""
+        self = cls(taken.message[_MARK:])
+        self.feed, self.home, self._mark, self._taken = feed, None, taken.message[:_MARK], taken
+        self._ack, self._settled, self._slot_is_ours = self._settle, False, True
+        return self
+
+    def begin(self) -> None:
+        super().begin()
+        if self.home is not None:
+            self.home.add_done_callback(self._ended)
+        self.feed.started(self)
+
+    def claimed(self, pool: Pool) -> Taken | None:
+        taken = self._taken
+        if not self._slot_is_ours or taken.pool.key != pool.key or taken.pool.store is not pool.store:
+            return None
+        self._slot_is_ours = False
+        return taken
+
+    async def give_back(self) -> None:
+        """Put the message at its old place in the room; nothing is owed for it any more."""
+        self._settled, self._slot_is_ours = True, False
+        try:
+            await self._taken.give_back()
+        except StoreError as error:
+            logger.warning("A message of lane %r is given back in the background: %s", self.feed.lane, error)
+
+    async def _settle(self) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        try:
+            await self._release()
+            await self._taken.settle()
+        except StoreError as error:  # the run counts; the store tries again by itself
+            logger.warning("A message of lane %r is settled in the background: %s", self.feed.lane, error)
+
+    async def _release(self) -> None:
+        # A slot that no limit wanted: the task is unknown here, or its labels have changed since it was parked.
+        if self._slot_is_ours:
+            self._slot_is_ours = False
+            await self._taken.pool.release(self._taken.slot)
+
+    def _ended(self, home: asyncio.Task[Any]) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        self._taken.abandon()
+        if self._slot_is_ours:
+            releasing = home.get_loop().create_task(self._release_quietly())
+            _background.add(releasing)
+            releasing.add_done_callback(_background.discard)
+
+    async def _release_quietly(self) -> None:
+        try:
+            await self._release()
+        except StoreError as error:
+            logger.warning("A slot of pool %r is released in the background: %s", self._taken.pool.key, error)
+
+
+class RecordingFormatter(TaskiqFormatter):
+    """Lets the broker's own formatter read messages, and notes which delivery it has read."""
+
+    def __init__(self, own: TaskiqFormatter) -> None:
+        self.own = own
+
+    def dumps(self, message: TaskiqMessage) -> BrokerMessage:
+        """Return the message as the broker's own formatter writes it."""
+        return self.own.dumps(message)
+
+    def loads(self, message: bytes) -> TaskiqMessage:
+        """Return the message as the broker's own formatter reads it."""
+        if not isinstance(message, Delivery):
+            _delivery.set(None)
+            return self.own.loads(message=message)
+        message.begin()
+        _delivery.set(message)
+        return self.own.loads(message=bytes(message))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+
+def delivery_for(broker: AsyncBroker) -> Delivery | None:
+    """Return the delivery that this asyncio task handles, if ``broker`` has delivered it.
+
+    A message that is handled within the handling of another (``InMemoryBroker(await_inplace=True)``) has none.
+    """
+    delivery = _delivery.get()
+    if delivery is None or delivery.feed.broker is not broker or delivery.home is not asyncio.current_task():
+        return None
+    return delivery
+
+
+def _nothing_to_acknowledge() -> None:
+    pass

@@ -1,0 +1,202 @@
+"""What a worker is fed with: its broker's messages and those of the waiting room, in one stream.
+
+The receiver asks for the next message when it has capacity for one. At that moment, and only then, the room is looked
+into as well. A read from the broker that the room has overtaken goes on and is the next message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from taskiq.receiver import Receiver
+
+from slotline.pools import Room
+from taskiq_ext._delivery import Delivery, RecordingFormatter, TakenDelivery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from taskiq.abc.broker import AsyncBroker
+    from taskiq.acks import AckableMessage
+
+    from slotline.stores.base import Store
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_PATIENCE = 0.25
+"""Seconds that a broker's message waits for a look into the room that has begun."""
+_CLOSING = 2.0
+_KEEPS_LATE_MESSAGES = hasattr(Receiver, "_close_prefetch_state")  # Taskiq 0.12 drops what its last read returns
+
+
+class Feed:
+    """The messages of one listening receiver.
+
+    Args:
+        broker: Whose messages.
+        own: What the broker's own ``listen()`` has returned.
+        store: Where the room is.
+        lane: The lane of the broker's queue.
+    """
+
+    def __init__(
+        self, broker: AsyncBroker, own: AsyncGenerator[bytes | AckableMessage, None], store: Store, lane: str
+    ) -> None:
+        self.broker, self.lane = broker, lane
+        self.room = Room(store, [lane], on_call=self._called)
+        self._own = own
+        self._loop = asyncio.get_running_loop()
+        self._call: asyncio.Future[None] = self._loop.create_future()
+        self._reading: asyncio.Task[bytes | AckableMessage] | None = None
+        self._looking: asyncio.Task[TakenDelivery | None] | None = None
+        self._overdue: asyncio.Task[TakenDelivery | None] | None = None
+        self._giving_back: set[asyncio.Task[None]] = set()
+        self._unstarted: set[TakenDelivery] = set()
+        self._not_before = 0.0
+        self._pause = _FIRST_PAUSE
+
+    async def messages(self) -> AsyncGenerator[bytes | AckableMessage, None]:
+        """Yield messages until the broker has no more."""
+        if not isinstance(self.broker.formatter, RecordingFormatter):
+            self.broker.formatter = RecordingFormatter(self.broker.formatter)
+        try:
+            while (message := await self._next_or_late()) is not None:
+                yield message
+        finally:
+            await self._close()
+
+    def started(self, delivery: TakenDelivery) -> None:
+        """Note that the receiver handles ``delivery``: it may have capacity for another."""
+        self._unstarted.discard(delivery)
+        self._ring()
+
+    async def give_back(self) -> None:
+        """Give back what was taken and will not be handled any more."""
+        while self._unstarted:
+            await self._unstarted.pop().give_back()
+        if self._giving_back:
+            await asyncio.wait(self._giving_back)
+
+    async def _next_or_late(self) -> bytes | AckableMessage | None:
+        try:
+            return await self._next()
+        except asyncio.CancelledError:
+            # A worker that stops breaks the read off, and takes what it returns all the same.
+            if not _KEEPS_LATE_MESSAGES or (late := await self._late()) is None:
+                raise
+            return late
+
+    async def _next(self) -> bytes | AckableMessage | None:
+        while True:
+            if self._call.done():
+                self._call = self._loop.create_future()
+            self._look()
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read())
+            awaited: set[asyncio.Future[Any]] = {self._reading, self._call}
+            if self._looking is not None:
+                awaited.add(self._looking)
+            await asyncio.wait(awaited, timeout=self._until_look(), return_when=asyncio.FIRST_COMPLETED)
+            if (delivery := await self._taken()) is not None:
+                self._unstarted.add(delivery)
+                return delivery.as_message()
+            if self._reading.done():
+                reading, self._reading = self._reading, None
+                try:
+                    return Delivery.of(reading.result(), self).as_message()
+                except StopAsyncIteration:
+                    return None
+
+    async def _read(self) -> bytes | AckableMessage:
+        return await anext(self._own)
+
+    def _look(self) -> None:
+        # One that waits in the receiver's own queue holds its slot idle: one at a time is enough.
+        busy = self._looking or self._overdue or self._unstarted
+        if not busy and self.room.due and time.monotonic() >= self._not_before:
+            self._looking = asyncio.create_task(self._take())
+
+    def _until_look(self) -> float | None:
+        if self._looking or self._overdue or self._unstarted:
+            return None
+        return max(0.0, self.room.look_after, self._not_before - time.monotonic())
+
+    async def _take(self) -> TakenDelivery | None:
+        try:
+            taken = await self.room.take()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the room, the broker's messages go on
+            logger.warning("The waiting room of lane %r cannot be asked now: %r", self.lane, error)
+            self._not_before = time.monotonic() + self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            return None
+        self._pause = _FIRST_PAUSE
+        return None if taken is None else TakenDelivery.from_room(taken, self)
+
+    async def _taken(self) -> TakenDelivery | None:
+        looking = self._looking
+        if looking is None:
+            return None
+        if not looking.done():
+            if self._reading is None or not self._reading.done():
+                return None
+            await asyncio.wait({looking}, timeout=_PATIENCE)
+        self._looking = None
+        if looking.done():
+            return looking.result()
+        # The store is slow or away. What is taken now may find the worker busy: it goes back.
+        self._overdue = looking
+        looking.add_done_callback(self._came_too_late)
+        return None
+
+    def _came_too_late(self, looking: asyncio.Task[TakenDelivery | None]) -> None:
+        self._overdue = None
+        if not looking.cancelled() and (delivery := looking.result()) is not None:
+            giving_back = self._loop.create_task(delivery.give_back())
+            self._giving_back.add(giving_back)
+            giving_back.add_done_callback(self._giving_back.discard)
+        self._ring()
+
+    async def _late(self) -> bytes | AckableMessage | None:
+        reading, self._reading = self._reading, None
+        if reading is None:
+            return None
+        reading.cancel()
+        try:
+            return Delivery.of(await reading, self).as_message()
+        except (asyncio.CancelledError, StopAsyncIteration):
+            return None
+
+    async def _close(self) -> None:
+        self.room.close()
+        if looking := self._looking or self._overdue:
+            self._looking = self._overdue = None
+            looking.remove_done_callback(self._came_too_late)
+            await asyncio.wait({looking}, timeout=_CLOSING)
+            looking.cancel()
+            await asyncio.wait({looking})
+            if not looking.cancelled() and (delivery := looking.result()) is not None:
+                await delivery.give_back()
+        late = await self._late()
+        if late is not None:
+            await self._put_back(Delivery.of(late, self))
+        await self._own.aclose()
+
+    async def _put_back(self, delivery: Delivery) -> None:
+        try:
+            await delivery.put_back(self.broker)
+        except Exception:
+            logger.exception("A message that came while the worker stopped could not be sent again: %s", delivery)
+
+    def _called(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+            self._loop.call_soon_threadsafe(self._ring)
+
+    def _ring(self) -> None:
+        if not self._call.done():
+            self._call.set_result(None)
