@@ -76,6 +76,9 @@ class Crew:
         self.control = self.process = None
         self.launcher_ready = False
         if control is not None:
+            # Said aloud as well: a process forked from this one may hold a copy of the connection.
+            with contextlib.suppress(OSError):
+                control.send(b"")
             control.close()
         if process is None:
             return

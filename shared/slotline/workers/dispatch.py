@@ -274,6 +274,18 @@ class Dispatcher:
         if jobs and not member.inflight and member.state is State.READY:
             self.free.append(member)
 
+    def condemn(self, member: Member, error: BaseException) -> None:
+        """Have the task that a worker has now fail with ``error`` when the worker ends, whether it has begun or not."""
+        current = member.inflight[0] if member.inflight else None
+        self.take_back(member)
+        if current is None:
+            return
+        current.verdict = current.verdict or error
+        if current.member is None:
+            self.queue.remove(current)
+            current.member = member
+            member.inflight.append(current)
+
     # Outcomes; the lock is not held.
 
     def deliver(self, job: ApplyResult, kind: int, flags: int, payload: bytes) -> None:
@@ -304,9 +316,7 @@ class Dispatcher:
 
     def kill(self, member: Member, error: BaseException) -> None:
         """Kill a worker; its running task fails with ``error``, the others go back to the queue. The lock is held."""
-        self.take_back(member)
-        for job in member.inflight:
-            job.verdict = job.verdict or error
+        self.condemn(member, error)
         member.kill()
         self.due(time.monotonic() + SETTLE, Due.SETTLE, member)
 

@@ -63,8 +63,8 @@ class Exits:
     def _started(self, member: Member, pid: int) -> None:
         with self.dispatcher.lock:
             member.started(pid)
-            if self.dispatcher.phase is Phase.TERMINATE:
-                member.kill()
+            if member.state is State.LEAVING or self.dispatcher.phase is Phase.TERMINATE:
+                member.kill()  # it was given up before it had a pid
             self.crew.fill()
         if member.pidfd >= 0:
             self.loop.watch(member.pidfd, partial(self._died, member))
@@ -107,6 +107,7 @@ class Exits:
         for job in failed:
             dispatcher.finish(job, None, job.verdict or lost(job, code))
         dispatcher.write_all(large)
+        member.buried.set()
         self.crew.down(member, code)
         if verdict is not None:
             self.give_up(_billiard.exceptions().RestartFreqExceeded(self.crew.explain(verdict)))

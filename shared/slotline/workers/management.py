@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from concurrent.futures import wait as wait_for
 from typing import Any
@@ -76,11 +77,15 @@ class PoolManagement(ABC):
             How many tasks were unfinished.
         """
         reason = error or _billiard.exceptions().Terminated("The task was aborted.")
-        jobs = self._supervisor().abort(reason)
+        supervisor = self._supervisor()
+        jobs, killed = supervisor.abort(reason)
         if self._options.threads:
+            deadline = None if timeout is None else time.monotonic() + timeout
             wait_for(jobs, timeout)
+            for member in killed:
+                member.buried.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         else:
-            self._supervisor().drive(lambda: all(job.done() for job in jobs), timeout)
+            supervisor.drive(lambda: all(member.gone for member in killed), timeout)
         return len(jobs)
 
     def _open_places(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -55,7 +56,7 @@ class Member:
     """One worker: its connection, its memory and the tasks that it has been given, the running one first."""
 
     __slots__ = (
-        "arena", "begun", "deliberate", "far", "fast", "fetching", "gone", "index", "inflight", "number", "pid",
+        "arena", "begun", "buried", "deliberate", "far", "fast", "fetching", "gone", "index", "inflight", "number", "pid",
         "pidfd", "retire", "sock", "state", "writing",
     )  # fmt: skip
 
@@ -77,6 +78,8 @@ class Member:
         """Its end was asked for."""
         self.gone = False
         """Its end has been dealt with."""
+        self.buried = threading.Event()
+        """Set once its end has been dealt with."""
         self.writing = False
         """A thread copies a task to its memory."""
         self.fetching = 0

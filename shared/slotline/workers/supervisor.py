@@ -194,22 +194,26 @@ class Supervisor:
         self.abort(error or _billiard.exceptions().Terminated("The executor was terminated before the task was done."))
         dispatcher.wake()
 
-    def abort(self, error: BaseException) -> list[ApplyResult]:
-        """Kill every task that runs and drop every task that waits; all fail with ``error``. Returns them."""
+    def abort(self, error: BaseException) -> tuple[list[ApplyResult], list[Member]]:
+        """Kill every task that runs and drop every task that waits; all fail with ``error``.
+
+        Returns:
+            The tasks, and the workers that were killed for them.
+        """
         dispatcher = self.dispatcher
         with dispatcher.lock:
+            everybody = dispatcher.phase is Phase.TERMINATE
+            killed = [member for member in dispatcher.members.values() if member.inflight or everybody]
             running: list[ApplyResult] = []
-            for member in list(dispatcher.members.values()):
-                dispatcher.take_back(member)
+            for member in killed:
+                dispatcher.kill(member, error)
                 running += member.inflight
-                if member.inflight or dispatcher.phase is Phase.TERMINATE:
-                    dispatcher.kill(member, error)
             waiting = list(dispatcher.queue)
             dispatcher.queue.clear()
             self.crew.fill()
         for job in waiting:
             dispatcher.finish(job, None, error)
-        return [*running, *waiting]
+        return [*running, *waiting], killed
 
     def give_up(self, error: BaseException) -> None:
         """End because going on is pointless; everything unfinished and every later task fails with ``error``."""
@@ -300,8 +304,6 @@ class Supervisor:
             member = next((member for member in dispatcher.members.values() if member.pid == pid), None)
             if member is None:
                 return
-            dispatcher.take_back(member)
-            for job in member.inflight:
-                job.verdict = job.verdict or _billiard.exceptions().Terminated(signum)
+            dispatcher.condemn(member, _billiard.exceptions().Terminated(signum))
             member.deliberate = True
             member.signal(signum)

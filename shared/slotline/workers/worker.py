@@ -51,6 +51,8 @@ class _SoftLimit:
         # A task may have taken the signal for itself, so the handler is put in place for each task that needs it.
         signal.signal(signal.SIGUSR1, self._on_signal)
         self.deadline = deadline
+        if time.monotonic() >= deadline:  # the signal came before the task could be begun
+            self._on_signal(0, None)
 
     def _on_signal(self, _signum: int, _frame: Any) -> None:
         # A signal that was meant for the task before comes too early for this one and is ignored.
