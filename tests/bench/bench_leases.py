@@ -94,9 +94,7 @@ class LeastBatcher:
         return await future
 
     async def grind(self, batch: list) -> None:
-        results = await asyncio.get_running_loop().run_in_executor(
-            self.executor, lambda: [fn() for fn, _ in batch]
-        )
+        results = await asyncio.get_running_loop().run_in_executor(self.executor, lambda: [fn() for fn, _ in batch])
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
 

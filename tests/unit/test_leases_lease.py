@@ -193,7 +193,7 @@ def test_an_expired_lease_is_warned_of_once_works_through_its_grace_and_is_then_
         wait_until("its expiry is in the log", lambda: "'sleeper' expired after 0.05 s" in caplog.text)
         assert lease.sync.run(pow, 2, 3) == 8
         wait_until("it is revoked", lambda: not lease.active)
-        with pytest.raises(LeaseExpiredError, match="expired 0.45 s after it was granted"):
+        with pytest.raises(LeaseExpiredError, match=r"expired 0.45 s after it was granted"):
             lease.sync.run(pow, 2, 3)
         assert manager.leased_count == 0
     assert caplog.text.count("expired after 0.05 s") == 1
@@ -220,7 +220,7 @@ async def test_overdue_threads_run_on_beside_a_new_executor_and_are_counted_and_
         assert await second.run(pow, 2, 3) == 8
         assert manager.stats()["overdue"] == 2
         assert manager.total_count == 1
-        with pytest.raises(LeaseExpiredError, match="of 'job:7' expired .* before this work was started"):
+        with pytest.raises(LeaseExpiredError, match=r"of 'job:7' expired .* before this work was started"):
             queued.result(5)
         assert "'job:7'" in caplog.text
         assert "2 of its calls cannot be killed and run on" in caplog.text

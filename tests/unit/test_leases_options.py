@@ -175,7 +175,8 @@ def test_an_initializer_that_cannot_be_called_is_refused():
 
 
 @pytest.mark.skipif(
-    hasattr(concurrent.futures, "InterpreterPoolExecutor"), reason="this Python has interpreter pools: nothing to refuse"
+    hasattr(concurrent.futures, "InterpreterPoolExecutor"),
+    reason="this Python has interpreter pools: nothing to refuse",
 )
 def test_the_interpreter_backend_says_which_python_it_needs():
     with pytest.raises(UnsupportedBackendError, match=r"Python 3\.14"):
@@ -191,7 +192,9 @@ async def test_the_interpreter_backend_uses_interpreter_pools_where_they_are(mon
             made.append((max_workers, thread_name_prefix))
 
     monkeypatch.setattr(concurrent.futures, "InterpreterPoolExecutor", InterpreterPoolExecutor, raising=False)
-    async with LeasedExecutorManager(backend="interpreter", max_pools=1, workers_per_pool=2, name_prefix="i") as manager:
+    async with LeasedExecutorManager(
+        backend="interpreter", max_pools=1, workers_per_pool=2, name_prefix="i"
+    ) as manager:
         assert not manager.killable
         async with await manager.acquire() as lease:
             assert await lease.run(pow, 2, 3) == 8

@@ -77,9 +77,9 @@ def test_limits_that_a_backend_cannot_enforce_are_refused():
     assert limits_for(threads) == Limits()
     assert not limits_for(threads)
     assert limits_for(processes, time_limit=3) == Limits(time_limit=3.0)
-    with pytest.raises(InvalidOptionError, match="time_limit=3 .*cannot be killed"):
+    with pytest.raises(InvalidOptionError, match=r"time_limit=3 .*cannot be killed"):
         limits_for(threads, time_limit=3)
-    with pytest.raises(InvalidOptionError, match="soft_time_limit=3 .*billiard"):
+    with pytest.raises(InvalidOptionError, match=r"soft_time_limit=3 .*billiard"):
         limits_for(processes, soft_time_limit=3)
     for wrong in (0, -1, "1", True, float("nan"), float("inf")):
         with pytest.raises(InvalidOptionError, match="time_limit"):

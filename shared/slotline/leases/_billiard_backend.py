@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
 from slotline.errors import UnsupportedBackendError
@@ -25,6 +25,9 @@ class BilliardBackend(Backend):
         super().__init__(workers, prefix, options)
         self._logs = ForwardedLogs(logs)
         self._initializer, self._initargs = initializer_of(self.options)
+        from slotline.workers import ExecutorClosedError, RestartFreqExceeded  # noqa: PLC0415 - billiard is optional
+
+        self.broken_by = (BrokenExecutor, ExecutorClosedError, RestartFreqExceeded)
 
     def executor_class(self) -> Callable[..., Executor]:
         """See :class:`Backend`."""

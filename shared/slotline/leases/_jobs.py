@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from slotline.errors import LeaseExpiredError, WorkExitedError
@@ -199,7 +199,7 @@ class RemoteJob(Job):
 
     def _report(self, inner: Future[Any]) -> None:
         error: BaseException | None = CancelledError() if inner.cancelled() else inner.exception()
-        if isinstance(error, BrokenExecutor):
+        if isinstance(error, self.grant.core.backend.broken_by):
             # Only noted: an executor calls this under its own lock, so it cannot be shut down from here.
             self.grant.place.broken = self.executor
         if self.verdict is not None and error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -68,7 +68,7 @@ class Place:
     def _enter(self, job: RemoteJob) -> None:
         try:
             job.enter(self._current())
-        except BrokenExecutor:  # it broke while idle, and did not take the job
+        except self._backend.broken_by:  # it broke while idle, and did not take the job
             self._retire()
             job.enter(self._current())
 

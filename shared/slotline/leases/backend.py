@@ -6,7 +6,7 @@ import concurrent.futures
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any
 
@@ -36,6 +36,7 @@ class Backend(ABC):
         in_process: Work runs in threads of this process, on the caller's own objects.
         local: Executors are :class:`WorkerThreads`, which take a lease's jobs as they are.
         killable: Work that runs can be stopped by force.
+        broken_by: The errors after which an executor is of no more use.
         limits: An executor takes time limits for each task (``executor.options(timeout=..., soft_timeout=...)``).
     """
 
@@ -44,6 +45,7 @@ class Backend(ABC):
     local = False
     killable = False
     limits = False
+    broken_by: tuple[type[BaseException], ...] = (BrokenExecutor,)
     taken: Mapping[str, str] = {"max_workers": "workers_per_pool"}
     """Constructor arguments that the manager sets itself, and the option of the manager that sets them."""
 
