@@ -68,22 +68,27 @@ def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
         raise _checks.refuse(option, value, allowed)
     pools: dict[str, dict[str, Any]] = {}
     for key, declared in value.items():
-        check_option("pool", key)
         fields = declared if isinstance(declared, Mapping) else {"size": declared}
-        unknown = [name for name in fields if name not in _POOL_FIELDS]
-        if unknown or "size" not in fields:
-            raise _checks.refuse(
-                f"{option}[{key!r}]", declared, f"a size, or a dictionary with size, of {', '.join(_POOL_FIELDS)}"
-            )
-        pools[key] = {_POOL_FIELDS[name]: check_option(_POOL_FIELDS[name], setting) for name, setting in fields.items()}
+        if "size" not in fields or not all(name in _POOL_FIELDS for name in fields):
+            wanted = f"a size, or a dictionary of a size and any of {', '.join(_POOL_FIELDS)}"
+            raise _checks.refuse(f"{option}[{key!r}]", declared, wanted)
+        try:
+            check_option("pool", key)
+            pools[key] = {_POOL_FIELDS[name]: check_option(_POOL_FIELDS[name], it) for name, it in fields.items()}
+        except InvalidOptionError as error:
+            raise InvalidOptionError(f"{option}[{key!r}].{error.option}", error.value, error.allowed) from None
     return pools
 
 
 def _executors(option: str, value: Any) -> ManagerRegistry:
-    try:
-        return ManagerRegistry(value)
-    except InvalidOptionError as error:
-        raise InvalidOptionError(error.option.replace("executors", option, 1), error.value, error.allowed) from None
+    if not isinstance(value, Mapping):
+        raise _checks.refuse(option, value, "a dictionary from names to managers or to their options")
+    for name in value:
+        try:
+            ManagerRegistry({name: value[name]})
+        except InvalidOptionError as error:
+            raise InvalidOptionError(f"{option}[{name!r}].{error.option}", error.value, error.allowed) from None
+    return ManagerRegistry(value)
 
 
 def _url(option: str, value: Any) -> str | None:
@@ -135,9 +140,10 @@ def read_config(app: Celery) -> Config:
 
 
 def _set_by_user(app: Celery) -> Iterator[tuple[str, Any]]:
-    namespace = (app.conf.__dict__.get("prefix") or "").lower()
+    names = list(app.conf.keys())  # loads the configuration, which only then knows its prefix
+    namespace = (getattr(app.conf, "prefix", None) or "").lower()
     seen: set[str] = set()
-    for written in list(app.conf.keys()):
+    for written in names:
         name = str(written).lower().removeprefix(namespace)
         if not name.startswith(_PREFIX) or name in seen:
             continue

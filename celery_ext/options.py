@@ -116,7 +116,7 @@ class TaskOptions:
 
     values: Mapping[str, Any]
     signature: CallSignature | None
-    pools: Mapping[str, Mapping[str, Any]]
+    config: Config
 
     def with_call(self, changes: Mapping[str, Any]) -> TaskOptions:
         """Return the options of a call that overrides some.
@@ -127,7 +127,7 @@ class TaskOptions:
         if not isinstance(changes, Mapping):
             raise _checks.refuse(f"headers[{HEADER!r}]", changes, "a dictionary of options")
         checked = {name: check_option(name, value) for name, value in changes.items()}
-        return _coherent(TaskOptions({**self.values, **checked}, self.signature, self.pools))
+        return _coherent(TaskOptions({**self.values, **checked}, self.signature, self.config))
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of one option."""
@@ -155,7 +155,7 @@ class TaskOptions:
         Raises:
             InvalidOptionError: The key names an argument that the call does not have.
         """
-        declared = self.pools.get(self.values["pool"], {})
+        declared = self.config.pools.get(self.values["pool"], {})
 
         def option(name: str, default: Any) -> Any:
             return self.values.get(name, declared.get(name, default))
@@ -193,11 +193,7 @@ def options_of(task: Any, config: Config) -> TaskOptions:
         value = getattr(task, name, _UNSET)
         if value is not _UNSET:
             values[name] = check_option(name, value)
-    options = TaskOptions(values, signature_of(task), config.pools)
-    executor = options.executor
-    if executor is not None:
-        config.executors.declared(executor)  # refuses a name that is not
-    return _coherent(options)
+    return _coherent(TaskOptions(values, signature_of(task), config))
 
 
 def refuse_unknown(cls: type, stop: type) -> None:
@@ -240,28 +236,38 @@ def signature_of(task: Any) -> CallSignature | None:
 
 
 def _coherent(options: TaskOptions) -> TaskOptions:
-    values = options.values
-    pool = values.get("pool")
-    if pool is None:
-        for name in LIMIT_NAMES[1:]:
-            if name in values and "pool" not in values:
-                raise _checks.refuse(name, values[name], "used together with the option pool")
-    else:
-        if "pool_size" not in values and pool not in options.pools:
-            raise InvalidOptionError("pool_size", "unset", f"given, or {pool!r} must be declared in slotline_pools")
-        _check_template(options, "pool")
-    if options.get("cache_key") is not None:
-        _check_template(options, "cache_key")
-    for tag in options.get("cache_tags") or ():
-        _check_template(options, "cache_tags", tag)
-    if values.get("cache") is None and "cache_ttl" not in values:
-        for name in ("cache_errors", "cache_key", "cache_grace", "cache_tags"):
-            if values.get(name):
-                raise _checks.refuse(name, values[name], "used together with cache_ttl or cache=True")
+    if options.executor is not None:
+        options.config.executors.declared(options.executor)  # refuses a name that is not
+    _check_limit(options)
+    _check_cache(options)
     return options
 
 
-def _check_template(options: TaskOptions, name: str, text: str | None = None) -> None:
-    template = KeyTemplate(text or options.values[name], option=name)
+def _check_limit(options: TaskOptions) -> None:
+    values = options.values
+    pool = values.get("pool")
+    if pool is not None:
+        if "pool_size" not in values and pool not in options.config.pools:
+            raise InvalidOptionError("pool_size", "unset", f"given, or {pool!r} must be declared in slotline_pools")
+        _check_template(options, "pool", pool)
+    elif "pool" not in values:  # None lifts the limit for one call, whatever else the task says
+        for name in LIMIT_NAMES[1:]:
+            if name in values:
+                raise _checks.refuse(name, values[name], "used together with the option pool")
+
+
+def _check_cache(options: TaskOptions) -> None:
+    values = options.values
+    if values.get("cache_key") is not None:
+        _check_template(options, "cache_key", values["cache_key"])
+    for tag in values.get("cache_tags", ()):
+        _check_template(options, "cache_tags", tag)
+    if "cache" not in values and "cache_ttl" not in values:
+        for name in ("cache_errors", "cache_key", "cache_grace", "cache_tags"):
+            if values.get(name):
+                raise _checks.refuse(name, values[name], "used together with cache_ttl or cache=True")
+
+
+def _check_template(options: TaskOptions, name: str, text: str) -> None:
     if options.signature is not None:
-        template.validate(options.signature)
+        KeyTemplate(text, option=name).validate(options.signature)

@@ -54,15 +54,22 @@ class StoreWatch:
 
     def release(self, pool: Pool, slot: Slot) -> None:
         """Give a slot back, now or when the store is back."""
+        if not self._away:
+            try:
+                self.ask(lambda: pool.sync.release(slot))
+            except StoreUnavailableError as error:
+                logger.warning("slot %s of pool %r is given back later: %s", slot.token, slot.key, error)
+            except StoreError as error:
+                logger.warning("slot %s of pool %r ends by its lease: %s", slot.token, slot.key, error)
+                return
+            else:
+                return
         with self._lock:
             if self._away:
                 self._owed.append((pool, slot))
                 return
-        try:
-            self.ask(lambda: pool.sync.release(slot))
-        except StoreError as error:
-            # The pool tries again in the background; at the worst the slot passes on by its lease.
-            logger.warning("slot %s of pool %r is given back later: %s", slot.token, slot.key, error)
+        if not self._ended.is_set():
+            self.release(pool, slot)  # the store came back just now
 
     def close(self) -> None:
         """Look for the store no more."""

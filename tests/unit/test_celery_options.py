@@ -1,0 +1,258 @@
+"""Options of Celery tasks are checked where they are written: at the task, at the call, in the app's settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery import Task as PlainTask
+
+import celery_ext
+from celery_ext.config import read_config, runtime
+from celery_ext.limits import LimitReader
+from celery_ext.options import NAMES
+from slotline.errors import InvalidOptionError
+from slotline.leases import LeasedExecutorManager
+from slotline.stores import MemoryStore
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = Celery(
+        "unit", broker="memory://", backend="cache+memory://", task_cls="celery_ext:Task", set_as_current=False
+    )
+    yield app
+    app.close()
+
+
+def body(tenant_id: str, size: int = 1) -> None:
+    """Do nothing."""
+
+
+def bind(app: Celery, **options: Any) -> Any:
+    """Register a task and return it; its options are checked as it is used for the first time."""
+    task = app.task(body, name="unit.body", shared=False, **options)
+    assert task.slotline_options is not None
+    return task
+
+
+BAD = [
+    ("pool", "", "a string that is not empty"),
+    ("pool", 5, "a string that is not empty"),
+    ("pool", "api:{tenant}", "tenant_id"),
+    ("pool", "api:{", "matching braces"),
+    *[
+        ("pool_size", value, "a whole number of at least 1")
+        for value in (0, -1, 1.5, True, "5", math.nan, math.inf, None)
+    ],
+    *[("pool_slot_exp", value, "seconds") for value in (0, -1, True, "5", math.nan, math.inf)],
+    *[("pool_timeout", value, "seconds") for value in (-1, True, "5", math.nan, math.inf)],
+    *[("pool_on_full", value, "'wait', 'fail', 'drop'") for value in ("queue", 1, None)],
+    *[("cache", value, "True or False") for value in (1, "true", None)],
+    *[("cache_ttl", value, "seconds") for value in (-1, True, "5", math.nan, math.inf)],
+    *[("cache_grace", value, "seconds") for value in (-1, "5")],
+    *[("cache_errors", value, "exception class") for value in ("yes", [1], BaseException)],
+    ("cache_key", "user:{nobody}", "tenant_id"),
+    ("cache_key", 5, "a string that is not empty"),
+    ("cache_tags", "tag", "a list or a tuple"),
+    ("cache_tags", ("user:{nobody}",), "tenant_id"),
+    ("executor", 5, "a string that is not empty"),
+    ("executor", "nobody", "declared executor"),
+]
+
+
+def companions(name: str) -> dict[str, Any]:
+    """Return what an option needs beside it, so that nothing else is wrong."""
+    if name.startswith("pool"):
+        return {"pool": "p", "pool_size": 1}
+    return {"cache_ttl": 5} if name.startswith("cache_") else {}
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD, ids=lambda value: repr(value)[:24])
+def test_a_bad_option_is_refused_at_the_task(app: Celery, name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        bind(app, **{**companions(name), name: value})
+    assert caught.value.option.startswith(name)
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD, ids=lambda value: repr(value)[:24])
+def test_a_bad_option_is_refused_at_the_call_and_nothing_is_sent(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, allowed: str
+) -> None:
+    task = bind(app, pool="p", pool_size=1, cache_ttl=5)
+    monkeypatch.setattr(app, "send_task", lambda *_, **__: pytest.fail("a message was sent"))
+    with pytest.raises(InvalidOptionError) as caught:
+        task.apply_async(("t",), **{name: value})
+    assert caught.value.option.startswith(name)
+
+
+@pytest.mark.parametrize("name", ["pool_siez", "cache_tll", "executor_name", "pool_", "executors"])
+def test_an_unknown_option_is_refused_by_name(app: Celery, name: str) -> None:
+    with pytest.raises(InvalidOptionError, match=f"{name}=5") as caught:
+        app.task(lambda_like, name="unit.unknown", shared=False, **{name: 5}).delay()
+    assert caught.value.allowed == "one of the options " + ", ".join(NAMES)
+    with pytest.raises(InvalidOptionError, match=f"{name}=5"):
+        bind(app).apply_async(("t",), **{name: 5})
+
+
+def lambda_like() -> None:
+    """Do nothing."""
+
+
+def test_methods_of_a_task_class_may_have_names_like_options(app: Celery) -> None:
+    class Mine(celery_ext.Task):
+        name = "unit.mine"
+
+        def cache_lookup(self) -> None:
+            """Not an option."""
+
+        @property
+        def pool_of_mine(self) -> int:
+            return 1
+
+        def run(self) -> int:
+            return 1
+
+    assert app.register_task(Mine())() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"pool": "p"}, "pool_size"),
+        ({"pool_size": 2}, "pool_size"),
+        ({"pool_on_full": "fail"}, "pool_on_full"),
+        ({"cache_key": "k"}, "cache_key"),
+        ({"cache_errors": True}, "cache_errors"),
+    ],
+)
+def test_options_that_need_another_one_say_so(app: Celery, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        bind(app, **options)
+    assert caught.value.option == named
+
+
+def test_a_call_whose_arguments_cannot_name_the_pool_is_refused(app: Celery) -> None:
+    task = bind(app, pool="p:{tenant_id.region}", pool_size=1)
+    with pytest.raises(InvalidOptionError, match=r"tenant_id\.region"):
+        task.delay("t")
+
+
+def test_options_of_a_call_override_the_task_and_those_the_declared_pool(app: Celery) -> None:
+    app.conf.slotline_pools = {"crm": {"size": 3, "on_full": "fail", "timeout": 9, "slot_exp": 7}, "plain": 2}
+    task = bind(app, pool="crm", pool_timeout=4)
+    limit = task.slotline_options.limit(("t",), {})
+    assert (limit.size, limit.on_full, limit.timeout, limit.pool_options) == (3, "fail", 4.0, {"slot_exp": 7.0})
+    changed = task.slotline_options.with_call({"pool_size": 1, "pool_on_full": "drop", "pool_slot_exp": None})
+    limit = changed.limit(("t",), {})
+    assert (limit.size, limit.on_full, limit.timeout, limit.pool_options) == (1, "drop", 4.0, {"slot_exp": None})
+    assert task.slotline_options.with_call({"pool": "plain"}).limit(("t",), {}).size == 2
+    assert not task.slotline_options.with_call({"pool": None}).limited
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [(("t",), {}), ((), {"tenant_id": "t"}), (("t", 1), {})])
+def test_a_pool_is_named_after_bound_arguments_with_defaults(app: Celery, args: Any, kwargs: Any) -> None:
+    task = bind(app, pool="api:{tenant_id}:{size}", pool_size=1)
+    assert task.slotline_options.limit(args, kwargs).key == "api:t:1"
+
+
+def test_a_bound_tasks_pool_does_not_see_self(app: Celery) -> None:
+    @app.task(
+        bind=True, name="unit.bound", shared=False, pool="api:{tenant_id}", pool_size=1, autoretry_for=(ValueError,)
+    )
+    def bound(self: Any, tenant_id: str) -> None:
+        pass
+
+    assert bound.slotline_options.limit(("t",), {}).key == "api:t"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("slotline_redis_url", "http://localhost"),
+        ("slotline_redis_url", 5),
+        ("slotline_store", "redis"),
+        ("slotline_cache", {}),
+        ("slotline_pools", ["crm"]),
+        ("slotline_pools", {"crm": 0}),
+        ("slotline_pools", {"crm": {"on_full": "fail"}}),
+        ("slotline_pools", {"crm": {"size": 1, "colour": 1}}),
+        ("slotline_executors", ["cpu"]),
+        ("slotline_executors", {"cpu": {"backend": "steam", "max_pools": 1}}),
+        ("slotline_executors", {"cpu": {"max_pools": 1.5}}),
+        ("slotline_heartbeat_lease", 0),
+        ("slotline_heartbeat_lease", "30"),
+        ("slotline_default_pool_slot_expiration", math.nan),
+        ("slotline_on_store_error", "ignore"),
+        ("slotline_cache_default_ttl", -1),
+        ("slotline_cache_store_hits", 1),
+        ("slotline_redis", "redis://localhost"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(app: Celery, setting: str, value: Any) -> None:
+    app.conf[setting] = value
+    with pytest.raises(InvalidOptionError, match="slotline_"):
+        read_config(app)
+
+
+def test_settings_are_read_through_a_namespace() -> None:
+    written = {"CELERY_SLOTLINE_POOLS": {"crm": 2}, "CELERY_SLOTLINE_CACHE_STORE_HITS": False}
+    app = Celery("unit", set_as_current=False)
+    app.config_from_object(type("Settings", (), written), namespace="CELERY")
+    config = read_config(app)
+    assert dict(config.pools) == {"crm": {"pool_size": 2}}
+    assert config.cache_store_hits is False
+
+
+def test_executors_may_be_managers_that_exist(app: Celery) -> None:
+    manager = LeasedExecutorManager(max_pools=1)
+    app.conf.slotline_executors = {"own": manager}
+    assert read_config(app).executors.declared("own") is manager
+
+
+def test_a_store_of_the_users_own_serves_limits_and_the_cache(app: Celery) -> None:
+    store = MemoryStore()
+    app.conf.slotline_store = store
+    using = runtime(app)
+    assert using.store is store
+    assert using.store_for_gate() == (store, False)
+    assert type(using.cache).__name__ == "InMemoryCacheAdapter"
+
+
+def test_a_plain_task_carries_limits_by_its_attributes_alone(app: Celery) -> None:
+    class Plain(PlainTask):
+        name = "unit.plain"
+        pool = "plain"
+        pool_size = 2
+
+        def run(self) -> None:
+            """Do nothing."""
+
+    class Unrelated(PlainTask):
+        name = "unit.unrelated"
+        pool = object()
+
+        def run(self) -> None:
+            """Do nothing."""
+
+    app.register_task(Plain())
+    app.register_task(Unrelated())
+    reader = LimitReader(app, read_config(app))
+    request = type("Request", (), {"request_dict": {}, "args": (), "kwargs": {}})
+    request.task = app.tasks["unit.plain"]
+    assert reader.limit_of(request).size == 2
+    assert not reader.is_free(request)
+    request.task = app.tasks["unit.unrelated"]
+    assert reader.is_free(request)
+    assert reader.limit_of(request) is None
+
+
+@pytest.mark.parametrize("option", [{"cache_ttl": 5}, {"cache_key": "k"}])
+def test_a_plain_task_cannot_be_cached(app: Celery, option: dict[str, Any]) -> None:
+    app.task(lambda_like, name="unit.plain", shared=False, base=PlainTask, **option)
+    with pytest.raises(InvalidOptionError, match=r"celery_ext\.Task"):
+        LimitReader(app, read_config(app))
