@@ -188,9 +188,11 @@ async def test_under_random_kills_and_revocations_every_call_is_answered_and_not
         if spawned:
             os.kill(dice.choice(spawned).pid, signal.SIGKILL)
 
-    async with LeasedExecutorManager(backend="process", max_pools=2, workers_per_pool=1) as manager:
-        async with await manager.acquire() as lease:
-            await lease.run(pow, 2, 1)
+    async with (
+        LeasedExecutorManager(backend="process", max_pools=2, workers_per_pool=1) as manager,
+        await manager.acquire() as lease,
+    ):
+        await lease.run(pow, 2, 1)
     before = measure()
     async with LeasedExecutorManager(backend="process", max_pools=2, workers_per_pool=1) as manager:
         await asyncio.wait_for(asyncio.gather(*(caller(manager, number) for number in range(100))), 100)

@@ -134,8 +134,10 @@ async def test_options_of_the_executor_reach_it_and_unknown_ones_are_refused():
 
 
 async def test_an_executor_that_gave_up_is_replaced():
-    async with billiards(initializer=fail, workers_per_pool=1, max_restarts=1) as manager:
-        async with await manager.acquire() as lease:
-            for _ in range(2):
-                with pytest.raises(Exception, match="no worker today"):
-                    await lease.run(pow, 2, 3)
+    async with (
+        billiards(initializer=fail, workers_per_pool=1, max_restarts=1) as manager,
+        await manager.acquire() as lease,
+    ):
+        for _ in range(2):
+            with pytest.raises(Exception, match="no worker today"):
+                await lease.run(pow, 2, 3)

@@ -225,13 +225,13 @@ async def test_initializer_initargs_and_max_tasks_per_child_reach_the_executor()
 
 
 async def test_records_of_workers_reach_the_logger_of_their_own_name(caplog):
+    caplog.set_level(logging.DEBUG)
     async with processes(forward_process_logs=True, process_log_level="INFO") as manager:
-        async with await manager.acquire() as lease:
-            with caplog.at_level(logging.DEBUG):
-                pid = await lease.run(log_and_return, logging.INFO, "from afar %s")
-                await lease.run(log_and_return, logging.DEBUG, "too quiet")
-                await lease.run(log_a_failure)
-                await await_until("all came", lambda: "it failed" in caplog.text)
+        lease = await manager.acquire()
+        pid = await lease.run(log_and_return, logging.INFO, "from afar %s")
+        await lease.run(log_and_return, logging.DEBUG, "too quiet")
+        await lease.run(log_a_failure)
+        await await_until("all came", lambda: "it failed" in caplog.text)
     (record,) = [record for record in caplog.records if "from afar" in record.getMessage()]
     assert (record.name, record.levelname, record.process) == ("worker.code", "INFO", pid)
     assert "too quiet" not in caplog.text

@@ -296,7 +296,7 @@ async def test_a_thread_executor_that_its_initializer_broke_fails_its_work_and_i
             raise failures.pop()
 
     async with LeasedExecutorManager(max_pools=1, workers_per_pool=1, initializer=initializer) as manager:
-        async with await manager.acquire() as lease:
-            with pytest.raises(concurrent.futures.BrokenExecutor):
-                await lease.run(print)
-            assert await lease.run(pow, 2, 3) == 8
+        lease = await manager.acquire()
+        with pytest.raises(concurrent.futures.BrokenExecutor):
+            await lease.run(print)
+        assert await lease.run(pow, 2, 3) == 8

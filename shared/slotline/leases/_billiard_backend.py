@@ -9,6 +9,7 @@ from typing import Any
 from slotline.errors import UnsupportedBackendError
 from slotline.leases._child import start_logging
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
+from slotline.leases._importable import keep_importable
 from slotline.leases.backend import Backend, ExecutorBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
 
@@ -40,6 +41,7 @@ class BilliardBackend(Backend):
 
     def build(self) -> Executor:
         """See :class:`Backend`."""
+        keep_importable()
         with self._logs.channel() as (setup, keep):
             return keep(
                 self.executor_class()(

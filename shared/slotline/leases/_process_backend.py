@@ -18,6 +18,7 @@ from typing import Any
 from slotline._checks import refuse
 from slotline.leases._child import WorkerSetup, start_worker
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
+from slotline.leases._importable import keep_importable
 from slotline.leases.backend import Backend, ExecutorBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
 
@@ -44,6 +45,7 @@ class ProcessBackend(Backend):
     def build(self) -> Executor:
         """See :class:`Backend`."""
         allow_children()
+        keep_importable()
         with self._logs.channel() as (setup, keep):
             worker = WorkerSetup(os.getpid(), setup, self._initializer, self._initargs)
             return keep(

@@ -24,7 +24,7 @@ class Limits:
     """How long one task may run, in seconds; ``None`` is no limit of its own.
 
     Args:
-        time_limit: After it the task's process is killed.
+        time_limit: After it the task's process is killed; starting the process does not count.
         soft_time_limit: After it ``SoftTimeLimitExceeded`` is raised in the task.
     """
 
@@ -92,8 +92,11 @@ async def run_in_lease(
     limits = limits or Limits()
     lease = await manager.acquire(lease_seconds=_life(lease_seconds, limits), owner=owner, timeout=acquire_timeout)
     async with lease:
-        alarm = _arm(manager, lease, limits)
+        alarm = None
         try:
+            if _counts_here(manager, limits):
+                await lease.run(_ready)
+                alarm = _Alarm(lease, limits)
             if limits and manager.takes_limits:
                 executor = lease.executor.options(timeout=limits.time_limit, soft_timeout=limits.soft_time_limit)
                 return await asyncio.wrap_future(executor.submit(fn, *args, **kwargs or {}))
@@ -103,9 +106,10 @@ async def run_in_lease(
                 await _finish(lease.revoke("was revoked because its caller was cancelled"))
             raise
         except LeaseExpiredError as error:
-            raise _verdict(error, alarm, limits, fn) from None
+            raise _verdict(error, alarm, fn) from None
         finally:
-            _disarm(alarm)
+            if alarm is not None:
+                alarm.cancel()
 
 
 def run_in_lease_sync(
@@ -126,22 +130,24 @@ def run_in_lease_sync(
     limits = limits or Limits()
     lease = manager.sync.acquire(lease_seconds=_life(lease_seconds, limits), owner=owner, timeout=acquire_timeout)
     with lease:
-        alarm = _arm(manager, lease, limits)
-        executor = lease.executor
+        executor, alarm, future = lease.executor, None, None
         if limits and manager.takes_limits:
             executor = executor.options(timeout=limits.time_limit, soft_timeout=limits.soft_time_limit)
-        future = None
         try:
+            if _counts_here(manager, limits):
+                lease.sync.run(_ready)
+                alarm = _Alarm(lease, limits)
             future = executor.submit(fn, *args, **kwargs or {})
             return future.result()
         except LeaseExpiredError as error:
-            raise _verdict(error, alarm, limits, fn) from None
+            raise _verdict(error, alarm, fn) from None
         except BaseException:
             if future is not None and not future.done() and not future.cancel() and manager.killable:
                 lease.sync.revoke("was revoked because its caller was interrupted")
             raise
         finally:
-            _disarm(alarm)
+            if alarm is not None:
+                alarm.cancel()
             del future
 
 
@@ -150,36 +156,31 @@ class _Alarm(threading.Timer):
 
     rang = False
 
-    def __init__(self, lease: ExecutorLease, limit: float) -> None:
-        super().__init__(limit, self._ring)
+    def __init__(self, lease: ExecutorLease, limits: Limits) -> None:
+        self.limit = limits.time_limit or 0.0
+        super().__init__(self.limit, self._ring)
         self.daemon = True
         self.name = "slotline-limit"
-        self._lease, self._limit = lease, limit
+        self._lease = lease
+        self.start()
 
     def _ring(self) -> None:
         self.rang = True
-        self._lease.sync.revoke(f"was revoked at its task's time limit of {self._limit:g} s")
+        self._lease.sync.revoke(f"was revoked at its task's time limit of {self.limit:g} s")
 
 
-def _arm(manager: LeasedExecutorManager, lease: ExecutorLease, limits: Limits) -> _Alarm | None:
-    if limits.time_limit is None or manager.takes_limits:
-        return None
-    alarm = _Alarm(lease, limits.time_limit)
-    alarm.start()
-    return alarm
+def _ready() -> None:
+    """Nothing: once it has run, a worker is up, and the time that this took is not the task's."""
 
 
-def _disarm(alarm: _Alarm | None) -> None:
-    if alarm is not None:
-        alarm.cancel()
+def _counts_here(manager: LeasedExecutorManager, limits: Limits) -> bool:
+    return limits.time_limit is not None and not manager.takes_limits
 
 
-def _verdict(
-    error: LeaseExpiredError, alarm: _Alarm | None, limits: Limits, fn: Callable[..., Any]
-) -> LeaseExpiredError:
-    if alarm is None or not alarm.rang or limits.time_limit is None:
+def _verdict(error: LeaseExpiredError, alarm: _Alarm | None, fn: Callable[..., Any]) -> LeaseExpiredError:
+    if alarm is None or not alarm.rang:
         return error
-    return WorkTimeLimitError(limits.time_limit, str(getattr(fn, "__qualname__", fn)))
+    return WorkTimeLimitError(alarm.limit, str(getattr(fn, "__qualname__", fn)))
 
 
 def _life(lease_seconds: float | None, limits: Limits) -> float | None:
