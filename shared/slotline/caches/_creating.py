@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from slotline.steps import Step, Steps
 if TYPE_CHECKING:
     from slotline.caches._options import EntryOptions
     from slotline.caches.base import Creator
+
+logger = logging.getLogger("slotline.caches")
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,6 +51,7 @@ class Create(Step):
 
 def create(flight: Flight, creator: Creator, options: EntryOptions) -> Steps[Outcome]:
     """Run the creator and return how it ended; what stops the whole thread or loop goes through."""
+    logger.debug("creating %r", flight.key)
     own: tuple[type[BaseException], ...] = (AsyncCreatorError, *options.own_errors)
     try:
         value = yield Create(flight.key, creator)

@@ -75,6 +75,7 @@ class Leading:
         if self.aged_ms:
             self.cache.rest(self.flight.key, REFRESH_PAUSE)
             return ABANDONED
+        logger.debug("waiting for %r, which another process creates", self.flight.key)
         until = time.monotonic() + left
         while True:
             try:

@@ -26,6 +26,11 @@ class Outage:
         self._error: StoreError | None = None
         self._logged = False
 
+    @property
+    def going(self) -> bool:
+        """Whether the last call failed."""
+        return self._error is not None
+
     def current(self) -> StoreError | None:
         """Return the last error while it is too early to try again."""
         return self._error if self._error is not None and time.monotonic() < self._until else None

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+H = TypeVar("H")
 _MISSING: Any = object()
 
 
@@ -16,13 +17,13 @@ class SharedReads:
     def __init__(self) -> None:
         self._under_way: dict[str, _Read] = {}
 
-    async def read(self, key: str, how: object, reader: Callable[[], Awaitable[T]]) -> T:
+    async def read(self, key: str, how: H, reader: Callable[[str, H], Awaitable[T]]) -> T:
         """Return what ``reader`` finds, or what a read of the same key in the same way that is under way finds.
 
         Args:
             key: What is read.
             how: Only reads with the very same object here are the same.
-            reader: Reads; where it fails or is cancelled, the others read for themselves.
+            reader: Reads, given key and ``how``; where it fails or is cancelled, the others read for themselves.
         """
         loop = asyncio.get_running_loop()
         shared = self._under_way.get(key)
@@ -32,7 +33,7 @@ class SharedReads:
                 return found
         mine = self._under_way[key] = _Read(loop, how)
         try:
-            mine.found = found = await reader()
+            mine.found = found = await reader(key, how)
             return found
         finally:
             if self._under_way.get(key) is mine:

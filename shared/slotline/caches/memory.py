@@ -201,13 +201,13 @@ class InMemoryCacheAdapter(CacheAdapter):
             elif flight.void:
                 return
             self._remove(entry.key)
+            self._sweep()
             self._entries[entry.key] = entry
             for tag in entry.tags:
                 self._tagged.setdefault(tag, set()).add(entry.key)
             if entry.stale_until < math.inf:
                 self._stored += 1
                 heappush(self._ends, (entry.stale_until, self._stored, entry))
-            self._sweep()
             while len(self._entries) > self.max_size:
                 self._remove(next(iter(self._entries)))
 
@@ -230,6 +230,8 @@ class InMemoryCacheAdapter(CacheAdapter):
             entry = heappop(ends)[2]
             if self._entries.get(entry.key) is entry:
                 self._remove(entry.key)
+        if not self._entries:
+            self._entries.clear()  # an emptied dictionary keeps the memory that it had
         if len(ends) > 2 * len(self._entries) + _SLACK:
             ends[:] = [end for end in ends if self._entries.get(end[2].key) is end[2]]
             heapify(ends)

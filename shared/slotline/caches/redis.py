@@ -127,13 +127,30 @@ class RedisCacheAdapter(CacheAdapter):
         options = options or self.entry_options(ttl_seconds, **overrides)
         check_key(key)
         if not self._flights.flying(key) or options.grace or options.beta:
-            read = self._fresh_or_aged
-            hit, aged_ms = await self._reads.read(key, options, lambda: run_awaiting(read(key, options)))
+            hit, aged_ms = await self._reads.read(key, options, self._read)
             if hit is not None:
                 if aged_ms:
                     self._refresh(key, creator, options, aged_ms)
                 return hit.unwrap()
         return await self._bring(key, creator, options)
+
+    async def _read(self, key: str, options: EntryOptions) -> tuple[Hit | None, int]:
+        """Do as :meth:`_fresh_or_aged`: the usual case of a plain entry and a store that answers, by a short way."""
+        if not (options.grace or options.beta or self.on_value is not None or self._outage.going):
+            try:
+                raw = await self.store.execute(commands.read(self.names.base(key)))
+            except StoreError as error:
+                return self._unread(error)
+            entry = None if raw is None else self.codec.read(key, raw, options.returns)
+            if entry is None or not entry.grace_ms:
+                return (None, 0) if entry is None else self._judged(key, entry, -1, options)
+        return await run_awaiting(self._fresh_or_aged(key, options))
+
+    def _unread(self, error: StoreError) -> tuple[None, int]:
+        self.store_failed(error)
+        if self.on_store_error == "fail":
+            raise error
+        return None, 0
 
     def _get_or_create_blocking(self, key: str, creator: Creator, options: EntryOptions) -> Any:
         check_key(key)
@@ -166,10 +183,7 @@ class RedisCacheAdapter(CacheAdapter):
                 entry = self.codec.read(key, raw, options.returns)
             self.store_answered()
         except StoreError as error:
-            self.store_failed(error)
-            if self.on_store_error == "fail":
-                raise
-            return None, 0
+            return self._unread(error)
         if entry is None:
             return None, 0
         self.value_seen(key, entry, left_ms, since)
@@ -190,7 +204,7 @@ class RedisCacheAdapter(CacheAdapter):
 
     def _lookup(self, key: str, returns: Any, *, stale: bool) -> Steps[Hit | None]:
         check_key(key)
-        options = EntryOptions(returns=returns)
+        options = EntryOptions(grace=self.defaults.grace, returns=returns)
         hit, _ = yield from self._fresh_or_aged(key, options)
         if hit is not None and hit.stale and not stale:
             self._count.hits -= 1
