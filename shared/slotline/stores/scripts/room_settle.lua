@@ -15,6 +15,7 @@ if ARGV[3] == 'done' then
   redis.call('HDEL', state, 'm:' .. digest)
 else
   redis.call('ZADD', line, 0, member(lane, place, digest))
+  keep_key(line, ROOM_MS)
   tell_time()
   serve('')
 end

@@ -28,6 +28,7 @@ for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now_ms, 'LIM
   local place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(%d+)|(.*)$')
   redis.call('HDEL', state, 'o:' .. digest)
   if place then redis.call('ZADD', line, 0, member(lane, place, digest)) end
+  keep_key(line, ROOM_MS)
 end
 
 local mine = {}

@@ -1,0 +1,208 @@
+"""When a worker takes from the room, what it does as it stops, and which messages are parked at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+from taskiq import AckableMessage, InMemoryBroker
+from taskiq.formatters.json_formatter import JSONFormatter
+
+from slotline import MemoryStore, Pool, RedisStore, configure
+from slotline.errors import InvalidOptionError
+from taskiq_ext import PoolLimitMiddleware
+from tests.harness.proxy import TcpProxy
+from tests.harness.waiting import await_until
+from tests.integration.taskiq_rooms import LEASE, QueueBroker, Work, in_room, info, waiting, working
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    configure(heartbeat_lease=LEASE)
+    store = RedisStore(redis_url)
+    yield store
+    await store.close()
+
+
+async def test_a_busy_worker_lets_no_slot_wait_behind_its_queue_and_starves_no_parked_message(
+    store: RedisStore,
+) -> None:
+    broker = QueueBroker()
+    work = Work(broker, store, size=3)
+    order: list[str] = []
+    gate = asyncio.Event()
+
+    @broker.task("step")
+    async def step(x: int) -> None:
+        await gate.wait()
+        order.append(f"step {x}")
+
+    held = [await Pool("api", 3, store=store).acquire() for _ in range(3)]
+    async with working(broker, max_async_tasks=1, max_prefetch=4):
+        for x in range(3):
+            await work.limited.kiq(x)
+        await waiting(store, 3)
+        work.go.set()
+        for x in range(20):
+            await step.kiq(x)
+        await await_until("the worker is full", lambda: broker.queue.qsize() <= 15)
+        for slot in held:
+            await Pool("api", 3, store=store).release(slot)
+        assert (await info(store)).used <= 1
+        gate.set()
+        await work.all_ended(3)
+        assert len(order) < 20
+        await await_until("all is done", lambda: len(order) == 20)
+
+
+@pytest.mark.parametrize("asks_for_acks", [True, False])
+async def test_a_stopping_worker_loses_nothing_that_it_has_read(store: RedisStore, asks_for_acks: bool) -> None:
+    broker = QueueBroker(asks_for_acks=asks_for_acks)
+    work = Work(broker, store)
+    held = await Pool("api", 1, store=store).acquire()
+    blocked = asyncio.Event()
+
+    @broker.task("block")
+    async def block() -> None:
+        await blocked.wait()
+
+    async with working(broker, max_async_tasks=1):
+        await work.limited.kiq(0)
+        await waiting(store, 1)
+        await Pool("api", 1, store=store).release(held)
+        await await_until("the parked message has overtaken the read", lambda: work.started)
+        for x in range(3):
+            await work.unlimited.kiq(x)
+        asyncio.get_running_loop().call_later(0.2, work.go.set)
+    async with working(broker, max_async_tasks=1):
+        await await_until("all have run", lambda: sorted(work.free) == [0, 1, 2], timeout=20)
+    assert len(broker.acked) == (len(broker.sent) if asks_for_acks else 0)
+
+
+async def test_what_was_taken_and_not_begun_is_given_back_when_the_worker_ends(store: RedisStore) -> None:
+    broker = QueueBroker()
+    work = Work(broker, store)
+    await broker.startup()
+    held = await Pool("api", 1, store=store).acquire()
+    async with working(broker, run_startup=False):
+        await work.limited.kiq(0)
+        await waiting(store, 1)
+    feed = broker.listen()
+    await Pool("api", 1, store=store).release(held)
+    message = await asyncio.wait_for(anext(feed), 20)
+    assert isinstance(message, AckableMessage)
+    assert ((await info(store)).used, (await info(store)).waiting) == (1, 0)
+    await feed.aclose()
+    await broker.shutdown()
+    assert ((await info(store)).used, (await info(store)).waiting) == (0, 1)
+
+
+async def test_brokers_of_one_process_keep_to_their_own_lanes(store: RedisStore) -> None:
+    one, two = Work(QueueBroker("one"), store), Work(QueueBroker("two"), store)
+    async with working(one.broker), working(two.broker):
+        for x in range(10):
+            await (one if x % 2 else two).limited.kiq(x)
+        await waiting(store, 9)
+        one.go.set()
+        two.go.set()
+        await one.all_ended(5)
+        await two.all_ended(5)
+    assert {x % 2 for x in one.ended} == {1}
+    assert {x % 2 for x in two.ended} == {0}
+
+
+async def test_messages_without_a_limit_go_on_while_the_store_is_away(
+    redis_proxy: TcpProxy,
+) -> None:
+    configure(heartbeat_lease=LEASE)
+    far = RedisStore(redis_proxy.redis_url, timeout=0.5, retries=1)
+    work = Work(QueueBroker(), far, size=1)
+    async with working(work.broker):
+        await work.unlimited.kiq(0)
+        await await_until("the worker works", lambda: work.free)
+        redis_proxy.refuse()
+        sent = [await work.limited.kiq(x) for x in range(3)]
+        for x in range(1, 20):
+            await work.unlimited.kiq(x)
+        await await_until("the unlimited tasks have run", lambda: len(work.free) == 20, timeout=10)
+        assert not work.started
+        redis_proxy.resume()
+        work.go.set()
+        await work.all_ended(3)
+        assert sorted([(await one.wait_result(timeout=20)).return_value for one in sent]) == [0, 1, 2]
+    await far.close()
+
+
+async def test_parking_is_refused_where_processes_do_not_share_the_store() -> None:
+    broker = QueueBroker()
+    broker.add_middlewares(PoolLimitMiddleware(MemoryStore()))
+    with pytest.raises(InvalidOptionError, match="pool_on_full"):
+        broker.task("refused", pool="api", pool_size=1, pool_on_full="park")(_nothing)
+    late = QueueBroker()
+    late.add_middlewares(PoolLimitMiddleware())
+    late.task("refused", pool="api", pool_size=1, pool_on_full="park")(_nothing)
+    with pytest.raises(InvalidOptionError, match="pool_on_full"):
+        await late.startup()
+
+
+def _nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("labels", [{}, {"pool_on_full": "park"}])
+async def test_a_broker_that_delivers_nothing_again_holds_its_messages_itself(
+    store: RedisStore, labels: dict[str, Any]
+) -> None:
+    broker = InMemoryBroker()
+    broker.add_middlewares(PoolLimitMiddleware(store))
+    running = most = 0
+
+    @broker.task("work", pool="api", pool_size=2, **labels)
+    async def work(x: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return x
+
+    sent = [await work.kiq(x) for x in range(8)]
+    assert [(await one.wait_result(timeout=20)).return_value for one in sent] == list(range(8))
+    assert most <= 2
+    await broker.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("labels", "parks"),
+    [({}, True), ({"pool_on_full": "park"}, True), ({"pool_timeout": 60}, False), ({"pool_on_full": "wait"}, False)],
+)
+async def test_the_label_decides_between_parking_and_waiting(
+    store: RedisStore, redis_client: redis.Redis, labels: dict[str, Any], parks: bool
+) -> None:
+    work = Work(QueueBroker(), store)
+    async with working(work.broker):
+        await work.limited.kiq(0)
+        await await_until("it runs", lambda: work.started)
+        await work.limited.kicker().with_labels(**labels).kiq(1)
+        await waiting(store, 1)
+        assert in_room(redis_client) == parks
+        work.go.set()
+        await work.all_ended(2)
+
+
+async def test_a_custom_lane_and_formatter_are_kept(store: RedisStore, redis_client: redis.Redis) -> None:
+    broker = QueueBroker()
+    work = Work(broker, store, lane="elsewhere")
+    broker.formatter = JSONFormatter()
+    stranger = Work(QueueBroker(), store)
+    async with working(broker), working(stranger.broker):
+        await work.limited.kiq(0)
+        await await_until("it runs", lambda: work.started)
+        await work.limited.kiq(1)
+        await waiting(store, 1)
+        work.go.set()
+        await work.all_ended(2)
+    assert stranger.started == []
