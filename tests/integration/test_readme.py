@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ class ReadmeTaskiqWorker(TaskiqWorker):
     words: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        return [str(self.python or sys.executable), "-m", *self.words]
+        return list(self.words)
 
 
 class ReadmeCeleryWorker(CeleryWorker):
@@ -72,23 +73,39 @@ class ReadmeCeleryWorker(CeleryWorker):
     words: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        return [str(self.python or sys.executable), "-m", *self.words]
+        return list(self.words)
 
     def ready(self) -> bool:
         return " ready." in self.log
 
 
-def worker_for(queue: str, said: Program, directory: Path, url: str, python: Path | None) -> Worker:
-    env = {"REDIS_URL": url}
+def worker_for(queue: str, said: Program, directory: Path, commands: Path, env: Mapping[str, str]) -> Worker:
+    """Make a worker that starts as a user starts it: by the command in ``commands``, in the directory of the file."""
+    worker: ReadmeTaskiqWorker | ReadmeCeleryWorker
     if queue == "Taskiq":
         assert said.worker[:3] == ("taskiq", "worker", "shop:broker")
         processes = int(said.worker[said.worker.index("--workers") + 1])
-        taskiq = ReadmeTaskiqWorker(said.worker[2], directory, workers=processes, env=env, python=python)
-        taskiq.words = said.worker
-        return taskiq
-    celery = ReadmeCeleryWorker("shop", directory, env=env, python=python)
-    celery.words = said.worker
-    return celery
+        worker = ReadmeTaskiqWorker(said.worker[2], directory, workers=processes, env=env)
+    else:
+        worker = ReadmeCeleryWorker("shop", directory, env=env)
+    worker.words = (str(commands / said.worker[0]), *said.worker[1:])
+    return worker
+
+
+def write_command(name: str, environment: CleanEnvironment) -> Path:
+    """Write the command that pip would have, and return its directory; ``python -m`` finds more modules than it."""
+    (entry,) = entry_points(group="console_scripts", name=name)
+    script = environment.python.parent / name
+    lines = (
+        f"#!{environment.python}",
+        "import sys",
+        f"from {entry.module} import {entry.attr}",
+        'if __name__ == "__main__":',  # processes that are spawned import it again
+        f"    sys.exit({entry.attr}())",
+    )
+    script.write_text("\n".join(lines))
+    script.chmod(0o755)
+    return script.parent
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +120,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Program], Clean
     return install
 
 
-def tree_environment(directory: Path) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLOTLINE_")}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(directory), str(ROOT / "shared"), str(ROOT)])}
-
-
 @pytest.mark.leaves("keys", reason="what the brokers themselves keep: Taskiq's stream, kombu's bindings")
 @pytest.mark.parametrize("installed", ["tree", "wheel"])
 @pytest.mark.parametrize("queue", ["Taskiq", "Celery"])
@@ -120,21 +132,18 @@ def test_the_readmes_file_and_commands_print_what_it_says(
 ) -> None:
     said = program(f"In {queue}")
     (tmp_path / "shop.py").write_text(said.source)
-    environment = clean(said) if installed == "wheel" else None
-    if environment is not None:
+    env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join([str(ROOT / "shared"), str(ROOT)])}
+    commands = Path(sys.executable).parent
+    if installed == "wheel":
+        environment = clean(said)
         assert not environment.names & ({"celery", "kombu"} if queue == "Taskiq" else {"taskiq", "taskiq-redis"})
-    python = None if environment is None else environment.python
-    variables = tree_environment(tmp_path) if environment is None else environment.variables()
-    with worker_for(queue, said, tmp_path, redis_url, python) as worker:
+        commands = write_command(said.worker[0], environment)
+        env["PYTHONPATH"] = ""
+    with worker_for(queue, said, tmp_path, commands, env) as worker:
         ran = subprocess.run(
-            [str(python or sys.executable), "shop.py"],
-            cwd=tmp_path,
-            env={**variables, "REDIS_URL": redis_url},
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+            [str(commands / "python"), "shop.py"],
+            cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
         assert (ran.stdout, ran.returncode) == (said.output, 0), ran.stderr
         assert worker.terminate() == 0  # with its executors' processes
 
