@@ -4,6 +4,7 @@ from taskiq_ext._labels import PoolLimit
 from taskiq_ext.cache import CacheMiddleware
 from taskiq_ext.dependencies import current_slot, executor, executor_lease
 from taskiq_ext.executors import ExecutorMiddleware
+from taskiq_ext.invalidation import invalidate
 from taskiq_ext.pools import PoolLimitMiddleware
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "current_slot",
     "executor",
     "executor_lease",
+    "invalidate",
 ]

@@ -78,23 +78,37 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         for task in self.broker.get_all_tasks().values():
             self._check(task.original_func, task.labels)
 
-    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
         """Check the labels of this call.
 
         Raises:
             InvalidOptionError: A label is unknown or has an impossible value; nothing is sent.
         """
-        if message.labels and (labels := pick(self.family, message.labels)):
-            task = self.broker.find_task(message.task_name)
-            if task is None or any(
-                task.labels.get(name) is not value and str(task.labels.get(name)) != value
-                for name, value in labels.items()
-            ):
-                types = message.labels_types or {}
-                given = {name: _parsed(name, value, types.get(name)) for name, value in labels.items()}
-                own = pick(self.family, task.labels) if task is not None else {}
-                self.read(from_wire({**own, **given}), task.original_func if task is not None else None)
+        if message.labels:
+            self.options_to_send(message)
         return message
+
+    def options_to_send(self, message: TaskiqMessage) -> Options | None:
+        """Return the options that a message on its way out asks for.
+
+        Raises:
+            InvalidOptionError: A label is unknown or has an impossible value.
+        """
+        task = self.broker.find_task(message.task_name)
+        labels = pick(self.family, message.labels)
+        if task is not None:
+            _, own, options = self._known_of(task)
+            if all(own.get(name) is value or str(own.get(name)) == value for name, value in labels.items()):
+                return options
+        types = message.labels_types or {}
+        given = {name: _parsed(name, value, types.get(name)) for name, value in labels.items()}
+        if task is None:
+            return self.read(from_wire(given), None)
+        return self.read(from_wire({**own, **given}), task.original_func)
+
+    def options_of(self, task: AnyTask) -> Options | None:
+        """Return the options that a task's own labels ask for."""
+        return self._known_of(task)[2]
 
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
         """Decide what runs for a message that carries labels of this middleware, or whose task does."""
@@ -103,7 +117,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         if known is None or known[0] is not task:
             if task is None:
                 return message
-            known = self._remember(task)
+            known = self._known_of(task)
         if known[2] is None and not message.labels:
             return message
         labels = pick(self.family, message.labels)
@@ -131,15 +145,17 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
             (plan or plan_for(self, task, message)).fail(error)
         return message
 
-    def _remember(self, task: AnyTask) -> tuple[AnyTask, dict[str, Any], Options | None]:
+    def _known_of(self, task: AnyTask) -> tuple[AnyTask, dict[str, Any], Options | None]:
+        known = self._known.get(task.task_name)
+        if known is not None and known[0] is task:
+            return known
         own = pick(self.family, task.labels)
+        options = None
         try:
             options = self.read(own, task.original_func)
         except InvalidOptionError:  # a shared task, registered past this broker: each message says so in its result
-            options = None
             own = {}
-        known = (task, own, options)
-        self._known[task.task_name] = known
+        known = self._known[task.task_name] = (task, own, options)
         return known
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:

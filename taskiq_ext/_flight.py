@@ -11,13 +11,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slotline.caches import CacheAdapter
 from slotline.errors import StoreError
+from taskiq_ext._entry import NobodyRanError
 from taskiq_ext._errors import error_from_cache, error_to_cache
 
 if TYPE_CHECKING:
-    from slotline.caches import BaseCacheAdapter
-    from taskiq_ext._labels import CacheOptions
+    from taskiq_ext._entry import CacheEntry
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +28,8 @@ class Served(NamedTuple):
     error: BaseException | None = None
 
 
-class NobodyRanError(Exception):
-    """The message that was to run did not: it was dropped, retried or cancelled, and those who wait start over."""
-
-
 class _FunctionError(Exception):
-    """The function raised ``error``; this tells it from an error of the cache."""
+    """The function raised ``error``; this tells it from an error of a cache that knows nothing of such things."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -42,19 +37,12 @@ class _FunctionError(Exception):
 
 
 class Flight:
-    """One message's way to the value of ``key``.
+    """One message's way to the value of an entry."""
 
-    Args:
-        cache: Where the value is, or will be.
-        key: What it is called there.
-        options: What the task's labels ask for.
-        returns: The annotated type of what the function returns.
-    """
+    __slots__ = ("_asking", "_boarding", "_landing", "_turn", "entry")
 
-    __slots__ = ("_asking", "_boarding", "_cache", "_landing", "_options", "_returns", "_turn", "key")
-
-    def __init__(self, cache: BaseCacheAdapter, key: str, options: CacheOptions, returns: Any) -> None:
-        self._cache, self.key, self._options, self._returns = cache, key, options, returns
+    def __init__(self, entry: CacheEntry) -> None:
+        self.entry = entry
         self._asking: asyncio.Future[Any] | None = None
         self._boarding = True
 
@@ -68,7 +56,7 @@ class Flight:
             loop = asyncio.get_running_loop()
             self._turn: asyncio.Future[None] = loop.create_future()
             self._landing: asyncio.Future[Any] = loop.create_future()
-            asking = self._asking = asyncio.ensure_future(self._ask())
+            asking = self._asking = asyncio.ensure_future(self.entry.ask(self._create))
             asking.add_done_callback(_looked_at)
             try:
                 await asyncio.wait((asking, self._turn), return_when=asyncio.FIRST_COMPLETED)
@@ -92,13 +80,10 @@ class Flight:
 
     async def fail(self, error: BaseException) -> None:
         """Hand in what the function raised: those who wait now get it, those who come later if errors are kept."""
-        if isinstance(self._cache, CacheAdapter):
-            self._raise(error)
-        elif self._options.errors:
+        if not self.entry.capable and self.entry.keep_errors:
             await self.land(error_to_cache(error))
             return
-        else:
-            self._raise(_FunctionError(error))
+        self._raise(error if self.entry.capable else _FunctionError(error))
         await self._arrived()
 
     async def turn_back(self) -> None:
@@ -118,21 +103,6 @@ class Flight:
                 self._landing.set_exception(NobodyRanError())
             self._landing.exception()  # whether anybody looks at it or not
 
-    def _ask(self) -> Any:
-        cache, options = self._cache, self._options
-        if not isinstance(cache, CacheAdapter):
-            return cache.get_or_create(self.key, self._create, ttl_seconds=options.ttl)
-        overrides: dict[str, Any] = {} if options.errors is None else {"cache_errors": options.errors}
-        ours: Any = cache  # takes more than the interface has
-        return ours.get_or_create(
-            self.key,
-            self._create,
-            ttl_seconds=options.ttl,
-            returns=self._returns,
-            own_errors=(NobodyRanError,),
-            **overrides,
-        )
-
     async def _create(self) -> Any:
         if not self._boarding:
             raise NobodyRanError  # the message has its answer: a refresh in the background is not its business
@@ -150,12 +120,10 @@ class Flight:
         except StoreError:
             raise
         except Exception as error:
-            if isinstance(self._cache, CacheAdapter):
+            if self.entry.capable:  # such a cache raises nothing of its own but StoreError
                 return Served(None, error)
             raise
-        if isinstance(self._cache, CacheAdapter):
-            return Served(value)
-        return Served(value, error_from_cache(value))
+        return Served(value, None if self.entry.capable else error_from_cache(value))
 
     async def _arrived(self) -> None:
         asking = self._asking
@@ -166,7 +134,7 @@ class Flight:
             return
         error = asking.exception()
         if error is not None and error is not self._landing.exception():
-            logger.error("The result of %r could not be cached; its task is not affected.", self.key, exc_info=error)
+            logger.error("The result of %r could not be cached; its task goes on.", self.entry.key, exc_info=error)
 
 
 def _looked_at(asking: asyncio.Future[Any]) -> None:

@@ -6,6 +6,7 @@ schedule source, another language) kept no types. Both are read here; only the s
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,11 +23,14 @@ Labels: TypeAlias = Mapping[str, Any]
 OnFull: TypeAlias = Literal["park", "wait", "fail", "drop"]
 
 ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop")
-CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key")
+CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
 POOL_LABELS = ("pool", "pool_size", "pool_slot_exp", "pool_on_full", "pool_timeout")
 EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit")
-_NUMBERS = frozenset({"cache_ttl", "pool_size", "pool_slot_exp", "pool_timeout", "time_limit", "soft_time_limit"})
+_NUMBERS = frozenset(
+    {"cache_ttl", "cache_grace", "pool_size", "pool_slot_exp", "pool_timeout", "time_limit", "soft_time_limit"}
+)
 _FLAGS = frozenset({"cache", "cache_errors"})
+_TAGS_ALLOWED = "a list of strings that are not empty, or such strings with commas between them"
 _INSTEAD = {
     "executor": "take a lease with executor_lease()",
     "time_limit": "use timeout",
@@ -42,11 +46,16 @@ class CacheOptions:
         ttl: Seconds that a result is kept; ``None``: as long as the cache keeps anything.
         errors: Whether the exceptions of the function are kept as well; ``None``: as the cache is set up.
         key: The template of the key; ``None``: the task's name and its arguments.
+        grace: Seconds after the TTL for which the old value serves while one message refreshes it; ``None``: as the
+            cache is set up.
+        tags: The templates of the names by which entries can be invalidated together.
     """
 
     ttl: float | None
     errors: bool | None
     key: KeyTemplate | None
+    grace: float | None = None
+    tags: tuple[KeyTemplate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +154,7 @@ def _from_text(name: str, value: str) -> Any:
 
 
 def cache_options(
-    labels: Labels, function: Callable[..., Any] | None, default_ttl: float | None
+    labels: Labels, function: Callable[..., Any] | None, default_ttl: float | None, *, capable: bool = True
 ) -> CacheOptions | None:
     """Read the labels of the cache.
 
@@ -153,6 +162,7 @@ def cache_options(
         labels: What :func:`pick` returned.
         function: The task's function, for the names in a key's template; ``None`` where it is not known.
         default_ttl: The TTL of a task that is cached without saying for how long.
+        capable: Whether the cache knows grace and tags.
 
     Returns:
         The options, or ``None`` where the task is not cached.
@@ -171,10 +181,16 @@ def cache_options(
         errors = flag("cache_errors", _from_text("cache_errors", errors) if isinstance(errors, str) else errors)
     key = labels.get("cache_key")
     template = _template("cache_key", key, function) if key is not None else None
-    if not cached and wanted is None and (errors or template is not None):
-        name = "cache_key" if template is not None else "cache_errors"
-        raise refuse(name, labels[name], "used together with cache_ttl or cache=True, which turn the cache on")
-    return CacheOptions(ttl, errors, template) if cached else None
+    grace = optional_seconds("cache_grace", labels.get("cache_grace"), zero=True)
+    tags = _tags(labels.get("cache_tags"), function)
+    for name, value in labels.items():
+        if value is None or value is False:
+            continue
+        if not cached and wanted is None:
+            raise refuse(name, value, "used together with cache_ttl or cache=True, which turn the cache on")
+        if not capable and name in {"cache_grace", "cache_tags"}:
+            raise refuse(name, value, "left out: the cache is no CacheAdapter, and knows neither grace nor tags")
+    return CacheOptions(ttl, errors, template, grace, tags) if cached else None
 
 
 def pool_options(
@@ -230,6 +246,21 @@ def executor_options(
     manager = managers.declared(name)
     limits = limits_for(manager, time_limit=labels.get("time_limit"), soft_time_limit=labels.get("soft_time_limit"))
     return ExecutorOptions(name, limits)
+
+
+def _tags(value: Any, function: Callable[..., Any] | None) -> tuple[KeyTemplate, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str) and value[:1] in {"[", "("}:  # Taskiq sends a list as its repr
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise refuse("cache_tags", value, _TAGS_ALLOWED) from None
+    if isinstance(value, str):
+        value = [tag.strip() for tag in value.split(",")]
+    if not isinstance(value, list | tuple) or not all(isinstance(tag, str) and tag for tag in value):
+        raise refuse("cache_tags", value, _TAGS_ALLOWED)
+    return tuple(_template("cache_tags", tag, function) for tag in value)
 
 
 def _template(option: str, value: Any, function: Callable[..., Any] | None) -> KeyTemplate:

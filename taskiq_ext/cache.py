@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taskiq.exceptions import NoResultError, TaskRejectedError
 
 from slotline._checks import flag, optional_seconds, refuse
-from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
-from slotline.errors import CacheRecursionError
+from slotline.caches import BaseCacheAdapter, CacheAdapter, InMemoryCacheAdapter
+from slotline.errors import CacheRecursionError, SerializationError, StoreError
+from slotline.stores import MemoryStore
+from taskiq_ext import _sending
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
+from taskiq_ext._entry import CacheEntry, entry_for
+from taskiq_ext._errors import error_from_cache
 from taskiq_ext._flight import Flight, Served
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import CACHE_LABELS, CacheOptions, cache_options
 from taskiq_ext._outage import Outage
+from taskiq_ext._refresh import Refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from taskiq.abc.broker import AsyncBroker
     from taskiq.message import TaskiqMessage
     from taskiq.result import TaskiqResult
 
     from slotline.settings import OnStoreError
-    from taskiq_ext._interception import Plan
+    from slotline.stores.base import Store
+    from taskiq_ext._interception import AnyTask, Plan
 
 logger = logging.getLogger(__name__)
 
+_Run: TypeAlias = Flight | Refresh
 _NO_ANSWER = (NoResultError, TaskRejectedError)
 
 HIT_LABEL = "cache_hit"
@@ -38,7 +46,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
     """Serve the results of tasks that carry ``cache_ttl`` (or ``cache=True``) from a cache.
 
     A hit ends with the value that the function had returned, and a ``cache_hit`` label on the result; the function
-    does not run. Of the messages that ask for one value at the same time, one runs and the others get its result.
+    does not run. With a cache that processes share, a hit is found by the sender already, and nothing is sent.
+    Of the messages that ask for one value at the same time, one runs and the others get its result.
     Only what a function returns is kept; with the label ``cache_errors`` also what it raises. If the worker dies
     in the middle of a run, the next message runs within the lease of the cache.
 
@@ -50,6 +59,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         default_ttl: Seconds that a result is kept where the task says ``cache=True`` alone; 0 or ``None``: no end.
         on_store_error: What happens to a message while the cache's store is away: it waits (``"wait"``), runs
             without the cache (``"open"``), or ends with ``StoreUnavailableError`` (``"fail"``). Default: the settings'.
+        answer_senders: Whether a hit is looked for before a message is sent (default ``True``; never in a cache of
+            one process).
 
     Raises:
         InvalidOptionError: An argument is impossible.
@@ -64,6 +75,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         default_ttl: float | None = 3600,
         *,
         on_store_error: OnStoreError | None = None,
+        answer_senders: bool = True,
     ) -> None:
         super().__init__()
         if cache is not None and not isinstance(cache, BaseCacheAdapter):
@@ -71,40 +83,76 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         self.enabled = flag("enabled", enabled)
         self.default_ttl = optional_seconds("default_ttl", default_ttl, zero=True)
         self.cache = InMemoryCacheAdapter() if cache is None else cache
+        self._answers = flag("answer_senders", answer_senders) and not isinstance(self.cache, InMemoryCacheAdapter)
         self._outage = Outage(on_store_error)
-        self._flights: dict[Plan, Flight] = {}
+        self._running: dict[Plan, _Run] = {}
+        self._memory: MemoryStore | None = None
 
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> CacheOptions | None:
         """Return the options that ``labels`` ask for."""
-        return cache_options(labels, function, self.default_ttl)
+        return cache_options(labels, function, self.default_ttl, capable=isinstance(self.cache, CacheAdapter))
+
+    def set_broker(self, broker: AsyncBroker) -> None:
+        """Serve ``broker``; see :class:`LabelledMiddleware`."""
+        fresh = self._served is None
+        super().set_broker(broker)
+        if fresh and self._answers and self.enabled:
+            _sending.answer_before_kicking(broker)
+
+    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
+        """Check the labels of this call, and look for its value.
+
+        Raises:
+            InvalidOptionError: A label is unknown or has an impossible value; nothing is sent.
+        """
+        options = self.options_to_send(message) if message.labels else None
+        if options is None or not self._answers or not self.enabled:
+            return message
+        return self._answered(message, options)
+
+    async def _answered(self, message: TaskiqMessage, options: CacheOptions) -> TaskiqMessage:
+        task = self.broker.find_task(message.task_name)
+        if task is None or not _sending.can_answer(self.broker):
+            return message
+        try:
+            entry = entry_for(self.cache, task.task_name, calls_of(task.original_func), options, message)
+            hit = None if entry is None else await entry.look()
+        except (StoreError, SerializationError):
+            return message  # the worker knows what to do about it
+        if hit is not None and hit.error is None and not hit.stale and error_from_cache(hit.value) is None:
+            _sending.answer(message, hit.value, HIT_LABEL)
+        return message
 
     async def admit(self, plan: Plan, options: CacheOptions, message: TaskiqMessage) -> None:
         """Serve the message from the cache, or let it run for everyone who waits for the same."""
-        calls = calls_of(plan.real)
         name = plan.task.task_name
-        key = calls.key(name, message) if options.key is None else calls.fill(options.key, message)
-        if key is None:
+        entry = entry_for(self.cache, name, calls_of(plan.real), options, message)
+        if entry is None:
             return  # the arguments do not fit: the function says so itself
-        self._refuse_waiting_for_oneself(key, plan)
-        flight = Flight(self.cache, key, options, calls.returns)
-        boarded = await self._outage.ride_out(
-            lambda: _boarded(flight), f"Task {name} with id {message.task_id} cannot ask the cache and"
+        self._refuse_waiting_for_oneself(entry.key, plan)
+        found = await self._outage.ride_out(
+            lambda: self._find(entry), f"Task {name} with id {message.task_id} cannot ask the cache and"
         )
-        if boarded is None:
-            return
-        (served,) = boarded
-        if served is None:
-            self._flights[plan] = flight
+        if isinstance(found, Flight | Refresh):
+            self._running[plan] = found
             plan.hold(self, lambda: self._abandon(plan))
-            return
-        if served.error is not None and message.labels.get("_retries"):
-            return  # the error is what this message is the retry of
-        logger.debug("Cache hit: %s for task %s with id %s.", key, name, message.task_id)
-        plan.hit = True
-        if served.error is not None:
-            plan.fail(served.error)
-        else:
-            plan.serve_value(served.value)
+        elif found is not None and not (found.error is not None and message.labels.get("_retries")):
+            # A retry is not served the very error that it is the retry of.
+            logger.debug("Cache hit: %s for task %s with id %s.", entry.key, name, message.task_id)
+            plan.hit = True
+            if found.error is not None:
+                plan.fail(found.error)
+            else:
+                plan.serve_value(found.value)
+
+    async def _find(self, entry: CacheEntry) -> Served | _Run:
+        if entry.grace > 0:
+            hit = await entry.look(stale=True)
+            if hit is not None and hit.error is None:
+                refresh = await Refresh.begin(entry, hit.value, self._lock_store()) if hit.stale else None
+                return refresh or Served(hit.value)
+        flight = Flight(entry)
+        return await flight.board() or flight
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Keep the result of a run, and mark the result of a hit."""
@@ -113,32 +161,48 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         if plan.hit:
             result.labels[HIT_LABEL] = True
         plan.close(self)
-        flight = self._flights.pop(plan, None)
-        if flight is None:
+        run = self._running.pop(plan, None)
+        if run is None:
             return None
         plan.let_go(self)
         error = result.error
         if error is None:
-            return flight.land(result.return_value)
+            return run.land(result.return_value)
         if plan.outcome is not None or isinstance(error, _NO_ANSWER) or not isinstance(error, Exception):
-            return flight.turn_back()  # a limit, a retry or a cancellation concerns this message alone
-        return flight.fail(error)
+            return run.turn_back()  # a limit, a retry or a cancellation concerns this message alone
+        if isinstance(run, Refresh):
+            result.error, result.is_err, result.return_value = None, False, run.old
+            result.labels[HIT_LABEL] = True
+        return run.fail(error)
+
+    async def invalidate(self, task: AnyTask, message: TaskiqMessage) -> bool:
+        """Remove what is kept for the call that ``message`` stands for; see :func:`taskiq_ext.invalidate`."""
+        options = self.options_of(task)
+        if options is None:
+            raise refuse("task", task, "a task that is cached: one with cache_ttl or cache=True")
+        entry = entry_for(self.cache, task.task_name, calls_of(task.original_func), options, message)
+        if entry is None:
+            raise TypeError(f"These arguments do not fit {task.task_name}.")
+        return await self.cache.invalidate(entry.key)
 
     async def shutdown(self) -> None:
         """Close what the cache has opened in this process; it opens it again if it is used again."""
         await self.cache.close()
 
+    def _lock_store(self) -> Store:
+        store: Store | None = getattr(getattr(self.cache, "shared", self.cache), "store", None)
+        if store is not None:
+            return store
+        self._memory = self._memory or MemoryStore()
+        return self._memory
+
     def _refuse_waiting_for_oneself(self, key: str, plan: Plan) -> None:
         outer = plan.outer
         while outer is not None:
-            flight = self._flights.get(outer)
-            if flight is not None and flight.key == key:
+            run = self._running.get(outer)
+            if run is not None and run.entry.key == key:
                 raise CacheRecursionError(key)
             outer = outer.outer
 
     def _abandon(self, plan: Plan) -> None:
-        self._flights.pop(plan).abandon()
-
-
-async def _boarded(flight: Flight) -> tuple[Served | None]:
-    return (await flight.board(),)
+        self._running.pop(plan).abandon()

@@ -68,7 +68,7 @@ def cache(request: pytest.FixtureRequest) -> BaseCacheAdapter:
 
 @pytest.fixture
 async def broker(cache: BaseCacheAdapter) -> AsyncIterator[InMemoryBroker]:
-    broker = InMemoryBroker().with_middlewares(CacheMiddleware(cache))
+    broker = InMemoryBroker().with_middlewares(CacheMiddleware(cache, answer_senders=False))
     yield broker
     await broker.shutdown()
 
@@ -263,7 +263,9 @@ async def test_an_error_is_kept_on_request(broker: InMemoryBroker, wanted: Any) 
 
 
 async def test_no_result_and_retries_are_never_kept(cache: BaseCacheAdapter) -> None:
-    broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=3), CacheMiddleware(cache))
+    broker = InMemoryBroker().with_middlewares(
+        SimpleRetryMiddleware(default_retry_count=3), CacheMiddleware(cache, answer_senders=False)
+    )
     ran = []
 
     @broker.task(cache_ttl=60, cache_errors=True, retry_on_error=True)
@@ -386,7 +388,7 @@ async def test_disabled_it_leaves_every_task_alone(cache: BaseCacheAdapter) -> N
 
 async def test_a_hit_needs_no_slot_and_a_full_pool_is_no_answer_for_others(cache: BaseCacheAdapter) -> None:
     store = MemoryStore()
-    broker = InMemoryBroker().with_middlewares(CacheMiddleware(cache), PoolLimitMiddleware(store))
+    broker = InMemoryBroker().with_middlewares(CacheMiddleware(cache, answer_senders=False), PoolLimitMiddleware(store))
 
     @broker.task(cache_ttl=60, cache_errors=True, pool="api", pool_size=1, pool_on_full="fail")
     async def work(x: int) -> int:
@@ -460,7 +462,8 @@ async def test_an_outage_holds_opens_or_fails_as_told(policy: Any, kept: int) ->
 @pytest.mark.parametrize(
     "options",
     [{"cache": {}}, {"cache": "redis://"}, {"enabled": 1}, {"enabled": "no"}, {"default_ttl": -1},
-     {"default_ttl": True}, {"default_ttl": float("nan")}, {"default_ttl": "1"}, {"on_store_error": "maybe"}],
+     {"default_ttl": True}, {"default_ttl": float("nan")}, {"default_ttl": "1"}, {"on_store_error": "maybe"},
+     {"answer_senders": 1}],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError, match=next(iter(options))):

@@ -58,6 +58,14 @@ BAD_CACHE_LABELS = [
     ({"cache_ttl": 5, "cache_key": 5}, "cache_key", "5"),
     ({"cache_ttl": 5, "cache_key": "user:{y}"}, "cache_key", "'user:{y}'"),
     ({"cache_tll": 5}, "cache_tll", "5"),
+    ({"cache_ttl": 5, "cache_grace": -1}, "cache_grace", "-1"),
+    ({"cache_ttl": 5, "cache_grace": True}, "cache_grace", "True"),
+    ({"cache_grace": 5}, "cache_grace", "5"),
+    ({"cache_ttl": 5, "cache_tags": 3}, "cache_tags", "3"),
+    ({"cache_ttl": 5, "cache_tags": ["a", 3]}, "cache_tags", "['a', 3]"),
+    ({"cache_ttl": 5, "cache_tags": "['a'"}, "cache_tags", "\"['a'\""),
+    ({"cache_ttl": 5, "cache_tags": ["user:{y}"]}, "cache_tags", "'user:{y}'"),
+    ({"cache_tags": ["a"]}, "cache_tags", "['a']"),
     ({"cache_hit": True}, "cache_hit", "True"),
 ]
 
@@ -104,6 +112,19 @@ def test_cache_labels_that_turn_the_cache_on(labels: dict[str, Any], ttl: float 
     options = cache_options(labels, function, 3600)
     assert options is not None
     assert (options.ttl, options.errors) == (ttl, errors)
+
+
+@pytest.mark.parametrize("tags", [["a", "x:{x}"], ("a", "x:{x}"), "a, x:{x}", "['a', 'x:{x}']"])
+def test_tags_come_in_several_spellings(tags: Any) -> None:
+    options = cache_options({"cache_ttl": 5, "cache_tags": tags}, function, 3600)
+    assert options is not None
+    assert [template.template for template in options.tags] == ["a", "x:{x}"]
+
+
+@pytest.mark.parametrize("labels", [{"cache_ttl": 5, "cache_grace": 5}, {"cache_ttl": 5, "cache_tags": ["a"]}])
+def test_grace_and_tags_are_refused_where_the_cache_has_none(labels: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError, match="CacheAdapter"):
+        cache_options(labels, function, 3600, capable=False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Hits on the sending side: the message is answered, and not sent."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskiq.labels import parse_label
+from taskiq.result import TaskiqResult
+from taskiq.result_backends.dummy import DummyResultBackend
+
+if TYPE_CHECKING:
+    from taskiq.abc.broker import AsyncBroker
+    from taskiq.message import BrokerMessage, TaskiqMessage
+
+logger = logging.getLogger(__name__)
+
+
+class _Answer(NamedTuple):
+    task_id: str
+    result: TaskiqResult[Any]
+
+
+# Set in pre_send and read in the kick that follows it, both in one coroutine.
+_answer: ContextVar[_Answer | None] = ContextVar("slotline_taskiq_answer", default=None)
+
+
+def can_answer(broker: AsyncBroker) -> bool:
+    """Whether a sender could read an answer at all."""
+    return not isinstance(broker.result_backend, DummyResultBackend)
+
+
+def answer(message: TaskiqMessage, value: Any, label: str) -> None:
+    """Let the kick of ``message`` store ``value`` as its result, under its own id, instead of sending it."""
+    types = message.labels_types or {}
+    labels = {name: parse_label(text, types.get(name)) for name, text in message.labels.items()}
+    result = TaskiqResult[Any](is_err=False, return_value=value, execution_time=0.0, labels={**labels, label: True})
+    _answer.set(_Answer(message.task_id, result))
+
+
+def answer_before_kicking(broker: AsyncBroker) -> None:
+    """Put the check for an answer before ``broker.kick``, where a message can still be kept back."""
+    kick = broker.kick
+
+    async def kick_or_answer(message: BrokerMessage) -> None:
+        ready = _answer.get()
+        if ready is not None:
+            _answer.set(None)
+            if ready.task_id == message.task_id:
+                logger.debug("Task %s with id %s is answered and not sent.", message.task_name, message.task_id)
+                await broker.result_backend.set_result(message.task_id, ready.result)
+                return
+        await kick(message)
+
+    broker.kick = kick_or_answer  # type: ignore[method-assign] # the only place where a message can be kept back
