@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -121,24 +120,16 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Program], Clean
 
 
 @pytest.mark.leaves("keys", reason="what the brokers themselves keep: Taskiq's stream, kombu's bindings")
-@pytest.mark.parametrize("installed", ["tree", "wheel"])
 @pytest.mark.parametrize("queue", ["Taskiq", "Celery"])
 def test_the_readmes_file_and_commands_print_what_it_says(
-    queue: str,
-    installed: str,
-    clean: Callable[[Program], CleanEnvironment],
-    redis_url: str,
-    tmp_path: Path,
+    queue: str, clean: Callable[[Program], CleanEnvironment], redis_url: str, tmp_path: Path
 ) -> None:
     said = program(f"In {queue}")
     (tmp_path / "shop.py").write_text(said.source)
-    env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join([str(ROOT / "shared"), str(ROOT)])}
-    commands = Path(sys.executable).parent
-    if installed == "wheel":
-        environment = clean(said)
-        assert not environment.names & ({"celery", "kombu"} if queue == "Taskiq" else {"taskiq", "taskiq-redis"})
-        commands = write_command(said.worker[0], environment)
-        env["PYTHONPATH"] = ""
+    environment = clean(said)
+    assert not environment.names & ({"celery", "kombu"} if queue == "Taskiq" else {"taskiq", "taskiq-redis"})
+    commands = write_command(said.worker[0], environment)
+    env = {"REDIS_URL": redis_url, "PYTHONPATH": ""}
     with worker_for(queue, said, tmp_path, commands, env) as worker:
         ran = subprocess.run(
             [str(commands / "python"), "shop.py"],
