@@ -177,12 +177,12 @@ def memory() -> None:
     weight = tracemalloc.get_traced_memory()[0]
     entries = len(cache._entries)
     time.sleep(LIFE)
-    cache.sync.set("last", 1)
+    cache.get_stats()
     gc.collect()
     left = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     print(f"memory             {weight / entries:.0f} bytes an entry beside key and value")
-    print(f"memory             after {count} entries have ended {left / 1000:.0f} kB and {len(cache._entries)} entry")
+    print(f"memory             after {count} entries have ended {left / 1000:.0f} kB and {len(cache._entries)} entries")
 
 
 def main() -> None:

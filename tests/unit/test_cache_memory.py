@@ -161,10 +161,11 @@ async def test_nothing_is_left_of_a_hundred_thousand_expired_keys(clock):
     for number in range(100_000):
         cache.sync.set(f"k{number}", number, 10, tags=("t",) if number % 1000 == 0 else ())
     clock.now += 11
-    cache.sync.set("new", 1)
+    for _ in range(101):
+        cache.sync.set("new", 1)
+    assert len(cache._entries) == 1  # each call has removed some on its way
     assert cache.get_stats()["size"] == 1
-    assert len(cache._entries) == 1
-    assert len(cache._ends) == 1
+    assert len(cache._ends) < 150
     assert cache._tagged == {}
     assert cache._flights.live == {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from slotline.caches._flights import ABANDONED, Flight, Flights, Outcome, context_of, in_flight
 from slotline.caches._options import (
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("slotline.caches")
 
+_NUMBERS = frozenset({int, float})
+_FEW = 256
+
 
 class Overrides(TypedDict, total=False):
     """What one call may say otherwise than its cache; see :class:`EntryOptions`."""
@@ -36,6 +39,11 @@ class Overrides(TypedDict, total=False):
     tags: Iterable[str]
     returns: Any
     own_errors: tuple[type[BaseException], ...]
+
+
+class _Known(NamedTuple):
+    defaults: EntryOptions
+    options: EntryOptions
 
 
 class Counters:
@@ -82,6 +90,7 @@ class CacheAdapter(BaseCacheAdapter):
             errors_ttl=checked_errors_ttl("cache_errors", cache_errors, ttl),
             jitter=checked_jitter("jitter", jitter),
         )
+        self._by_ttl: dict[float, _Known] = {}
         self._count = Counters()
         self._flights = Flights()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,9 +101,18 @@ class CacheAdapter(BaseCacheAdapter):
         Raises:
             InvalidOptionError: A value is impossible; the error names the option.
         """
-        if ttl_seconds is DEFAULT_TTL and not overrides:
+        if overrides:
+            return self.defaults.changed(ttl_seconds, **overrides)
+        if ttl_seconds is DEFAULT_TTL:
             return self.defaults
-        return self.defaults.changed(ttl_seconds, **overrides)
+        if type(ttl_seconds) not in _NUMBERS:  # True is no 1 here
+            return self.defaults.changed(ttl_seconds)
+        known = self._by_ttl.get(ttl_seconds)  # type: ignore[arg-type] # it is a number by now
+        if known is None or known.defaults is not self.defaults:
+            known = _Known(self.defaults, self.defaults.changed(ttl_seconds))
+            if len(self._by_ttl) < _FEW:
+                self._by_ttl[ttl_seconds] = known  # type: ignore[index] # see above
+        return known.options
 
     # -- what a cache brings ------------------------------------------------------------------------------------
 

@@ -102,12 +102,14 @@ class Flight:
     async def wait(self) -> Outcome:
         """Return the outcome; cancelling the waiter disturbs nobody."""
         loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] | None = None
         while True:
             with self._lock:
                 if self.outcome is not None:
                     return self.outcome
-                woken: asyncio.Future[None] = loop.create_future()
-                self._futures.setdefault(loop, []).append(woken)
+                if woken is None:
+                    woken = loop.create_future()
+                    self._futures.setdefault(loop, []).append(woken)
             if self.loop is loop:
                 await woken
                 continue

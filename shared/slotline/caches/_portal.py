@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ def called(key: str, creator: Creator) -> Any:
     Raises:
         AsyncCreatorError: It has to be awaited.
     """
-    if asyncio.iscoroutinefunction(creator):
+    if inspect.iscoroutinefunction(creator):
         raise AsyncCreatorError(key)
     value = creator()
     if hasattr(type(value), "__await__"):

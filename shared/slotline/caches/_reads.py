@@ -22,12 +22,12 @@ class SharedReads:
 
         Args:
             key: What is read.
-            how: Only reads with the very same object here are the same.
+            how: Only reads with an equal object here are the same.
             reader: Reads, given key and ``how``; where it fails or is cancelled, the others read for themselves.
         """
         loop = asyncio.get_running_loop()
         shared = self._under_way.get(key)
-        if shared is not None and shared.loop is loop and shared.how is how:
+        if shared is not None and shared.loop is loop and shared.how == how:
             found: T = await shared.join()
             if found is not _MISSING:
                 return found

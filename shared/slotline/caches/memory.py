@@ -27,6 +27,8 @@ REFRESH_PAUSE = 1.0
 _LEAST_CHANCE = 37.0
 """No random number of 53 bits makes XFetch look further ahead than this many creator runs."""
 _SLACK = 64
+_AT_ONCE = 1000
+"""How many ended entries one call removes on its way."""
 
 
 class _Entry:
@@ -223,13 +225,14 @@ class InMemoryCacheAdapter(CacheAdapter):
                     del self._tagged[tag]
         return True
 
-    def _sweep(self) -> None:
+    def _sweep(self, at_most: float = _AT_ONCE) -> None:
         """Remove what has ended, and what the list of ends still holds of entries that are long gone."""
         ends, now = self._ends, monotonic()
-        while ends and ends[0][0] <= now:
+        while ends and ends[0][0] <= now and at_most > 0:
             entry = heappop(ends)[2]
             if self._entries.get(entry.key) is entry:
                 self._remove(entry.key)
+                at_most -= 1
         if not self._entries:
             self._entries.clear()  # an emptied dictionary keeps the memory that it had
         if len(ends) > 2 * len(self._entries) + _SLACK:
@@ -296,7 +299,7 @@ class InMemoryCacheAdapter(CacheAdapter):
 
     def _keys(self) -> list[str]:
         with self._flights.lock():
-            self._sweep()
+            self._sweep(math.inf)
             return list(self._entries)
 
 

@@ -50,6 +50,8 @@ class TieredCacheAdapter(CacheAdapter):
     ) -> None:
         if shared is not None and not isinstance(shared, RedisCacheAdapter):
             raise refuse("shared", shared, "a RedisCacheAdapter, or None")
+        if shared is not None and shared.on_value is not None:
+            raise refuse("shared", shared, "a RedisCacheAdapter of its own: copies of this one are kept already")
         super().__init__()
         self.shared = RedisCacheAdapter() if shared is None else shared
         self.local_ttl = seconds("local_ttl", local_ttl)
