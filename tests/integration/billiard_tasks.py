@@ -214,7 +214,7 @@ def start_children(path, seconds=0.0):
 
 def allocate(megabytes):
     block = bytearray(megabytes * 1024 * 1024)
-    block[:: 4096] = b"x" * len(block[:: 4096])
+    block[::4096] = b"x" * len(block[::4096])
     return len(block)
 
 

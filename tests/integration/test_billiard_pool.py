@@ -106,13 +106,13 @@ def test_correlation_id_stays_with_the_result(pool):
     assert pool.apply_async(tasks.square, (1,), correlation_id="request-1").correlation_id == "request-1"
 
 
-@pytest.mark.parametrize("option", ["soft_timeout", "timeout", "lost_worker_timeout"])
-@pytest.mark.parametrize("value", [0, -1, True, float("nan"), float("inf"), "1"])
-def test_impossible_limits_of_a_task_are_refused_by_name(pool, option, value):
-    with pytest.raises(ValueError, match=option):
-        pool.apply_async(tasks.square, (1,), **{option: value})
-    with pytest.raises(ValueError, match=option):
-        pool.options(**{option: value})
+def test_impossible_limits_of_a_task_are_refused_by_name(pool):
+    for option in ("soft_timeout", "timeout", "lost_worker_timeout"):
+        for value in (0, -1, True, float("nan"), float("inf"), "1"):
+            with pytest.raises(ValueError, match=option):
+                pool.apply_async(tasks.square, (1,), **{option: value})
+            with pytest.raises(ValueError, match=option):
+                pool.options(**{option: value})
 
 
 def test_other_impossible_arguments_are_refused_by_name(pool):
@@ -348,7 +348,9 @@ def test_callbacks_that_take_their_time_delay_no_limit(pool):
 
 def test_a_callback_may_use_the_executor(pool):
     seen = []
-    pool.apply_async(tasks.square, (3,), callback=lambda value: seen.append(pool.submit(tasks.square, value).result(10)))
+    pool.apply_async(
+        tasks.square, (3,), callback=lambda value: seen.append(pool.submit(tasks.square, value).result(10))
+    )
     wait_until("the inner task is done", lambda: seen == [81], 20)
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from slotline.workers import ApplyResult, TaskExitError, UnpicklableError, outcome, wire
-from slotline.workers.arena import KEEP, RESULTS, Arena
+from slotline.workers.arena import KEEP, RESULTS, TASKS, Arena
 from slotline.workers.chunks import cut, default_size, run_chunk, run_star_chunk
 from slotline.workers.courier import Courier
 from slotline.workers.mapping import MapResults
@@ -87,7 +87,7 @@ def test_errors_of_this_package_survive_pickling():
 def test_an_arena_returns_what_was_written_and_gives_memory_back():
     arena = Arena.create()
     try:
-        arena.write([b"head", b"x" * (KEEP + 1), b"tail"], 0)
+        arena.write([b"head", b"x" * (KEEP + 1), b"tail"], TASKS)
         assert bytes(arena.view(8)) == b"headxxxx"
         arena.write([b"result"], RESULTS)
         assert arena.read(RESULTS, 6) == b"result"
@@ -95,18 +95,30 @@ def test_an_arena_returns_what_was_written_and_gives_memory_back():
             arena.read(RESULTS, 7)
         arena.trim()
         with pytest.raises(EOFError):
-            arena.read(0, 1)
+            arena.read(TASKS, 1)
     finally:
         arena.close()
+        arena.close()
+
+
+def test_an_arena_says_which_task_was_begun():
+    arena = Arena.create()
+    try:
+        assert arena.begun() == 0
+        arena.begin_marker()(1 << 40)
+        assert arena.begun() == 1 << 40
+        arena.trim()
+        assert arena.begun() == 1 << 40
+    finally:
         arena.close()
 
 
 def test_a_small_arena_is_left_alone():
     arena = Arena.create()
     try:
-        arena.write([b"abc"], 0)
+        arena.write([b"abc"], TASKS)
         arena.trim()
-        assert arena.read(0, 3) == b"abc"
+        assert arena.read(TASKS, 3) == b"abc"
     finally:
         arena.close()
 
@@ -204,5 +216,16 @@ def test_a_courier_without_a_thread_runs_callbacks_where_they_are_put():
 
 
 def test_results_have_the_names_of_both_worlds():
-    for name in ("get", "wait", "ready", "successful", "terminate", "result", "exception", "cancel", "done", "add_done_callback"):
+    for name in (
+        "get",
+        "wait",
+        "ready",
+        "successful",
+        "terminate",
+        "result",
+        "exception",
+        "cancel",
+        "done",
+        "add_done_callback",
+    ):
         assert callable(getattr(ApplyResult, name))

@@ -1,15 +1,20 @@
 """Anonymous shared memory between an owner and one worker.
 
 It is a file without a name: the kernel frees it when the last process that holds it is gone, whatever killed them,
-so no kill can leak a segment. The owner writes tasks at its start, the worker writes results in a region far behind.
+so no kill can leak a segment. Its first page says which task the worker has begun; behind it the owner writes tasks,
+and in a region far behind them the worker writes results.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable
 from typing import Final
+
+TASKS: Final = 4096
+"""Where the owner's region starts."""
 
 RESULTS: Final = 1 << 40
 """Where the worker's region starts; the file is sparse, so the gap costs nothing."""
@@ -17,6 +22,7 @@ RESULTS: Final = 1 << 40
 KEEP: Final = 8 * 1024 * 1024
 """Bytes that stay allocated between tasks."""
 
+_NUMBER: Final = struct.Struct("<Q")
 _CHUNK: Final = 1 << 30  # the kernel moves at most 2 GiB at once
 
 
@@ -32,7 +38,23 @@ class Arena:
     @classmethod
     def create(cls) -> Arena:
         """Return a new, empty one."""
-        return cls(os.memfd_create("slotline-arena", os.MFD_CLOEXEC))
+        arena = cls(os.memfd_create("slotline-arena", os.MFD_CLOEXEC))
+        os.ftruncate(arena.fd, TASKS)
+        return arena
+
+    def begin_marker(self) -> Callable[[int], None]:
+        """Return what notes, for the owner to read after the worker's death, which task has been begun."""
+        page = mmap.mmap(self.fd, TASKS)
+
+        def begin(number: int) -> None:
+            _NUMBER.pack_into(page, 0, number)
+
+        return begin
+
+    def begun(self) -> int:
+        """Return the number of the last task that the worker has begun, 0 for none."""
+        number: int = _NUMBER.unpack(os.pread(self.fd, _NUMBER.size, 0))[0]
+        return number
 
     def write(self, parts: Iterable[bytes], offset: int) -> None:
         """Copy a payload, part after part, to ``offset``."""
@@ -44,10 +66,10 @@ class Arena:
                 view = view[written:]
 
     def view(self, size: int) -> memoryview:
-        """Return the first ``size`` bytes without copying them; for the worker, whom a vanished page may kill."""
-        if self._map is None or len(self._map) < size:
-            self._map = mmap.mmap(self.fd, size, prot=mmap.PROT_READ)
-        return memoryview(self._map)[:size]
+        """Return ``size`` bytes of the tasks' region without a copy; for the worker, whom a vanished page may kill."""
+        if self._map is None or len(self._map) < TASKS + size:
+            self._map = mmap.mmap(self.fd, TASKS + size, prot=mmap.PROT_READ)
+        return memoryview(self._map)[TASKS : TASKS + size]
 
     def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``.
@@ -68,7 +90,7 @@ class Arena:
     def trim(self) -> None:
         """Give the memory back if more than :data:`KEEP` is allocated; nobody may be reading or writing."""
         if os.fstat(self.fd).st_blocks * 512 > KEEP:
-            os.ftruncate(self.fd, 0)
+            os.ftruncate(self.fd, TASKS)
 
     def close(self) -> None:
         """Close the descriptor; closing twice is harmless."""

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, Final
 
 from slotline.workers import _billiard, outcome, wire
+from slotline.workers.arena import TASKS
 from slotline.workers.courier import Courier, logger
 from slotline.workers.errors import ExecutorClosedError
 from slotline.workers.jobs import NO_HOOKS, ApplyResult
@@ -161,7 +162,7 @@ class Dispatcher:
         return False
 
     def _send(self, member: Member, job: ApplyResult, shared: int) -> None:
-        now = time.monotonic()
+        job.started_at = now = time.monotonic()
         if len(member.inflight) == 1:
             member.begun = now
         self.policy.accepted()
@@ -195,7 +196,7 @@ class Dispatcher:
         """Copy a long payload to the worker's memory and send the task; called without the lock."""
         error: BaseException | None = None
         try:
-            member.arena.write(job.payload, 0)
+            member.arena.write(job.payload, TASKS)
         except (OSError, MemoryError) as raised:
             error = raised
         with self.lock:

@@ -97,6 +97,8 @@ class Exits:
             member.inflight.clear()
             for job in failed:
                 job.member = None
+            if failed and failed[0].verdict is None and member.arena.begun() != failed[0].number:
+                dispatcher.queue.appendleft(failed.pop(0))  # the worker died with the task in its hands, not begun
             verdict = None if expected else dispatcher.policy.lost(was_ready=was_ready)
             self.crew.exits += not expected
             if verdict is None:

@@ -64,6 +64,7 @@ class ApplyResult(Future[Any]):
         self.correlation_id = correlation_id
         self.member: Member | None = None
         self.started_at = 0.0
+        """When it was last given to a worker (monotonic)."""
         self.time_accepted: float | None = None
         self.verdict: BaseException | None = None
         """What the task fails with once its worker, which was killed for it, is gone."""

@@ -56,8 +56,8 @@ class Member:
     """One worker: its connection, its memory and the tasks that it has been given, the running one first."""
 
     __slots__ = (
-        "arena", "begun", "buried", "deliberate", "far", "fast", "fetching", "gone", "index", "inflight", "number", "pid",
-        "pidfd", "retire", "sock", "state", "writing",
+        "arena", "begun", "buried", "deliberate", "far", "fast", "fetching", "gone", "index", "inflight", "number",
+        "pid", "pidfd", "retire", "sock", "state", "writing",
     )  # fmt: skip
 
     def __init__(self, number: int, index: int) -> None:

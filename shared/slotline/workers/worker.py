@@ -126,6 +126,7 @@ class _Worker:
         self.pid = os.getpid()
         self.soft = _SoftLimit()
         self.termination = _Termination()
+        self.begin = arena.begin_marker()
         self.results_end = RESULTS  # where the next shared result goes
 
     def set_up(self, packed_spec: bytes) -> WorkerSpec | None:
@@ -156,6 +157,7 @@ class _Worker:
             kind, flags, job, deadline, number, shared = unpack(packet)
             if kind != wire.RUN:
                 return EX_OK
+            self.begin(job)
             if flags & wire.CLEAN and self.results_end != RESULTS:
                 self.results_end = RESULTS
             if flags & wire.CONFIRM and not self._confirmed(job, await_go=bool(flags & wire.AWAIT)):
