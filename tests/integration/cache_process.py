@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Run(NamedTuple):
-    """One run of a creator: who, and from when to when (``None``: it never ended)."""
+    """One run of a creator: for what, who, and from when to when (``None``: it never ended)."""
 
+    key: str
     pid: int
     began: float
     ended: float | None
@@ -39,7 +40,8 @@ class CacheProcess:
         url: The Redis.
         log: The file in which creators note their runs.
         options: ``callers`` (1), ``work`` (seconds, 0.5), ``fails`` (False), ``face`` ("async"), ``key`` ("k"),
-            ``leave`` (seconds after which its loop ends), ``store`` and ``cache`` (their options).
+            ``leave`` (seconds after which its loop ends), ``rounds`` and ``from`` (as many keys, one a second, from
+            that moment of the monotonic clock), ``store`` and ``cache`` (their options).
     """
 
     def __init__(self, url: str, log: Path, **options: Any) -> None:
@@ -95,7 +97,7 @@ def runs(log: Path) -> list[Run]:
     for line in log.read_text().splitlines() if log.exists() else []:
         what, name, pid, moment = line.split()
         if what == "began":
-            found[name] = Run(int(pid), float(moment), None)
+            found[name] = Run(name.rsplit("-", 2)[0], int(pid), float(moment), None)
         else:
             found[name] = found[name]._replace(ended=float(moment))
     return sorted(found.values(), key=lambda run: run.began)
@@ -131,7 +133,7 @@ class _Calls:
         self.errors: list[str] = []
 
     def _begin(self) -> str:
-        name = f"{os.getpid()}-{time.monotonic_ns()}"
+        name = f"{self.options.get('key', 'k')}-{os.getpid()}-{time.monotonic_ns()}"
         _note(self.options["log"], "began", name)
         return name
 
@@ -150,6 +152,16 @@ class _Calls:
         name = self._begin()
         time.sleep(self.options.get("work", 0.5))
         return self._end(name)
+
+    async def run_rounds(self, cache: RedisCacheAdapter) -> None:
+        """Call for another key every second, as every other process does at the same moment."""
+        for number in range(self.options["rounds"]):
+            await asyncio.sleep(max(0.0, self.options["from"] + number - time.monotonic()))
+            self.options["key"] = f"k{number}"
+            jobs = [cache.get_or_create(f"k{number}", self.create) for _ in range(self.options.get("callers", 1))]
+            for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+                self._take(outcome)
+        await cache.store.close()
 
     async def run_async(self, cache: RedisCacheAdapter) -> None:
         key, count = self.options.get("key", "k"), self.options.get("callers", 1)
@@ -190,7 +202,9 @@ def main() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()
-    if options.get("face", "async") == "async":
+    if "rounds" in options:
+        asyncio.run(calls.run_rounds(cache))
+    elif options.get("face", "async") == "async":
         asyncio.run(calls.run_async(cache))
     else:
         calls.run_blocking(cache)

@@ -51,7 +51,8 @@ class Repository:
 
 async def awaiting() -> None:
     assert_type(await load(7, fresh=True), Account)
-    assert_type(load(7), Coroutine[Any, Any, Account])
+    pending: Coroutine[Any, Any, Account] = load(7)
+    await pending
     assert_type(double(2), int)
     assert_type(await Repository().find(7), Account)
     assert_type(load.key_for(7), str)
