@@ -1,5 +1,6 @@
 """Workers that are killed, stopped, crashed or abused: only their own task fails, and they are replaced."""
 
+import contextlib
 import os
 import random
 import signal
@@ -41,6 +42,14 @@ def read_pids(path):
     return [int(pid) for pid in path.read_text().split()]
 
 
+def start_sleeping(executor, tmp_path, seconds=60):
+    """Submit a task and return its future once its code runs: until then a dead worker's task is run again."""
+    path = tmp_path / "began"
+    job = executor.submit(tasks.touch_and_sleep, str(path), seconds)
+    wait_until("the task has begun", path.exists, 20)
+    return job
+
+
 def test_a_limit_acts_at_its_deadline(executor):
     late = []
     for _ in range(5):
@@ -53,11 +62,9 @@ def test_a_limit_acts_at_its_deadline(executor):
     assert sorted(late)[2] < 0.2
 
 
-def test_a_killed_worker_fails_only_its_own_task_and_is_replaced(executor):
+def test_a_killed_worker_fails_only_its_own_task_and_is_replaced(executor, tmp_path):
     neighbour = executor.submit(tasks.sleep_then, 1, "unharmed")
-    queued = []
-    job = executor.submit(tasks.sleep, 60)
-    wait_until("both run", lambda: job.running() and neighbour.running())
+    job = start_sleeping(executor, tmp_path)
     queued = [executor.submit(tasks.square, n) for n in range(20)]
     start = time.monotonic()
     os.kill(job.worker_pids()[0], signal.SIGKILL)
@@ -243,9 +250,8 @@ def test_a_task_may_use_the_standard_librarys_processes(executor):
     assert executor.submit(tasks.nested_stdlib_process).result(30) == 0
 
 
-def test_a_killed_launcher_is_replaced_with_its_workers(executor):
-    job = executor.submit(tasks.sleep, 60)
-    wait_until("the task runs", job.worker_pids)
+def test_a_killed_launcher_is_replaced_with_its_workers(executor, tmp_path):
+    job = start_sleeping(executor, tmp_path)
     pids = executor.worker_pids()
     os.kill(executor._supervisor().crew.process.pid, signal.SIGKILL)
     assert isinstance(job.exception(20), WorkerLostError)
@@ -253,10 +259,9 @@ def test_a_killed_launcher_is_replaced_with_its_workers(executor):
     assert executor.map(tasks.square, range(4)) == [0, 1, 4, 9]
 
 
-def test_a_stopped_launcher_delays_no_error():
+def test_a_stopped_launcher_delays_no_error(tmp_path):
     with BilliardExecutor(1) as executor:
-        job = executor.submit(tasks.sleep, 60)
-        wait_until("the task runs", job.worker_pids)
+        job = start_sleeping(executor, tmp_path)
         launcher = executor._supervisor().crew.process.pid
         os.kill(launcher, signal.SIGSTOP)
         try:
@@ -303,10 +308,8 @@ def churn(executor, rounds, rng):
             pids = executor.worker_pids()
             if pids:
                 killed += 1
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(pids), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
         if rng.random() < 0.05:
             wait([job for job, _ in jobs], 60)
     assert not wait([job for job, _ in jobs], 120).not_done

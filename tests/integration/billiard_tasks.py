@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def _break():
     raise RuntimeError("rebuilding fails")
 
 
-class NeedsTwoArguments(Exception):
+class NeedsTwoArgumentsError(Exception):
     """Pickles, but cannot be rebuilt: the classic mistake."""
 
     def __init__(self, a, b):
@@ -128,7 +129,7 @@ def return_broken():
 
 
 def raise_unrebuildable():
-    raise NeedsTwoArguments(1, 2)
+    raise NeedsTwoArgumentsError(1, 2)
 
 
 def raise_with_unpicklable_inside():
@@ -160,10 +161,8 @@ def close_standard_streams():
     sys.stdin.close()
     sys.stdout.close()
     for fd in (0, 1):
-        try:
+        with contextlib.suppress(OSError):
             os.close(fd)
-        except OSError:
-            pass
     return "closed"
 
 
@@ -207,7 +206,7 @@ def start_children(path, seconds=0.0):
         os._exit(0)
     daemon = int(os.read(read, 32))
     Path(path + ".part").write_text(f"{plain.pid} {apart.pid} {daemon}")
-    os.rename(path + ".part", path)
+    Path(path + ".part").rename(path)
     time.sleep(seconds)
     return plain.pid, apart.pid, daemon
 
@@ -226,16 +225,15 @@ def take_signals(path):
     return "ignored"
 
 
-initialised = None
+initialised = {}
 
 
 def remember(value):
-    global initialised
-    initialised = value
+    initialised["value"] = value
 
 
 def recall(_=None):
-    return initialised
+    return initialised.get("value")
 
 
 def broken_initializer():

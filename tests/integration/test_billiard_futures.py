@@ -122,10 +122,16 @@ def test_shutdown_can_cancel_what_has_not_begun():
 
 
 def test_a_with_block_that_fails_still_waits_for_the_work():
-    with pytest.raises(LookupError), BilliardExecutor(1) as executor:
-        future = executor.submit(tasks.sleep_then, 0.1, "finished")
-        raise LookupError
-    assert future.result(0) == "finished"
+    futures = []
+
+    def fails():
+        with BilliardExecutor(1) as executor:
+            futures.append(executor.submit(tasks.sleep_then, 0.1, "finished"))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fails()
+    assert futures[0].result(0) == "finished"
 
 
 def test_options_limit_a_task_and_leave_the_executor_as_it_is(executor):

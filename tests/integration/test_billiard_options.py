@@ -239,27 +239,25 @@ def test_restart_without_allow_restart_is_refused():
         executor.restart()
 
 
-def test_synack_lets_a_task_be_cancelled_until_its_worker_may_start_it():
-    class Slow(BilliardExecutor):
-        gate = threading.Event()
-        asked = threading.Event()
-        answers = []
+def test_synack_has_every_worker_ask_before_it_starts_a_task():
+    asked, gate, answers = threading.Event(), threading.Event(), []
 
+    class Recording(BilliardExecutor):
         def send_ack(self, response, job, i, fd):
-            self.answers.append(response)
+            answers.append(response)
             super().send_ack(response, job, i, fd)
 
     def accept(pid, when):
-        Slow.asked.set()
-        Slow.gate.wait(10)
+        asked.set()
+        gate.wait(10)
 
-    with Slow(1, synack=True) as executor:
+    with Recording(1, synack=True) as executor:
         blocked = executor.apply_async(tasks.pid, accept_callback=accept)
-        assert Slow.asked.wait(30)
-        Slow.gate.set()
+        assert asked.wait(30)
+        gate.set()
         assert blocked.get(10)
         assert executor.apply(tasks.square, (3,)) == 9
-        assert Slow.answers == [0, 0]
+        assert answers == [0, 0]
 
 
 def test_synack_does_not_start_a_task_that_was_cancelled_in_a_workers_hands(tmp_path):

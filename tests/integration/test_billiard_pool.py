@@ -6,6 +6,7 @@ import select
 import signal
 import threading
 import time
+from pathlib import Path
 
 import billiard
 import pytest
@@ -159,7 +160,7 @@ def test_a_tasks_own_timeout_error_is_not_taken_for_a_wait_that_ran_out(pool):
 def test_a_result_can_be_terminated(pool, tmp_path):
     note = str(tmp_path / "note")
     running = pool.apply_async(tasks.finally_writes, (note, 60))
-    wait_until("the task runs", lambda: os.path.exists(note + ".started"))
+    wait_until("the task runs", (tmp_path / "note.started").exists)
     assert running.accepted()
     assert running.worker_pids()
     running.terminate(signal.SIGTERM)
@@ -225,7 +226,7 @@ def test_abort_kills_what_runs_and_stays_in_service(pool):
     for job in jobs:
         with pytest.raises(LookupError, match="revoked"):
             job.result(0)
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
     assert pool.abort() == 0
 
@@ -304,7 +305,7 @@ def test_on_job_ready_sees_every_outcome_before_its_future_does():
     seen = []
 
     class Watching(BilliardExecutor):
-        def on_job_ready(self, job, i, obj, inqW_fd):
+        def on_job_ready(self, job, i, obj, inqW_fd):  # noqa: N803 - billiard's name
             seen.append((job, i, obj))
 
     with Watching(1) as executor:

@@ -68,11 +68,11 @@ def test_what_would_end_the_caller_arrives_as_an_error_that_says_so(raised):
 
 
 def test_an_error_whose_text_fails_is_still_reported():
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self):
             raise RuntimeError("no words")
 
-    error = outcome.unpack_error(b"".join(outcome.pack_error(Mute())))
+    error = outcome.unpack_error(b"".join(outcome.pack_error(MuteError())))
     assert isinstance(error, UnpicklableError)
     assert "Mute" in str(error)
 
