@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import random
 import re
@@ -12,6 +13,7 @@ import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 
+import billiard
 import psutil
 import pytest
 
@@ -122,6 +124,28 @@ def test_no_worker_outlives_an_owner_that_is_killed_while_they_start(tmp_path):
         owner.kill()
         owner.wait()
         wait_until("all are dead", lambda seen=workers: not any(map(alive, seen)), timeout=15)
+
+
+def hold_a_lease(manager, connection):
+    """Keep a worker busy, in a daemonic child."""
+    lease = manager.sync.acquire()
+    connection.send(lease.sync.run(os.getpid))
+    lease.sync.run(time.sleep, 600)
+
+
+@pytest.mark.parametrize("backend", ["process", "billiard"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_no_worker_outlives_a_daemonic_child_that_is_killed(backend):
+    manager = LeasedExecutorManager(backend=backend, max_pools=1, workers_per_pool=1)
+    ours, theirs = multiprocessing.Pipe()
+    with manager:
+        child = billiard.get_context("fork").Process(target=hold_a_lease, args=(manager, theirs), daemon=True)
+        child.start()
+        assert ours.poll(60)
+        worker = ours.recv()
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        wait_until("its worker is dead", lambda: not alive(worker), timeout=15)
 
 
 async def test_a_worker_killed_under_a_lease_fails_its_work_and_is_replaced(call):

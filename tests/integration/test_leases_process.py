@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -59,8 +60,6 @@ def log_a_failure():
 
 def start_a_child(path):
     """Start a process that outlives this call, and say which."""
-    import subprocess
-
     child = subprocess.Popen(["sleep", "600"])
     Path(path).write_text(str(child.pid))
     time.sleep(600)
@@ -87,7 +86,7 @@ async def test_work_runs_in_other_processes_and_errors_come_back(call):
 async def test_work_that_cannot_be_sent_fails_alone():
     async with processes() as manager, await manager.acquire() as lease:
         for unsendable in (lambda: 1, threading.Lock().acquire):
-            with pytest.raises(Exception, match="pickle"):
+            with pytest.raises(Exception, match=r"pickle|local object"):
                 await lease.run(unsendable)
         with pytest.raises(Exception, match="pickle"):
             await lease.run(threading.Lock)
@@ -313,3 +312,31 @@ def test_managers_declared_before_a_fork_work_in_daemonic_children(package, back
         child.join(30)
         registry.stop_all()
     wait_until("the child has ended", lambda: not child.is_alive())
+
+
+UNSTOPPED = """
+import sys, threading, time
+from slotline.leases import LeasedExecutorManager
+
+if __name__ == "__main__":
+    manager = LeasedExecutorManager(backend={backend!r}, max_pools=2, workers_per_pool=1, lease_grace_seconds=0)
+    manager.sync.start()
+    lease = manager.sync.acquire()
+    lease.executor.submit(print, "first", flush=True)
+    lease.executor.submit(time.sleep, 0.2)
+    lease.executor.submit(print, "last", flush=True)
+    if {backend!r} == "thread":
+        overdue = manager.sync.acquire()
+        overdue.executor.submit(threading.Event().wait)
+        time.sleep(0.1)
+        overdue.sync.revoke()
+"""
+
+
+@pytest.mark.parametrize("backend", ["thread", "process", "billiard"])
+def test_an_interpreter_that_ends_without_a_stop_finishes_its_work_and_leaves_what_is_overdue(backend, tmp_path):
+    script = tmp_path / "unstopped.py"
+    script.write_text(UNSTOPPED.format(backend=backend))
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == ["first", "last"]
+    assert "Traceback" not in ended.stderr

@@ -49,6 +49,14 @@ class Inbox(Generic[T]):
         self._items.clear()
         return False
 
+    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether ``loop`` is the one that handles what is put here."""
+        return self._loop() is loop
+
+    def abandoned(self) -> bool:
+        """Whether the loop has been collected."""
+        return self._loop() is None
+
     def empty(self) -> None:
         """Handle what is there, in the loop's thread."""
         self._scheduled = False
@@ -94,12 +102,15 @@ def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None)
         future.set_exception(error)
 
 
-_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
+_mailboxes: dict[int, Mailbox] = {}
 
 
 def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
     """Return the one mailbox of a loop; called in that loop's thread."""
-    box = _mailboxes.get(loop)
-    if box is None:
-        box = _mailboxes[loop] = Mailbox(loop)
+    box = _mailboxes.get(id(loop))
+    if box is None or not box.belongs_to(loop):  # the loop that had this id before is gone
+        for number, stale in list(_mailboxes.items()):
+            if stale.abandoned():
+                _mailboxes.pop(number, None)
+        box = _mailboxes[id(loop)] = Mailbox(loop)
     return box
