@@ -82,7 +82,7 @@ def answer(task: Task, options: TaskOptions, args: Any, kwargs: Any, call: dict[
     result = task.AsyncResult(task_id)
     result.ignored = ignored
     meta = {"task_id": task_id, "status": states.SUCCESS, "result": value, "traceback": None, "children": []}
-    result._cache = meta  # noqa: SLF001 - Celery has no public way to prefill a result
+    result._maybe_set_cache(meta)  # noqa: SLF001 - as its backend does when the result arrives
     parent = task.app.current_worker_task
     if parent and call.get("add_to_parent", True):
         parent.add_trail(result)

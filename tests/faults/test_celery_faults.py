@@ -32,6 +32,7 @@ def deployment(server: RedisServer, tmp_path: Path, request: pytest.FixtureReque
     made.close()
 
 
+@pytest.mark.lowest
 def test_a_hard_time_limit_frees_the_slot_once_its_process_is_gone(deployment: Deployment) -> None:
     app = deployment.module
     with deployment.worker("prefork", concurrency=2):
@@ -44,6 +45,7 @@ def test_a_hard_time_limit_frees_the_slot_once_its_process_is_gone(deployment: D
         deployment.wait_free("hard")
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
 def test_a_killed_child_frees_its_slot(deployment: Deployment) -> None:
     app = deployment.module

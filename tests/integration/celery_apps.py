@@ -60,14 +60,14 @@ def inside(name, seconds):
     client.decr(f"celery-test:now:{name}")
 
 
-@app.task(name="app.limited", pool="limited", pool_size=2, bind=True)
+@app.task(shared=False, name="app.limited", pool="limited", pool_size=2, bind=True)
 def limited(self, number, seconds=0.02):
     inside("limited", seconds)
     history().rpush("celery-test:done", number)
     return self.slot.fence
 
 
-@app.task(name="app.one", pool="one:{key}", pool_size=1, bind=True, pool_slot_exp=None)
+@app.task(shared=False, name="app.one", pool="one:{key}", pool_size=1, bind=True, pool_slot_exp=None)
 def one(self, key, seconds=0.05):
     history().rpush(f"celery-test:started:{key}", self.request.id)
     inside(f"one-{key}", seconds)
@@ -75,23 +75,23 @@ def one(self, key, seconds=0.05):
     return self.slot.key
 
 
-@app.task(name="app.free")
+@app.task(shared=False, name="app.free")
 def free(number):
     history().rpush("celery-test:done", f"free-{number}")
     return number
 
 
-@app.task(name="app.declared", pool="declared")
+@app.task(shared=False, name="app.declared", pool="declared")
 def declared(seconds=0.5):
     time.sleep(seconds)
 
 
-@app.task(name="app.foreign", base=__import__("celery").Task)
+@app.task(shared=False, name="app.foreign", base=__import__("celery").Task)
 def foreign(seconds=0.1):
     inside("foreign", seconds)
 
 
-@app.task(name="app.hard", pool="hard", pool_size=1, time_limit=1)
+@app.task(shared=False, name="app.hard", pool="hard", pool_size=1, time_limit=1)
 def hard(seconds):
     inside_hard(seconds)
 
@@ -102,7 +102,7 @@ def inside_hard(seconds):
     time.sleep(seconds)
 
 
-@app.task(name="app.die", pool="die", pool_size=1)
+@app.task(shared=False, name="app.die", pool="die", pool_size=1)
 def die(how):
     history().rpush("celery-test:die", os.getpid())
     if how == "kill":
@@ -116,21 +116,21 @@ def die(how):
     return how
 
 
-@app.task(name="app.again", pool="again", pool_size=1, bind=True, max_retries=3)
+@app.task(shared=False, name="app.again", pool="again", pool_size=1, bind=True, max_retries=3)
 def again(self):
     if self.request.retries < 2:
         raise self.retry(countdown=0)
     return self.request.retries
 
 
-@app.task(name="app.slow_add", cache_ttl=60)
+@app.task(shared=False, name="app.slow_add", cache_ttl=60)
 def slow_add(left, right=1, seconds=0.3):
     history().rpush("celery-test:runs", f"{left}+{right}")
     time.sleep(seconds)
     return left + right
 
 
-@app.task(name="app.flaky", cache_ttl=60, bind=True, autoretry_for=(ValueError,), retry_kwargs={"countdown": 0})
+@app.task(shared=False, name="app.flaky", cache_ttl=60, bind=True, autoretry_for=(ValueError,), retry_kwargs={"countdown": 0})
 def flaky(self, number):
     history().rpush("celery-test:runs", f"flaky-{number}")
     if self.request.retries < 1:
@@ -138,40 +138,40 @@ def flaky(self, number):
     return number * 2
 
 
-@app.task(name="app.failing", cache_ttl=60, cache_errors=True)
+@app.task(shared=False, name="app.failing", cache_ttl=60, cache_errors=True)
 def failing(number):
     history().rpush("celery-test:runs", f"failing-{number}")
     raise KeyError(number)
 
 
-@app.task(name="app.ignoring", cache_ttl=60, cache_errors=True)
+@app.task(shared=False, name="app.ignoring", cache_ttl=60, cache_errors=True)
 def ignoring(number):
     history().rpush("celery-test:runs", f"ignoring-{number}")
     raise Ignore
 
 
-@app.task(name="app.total")
+@app.task(shared=False, name="app.total")
 def total(numbers):
     return sum(numbers)
 
 
-@app.task(name="app.note_error")
+@app.task(shared=False, name="app.note_error")
 def note_error(request, error, traceback):
     history().rpush("celery-test:errors", type(error).__name__)
 
 
-@app.task(name="app.in_cpu", executor="cpu", bind=True)
+@app.task(shared=False, name="app.in_cpu", executor="cpu", bind=True)
 def in_cpu(self, number):
     return [number * 2, os.getpid(), self.request.id]
 
 
-@app.task(name="app.in_io", executor="io", bind=True)
+@app.task(shared=False, name="app.in_io", executor="io", bind=True)
 def in_io(self, number):
     import threading
     return [number * 2, threading.current_thread().name, self.request.id]
 
 
-@app.task(name="app.leasing", bind=True)
+@app.task(shared=False, name="app.leasing", bind=True)
 def leasing(self, seconds=0):
     with self.lease("cpu") as lease:
         pids = [future.result() for future in [lease.executor.submit(os.getpid) for _ in range(4)]]

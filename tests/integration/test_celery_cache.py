@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from celery import chain, chord, group
+from celery import Celery, chain, chord, group
+from celery.result import GroupResult
 
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -46,6 +47,7 @@ def test_calls_that_mean_the_same_are_one_entry(deployment: Deployment) -> None:
     assert deployment.list("runs") == ["1+1"]
 
 
+@pytest.mark.lowest
 def test_a_hit_on_the_sending_side_sends_nothing_and_is_a_real_result(deployment: Deployment) -> None:
     app = deployment.module
     app.slow_add.delay(4, 4).get(timeout=10)
@@ -68,6 +70,7 @@ def test_a_hit_whose_result_is_ignored_stores_nothing(deployment: Deployment) ->
     assert app.app.AsyncResult(hit.id).state == "PENDING"
 
 
+@pytest.mark.lowest
 def test_chains_groups_and_chords_use_cached_results(deployment: Deployment) -> None:
     app = deployment.module
     add = app.slow_add
@@ -83,9 +86,10 @@ def test_a_restored_group_has_the_results_of_its_hits(deployment: Deployment) ->
     app.slow_add.delay(1, 1).get(timeout=10)
     sent = group(app.slow_add.s(1, 1), app.slow_add.s(1, 1)).delay()
     sent.save()
-    from celery.result import GroupResult
-
-    assert GroupResult.restore(sent.id, app=app.app).get(timeout=10) == [2, 2]
+    elsewhere = Celery("elsewhere", broker=app.BROKER, backend=app.BACKEND, set_as_current=False)
+    assert GroupResult.restore(sent.id, app=elsewhere).get(timeout=10) == [2, 2]
+    elsewhere.backend.client.close()
+    elsewhere.close()
 
 
 def test_callbacks_of_a_hit_are_called(deployment: Deployment) -> None:
@@ -96,6 +100,7 @@ def test_callbacks_of_a_hit_are_called(deployment: Deployment) -> None:
     assert deployment.list("runs") == ["3+3"]
 
 
+@pytest.mark.lowest
 def test_only_the_final_value_of_a_retried_task_is_cached(deployment: Deployment) -> None:
     app = deployment.module
     assert app.flaky.delay(3).get(timeout=20) == 6

@@ -35,6 +35,7 @@ def gone(pids: list[int]) -> bool:
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_bodies_run_in_leases_and_a_warm_shutdown_leaves_nothing(deployment: Deployment, pool: str) -> None:
     app = deployment.module

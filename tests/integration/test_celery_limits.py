@@ -44,6 +44,7 @@ def results(sent: list[Any], timeout: float = 60) -> list[Any]:
     return [result.get(timeout=timeout) for result in sent]
 
 
+@pytest.mark.lowest
 def test_a_limit_holds_across_two_workers_and_unlimited_tasks_pass_by(deployment: Deployment) -> None:
     app = deployment.module
     limited = [app.limited.delay(number) for number in range(40)]
@@ -66,6 +67,7 @@ def test_a_pool_named_after_an_argument_limits_each_of_its_values(deployment: De
     assert deployment.peak("one-a") == deployment.peak("one-b") == 1
 
 
+@pytest.mark.lowest
 def test_a_full_pool_fails_the_task_whose_options_say_so(deployment: Deployment) -> None:
     app = deployment.module
     first = app.one.delay("full", seconds=1.0)
@@ -115,6 +117,7 @@ def test_a_task_without_our_base_class_is_limited_by_annotations(deployment: Dep
     assert deployment.peak("foreign") == 1
 
 
+@pytest.mark.lowest
 def test_a_held_task_that_is_revoked_never_runs(deployment: Deployment) -> None:
     app = deployment.module
     first = app.one.delay("revoke", seconds=2.0)
@@ -152,6 +155,7 @@ def test_however_a_task_ends_its_slot_is_free(deployment: Deployment, how: str) 
     deployment.wait_free("die")
 
 
+@pytest.mark.lowest
 def test_a_retried_task_takes_a_slot_for_each_run(deployment: Deployment) -> None:
     assert deployment.module.again.delay().get(timeout=20) == 2
     deployment.wait_free("again")

@@ -24,6 +24,8 @@ from slotline.errors import PoolFullError, PoolTimeoutError, StoreUnavailableErr
 from slotline.stores import MemoryStore
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.lowest
+
 
 class Timer:
     """Calls nothing by itself."""
