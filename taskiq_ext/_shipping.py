@@ -33,19 +33,29 @@ class Shipped:
         name = getattr(self.function, "__qualname__", "<locals>")
         if "<locals>" in name or "<lambda>" in name:
             return _itself, (self.function,)  # pickle says best what is wrong with it
-        return _unpacked, (self.function.__module__, name)
+        return _Named, (self.function.__module__, name)
+
+
+class _Named:
+    """The function in the other process; it is looked for in the call, so that only the call can fail."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _resolved(self.module, self.name)(*args, **kwargs)
 
 
 def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _unpacked(module_name: str, name: str) -> Callable[..., Any]:
+def _resolved(module_name: str, name: str) -> Callable[..., Any]:
     module = sys.modules.get(module_name) or import_module(module_name)
     try:
         found = _found(module, name)
     except AttributeError:
-        found = _found(module, name.removesuffix(_TASKIQ_SUFFIX))
+        found = _found(module, name.partition(_TASKIQ_SUFFIX)[0])
     function: Callable[..., Any] = found.original_func if isinstance(found, AsyncTaskiqDecoratedTask) else found
     return function
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from taskiq import TaskiqMessage
@@ -207,6 +208,18 @@ async def test_leased_functions_run_in_processes_that_end_with_their_worker(
         assert "WorkTimeLimitError" in repr(hung.error)
     worker.terminate()
     wait_until("no process is left", lambda: not worker.processes(), timeout=20)
+
+
+async def test_leased_processes_end_with_a_worker_that_is_killed(
+    stream_app: str, taskiq_worker: Callable[..., TaskiqWorker]
+) -> None:
+    worker = taskiq_worker(f"{stream_app}:broker", workers=1)
+    module = importlib.import_module(stream_app)
+    async with started(module.broker):
+        (result,) = await results([await module.leased.kiq(1)])
+    leased = result.return_value[1]
+    worker.kill_child()
+    wait_until("the leased process has ended", lambda: not psutil.pid_exists(leased), timeout=20)
 
 
 async def test_sigterm_lets_a_run_end_and_frees_its_slot(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from taskiq import InMemoryBroker, TaskiqDepends, TaskiqResult
 
 from slotline.errors import InvalidOptionError, WorkTimeLimitError
@@ -20,9 +21,8 @@ from taskiq_ext import CacheMiddleware, ExecutorMiddleware, executor, executor_l
 @pytest.fixture
 def middleware() -> ExecutorMiddleware:
     threads = LeasedExecutorManager(max_pools=1, workers_per_pool=1, name_prefix="leased")
-    return ExecutorMiddleware(
-        {"cpu": threads, "process": {"backend": "process", "max_pools": 1, "workers_per_pool": 1}}
-    )
+    processes = {"backend": "process", "max_pools": 1, "workers_per_pool": 1}
+    return ExecutorMiddleware({"cpu": threads, "process": processes, "billiard": {**processes, "backend": "billiard"}})
 
 
 @pytest.fixture
@@ -86,10 +86,48 @@ async def test_a_function_runs_in_another_process(broker: InMemoryBroker) -> Non
     assert pid != os.getpid()
 
 
-async def test_a_time_limit_kills_the_function(broker: InMemoryBroker) -> None:
-    task = broker.register_task(sleep_long, executor="process", time_limit=0.5)
-    result = await result_of(await task.kiq())
-    assert isinstance(result.error, WorkTimeLimitError)
+def sleep_in_pieces() -> str:
+    try:
+        for _ in range(600):
+            time.sleep(0.1)
+    except SoftTimeLimitExceeded:
+        return "wound up"
+    return "slept"
+
+
+def exit_at_once() -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(("backend", "error"), [("process", WorkTimeLimitError), ("billiard", TimeLimitExceeded)])
+async def test_a_time_limit_kills_the_function(broker: InMemoryBroker, backend: str, error: type[Exception]) -> None:
+    task = broker.register_task(sleep_long, task_name=backend, executor=backend, time_limit=0.5)
+    following = broker.register_task(process_id, executor=backend)
+    assert isinstance((await result_of(await task.kiq())).error, error)
+    assert (await result_of(await following.kiq(1))).return_value[0] == 1
+
+
+async def test_a_soft_time_limit_lets_the_function_wind_up(broker: InMemoryBroker) -> None:
+    first = broker.register_task(process_id, executor="billiard")
+    assert (await result_of(await first.kiq(1))).return_value[0] == 1  # the process has imported this module now
+    task = broker.register_task(sleep_in_pieces, executor="billiard", soft_time_limit=0.5, time_limit=30)
+    assert (await result_of(await task.kiq())).return_value == "wound up"
+
+
+@pytest.mark.parametrize("backend", ["process", "billiard"])
+async def test_a_function_that_ends_its_process_fails_alone(broker: InMemoryBroker, backend: str) -> None:
+    task = broker.register_task(exit_at_once, task_name=backend, executor=backend)
+    following = broker.register_task(process_id, executor=backend)
+    assert (await result_of(await task.kiq())).is_err
+    assert (await result_of(await following.kiq(1))).return_value[0] == 1
+
+
+@pytest.mark.parametrize("backend", ["process", "billiard"])
+async def test_a_function_that_cannot_be_shipped_fails_alone(broker: InMemoryBroker, backend: str) -> None:
+    local = broker.register_task(lambda: 1, task_name=backend, executor=backend)
+    following = broker.register_task(process_id, executor=backend)
+    assert (await result_of(await local.kiq())).is_err
+    assert (await result_of(await following.kiq(1))).return_value[0] == 1
 
 
 async def test_errors_arguments_and_dependencies_are_those_of_the_function(broker: InMemoryBroker) -> None:
