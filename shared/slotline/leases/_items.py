@@ -10,7 +10,9 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from slotline.leases._jobs import Sink
-from slotline.leases._mailbox import Mailbox
+from slotline.leases._mailbox import Inbox, settle
+
+Outcome = tuple["Item", Any, BaseException | None]
 
 
 class Item(Sink):
@@ -20,23 +22,22 @@ class Item(Sink):
         fn: What to call.
         args: With what.
         kwargs: With what.
-        owner: The label of whoever wants it.
         arrival: When it came, on the loop's clock.
-        over: Called once when its outcome is out or nobody wants it any more, in any thread.
+        done: Takes its outcome home to the grinder's loop.
     """
 
-    __slots__ = ("args", "arrival", "context", "fn", "kwargs", "over", "owner")
+    __slots__ = ("args", "arrival", "context", "done", "fn", "kwargs", "owner")
 
     def __init__(
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        owner: str | None,
         arrival: float,
-        over: Callable[[], None],
+        done: Inbox[Outcome],
     ) -> None:
-        self.fn, self.args, self.kwargs, self.owner, self.arrival, self.over = fn, args, kwargs, owner, arrival, over
+        self.owner: str | None = kwargs.pop("owner", None) if kwargs else None
+        self.fn, self.args, self.kwargs, self.arrival, self.done = fn, args, kwargs, arrival, done
         self.context = contextvars.copy_context()
 
     @property
@@ -45,38 +46,35 @@ class Item(Sink):
         return self.owner
 
     @abstractmethod
-    def cancel(self) -> None:
-        """Cancel whoever waits for it; in the grinder's loop."""
+    def arrive(self, value: Any, error: BaseException | None) -> None:
+        """The outcome has come home: the last word on the item, in the grinder's loop."""
+
+    def resolve(self, value: Any, error: BaseException | None) -> None:
+        """See :class:`Sink`."""
+        self.done.put((self, value, error))
 
 
 class LoopItem(Item):
     """An item of a coroutine of the grinder's loop."""
 
-    __slots__ = ("future", "mailbox")
+    __slots__ = ("future",)
 
     future: asyncio.Future[Any]
-    mailbox: Mailbox
 
     def starting(self) -> bool:
         """See :class:`Sink`."""
         if self.future.done():
-            self.over()
+            self.done.put((self, None, None))
             return False
         return True
 
-    def resolve(self, value: Any, error: BaseException | None) -> None:
-        """See :class:`Sink`."""
-        self.mailbox.post(self.future, value, error)
-        self.over()
-
-    def cancel(self) -> None:
+    def arrive(self, value: Any, error: BaseException | None) -> None:
         """See :class:`Item`."""
-        self.future.cancel()
-        self.over()
+        settle(self.future, value, error)
 
 
 class ThreadItem(Item):
-    """An item of another thread."""
+    """An item of another thread, which has its outcome before the grinder's loop hears of it."""
 
     __slots__ = ("future",)
 
@@ -86,23 +84,19 @@ class ThreadItem(Item):
         """See :class:`Sink`."""
         wanted = self.future.set_running_or_notify_cancel()
         if not wanted:
-            self.over()
+            self.done.put((self, None, None))
         return wanted
 
     def resolve(self, value: Any, error: BaseException | None) -> None:
         """See :class:`Sink`."""
-        if not self.future.running() and not self.future.set_running_or_notify_cancel():
-            pass  # its owner cancelled it first
-        elif isinstance(error, CancelledError):
-            self.future.set_exception(CancelledError())
-        elif error is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(value)
-        self.over()
+        if isinstance(error, CancelledError):
+            self.future.cancel()
+        if self.future.running() or self.future.set_running_or_notify_cancel():
+            if error is not None:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(value)
+        super().resolve(None, None)
 
-    def cancel(self) -> None:
+    def arrive(self, value: Any, error: BaseException | None) -> None:
         """See :class:`Item`."""
-        self.future.cancel()
-        self.future.set_running_or_notify_cancel()
-        self.over()

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import ParamSpec, Self, TypedDict, TypeVar
 
@@ -15,8 +15,8 @@ from slotline._checks import refuse, seconds, text
 from slotline.errors import LeaseUnavailableError
 from slotline.leases import _options, _work
 from slotline.leases._gate import Gate
-from slotline.leases._items import Item, LoopItem, ThreadItem
-from slotline.leases._mailbox import Inbox, mailbox_of
+from slotline.leases._items import Item, LoopItem, Outcome, ThreadItem
+from slotline.leases._mailbox import Inbox
 from slotline.leases.lease import ExecutorLease
 from slotline.leases.manager import LeasedExecutorManager
 
@@ -101,16 +101,15 @@ class WorkGrinder:
             self._own("start")
             return
         self._thread = threading.get_ident()
-        self._mailbox = mailbox_of(loop)
         self._inbox: Inbox[Item] = Inbox(loop, self._accept)
+        self._done: Inbox[Outcome] = Inbox(loop, self._arrive)
         self._gate = Gate(self._max_pending)
         self._pending: deque[Item] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._batches: dict[asyncio.Task[None], list[Item]] = {}
         self._serial = 0
-        self._count = threading.Lock()
         self._unfinished = 0
-        self._idle: asyncio.Future[None] | None = None
+        self._idle = loop.create_future()  # set when the last item of a stopping grinder is done
         self._stopping = False
         self._loop = loop
 
@@ -122,19 +121,15 @@ class WorkGrinder:
         """
         if self._loop is None:
             return
-        loop = self._own("stop")
+        self._own("stop")
         self._stopping = True
         self._gate.close()
         self._inbox.empty()
         if cancel_pending:
             self._cancel_pending()
         self._flush()
-        with self._count:
-            self._idle = loop.create_future()
-            if not self._unfinished:
-                self._idle.set_result(None)
-        await self._idle
-        self._mailbox.empty()  # the last results may still be on their way into this loop
+        if self._unfinished:
+            await self._idle
         if self._batches:
             await asyncio.wait(list(self._batches))
         self._loop, self._stopping = None, False
@@ -149,7 +144,13 @@ class WorkGrinder:
             LeaseExpiredError: The batch's lease expired before the call had ended.
             ManagerClosedError: The manager is not running.
         """
-        future: asyncio.Future[T] = await self.enqueue(fn, *args, **kwargs)
+        loop = self._own("submit")
+        if self._stopping or (not self._gate.try_enter() and not await self._gate.enter()):
+            raise _stopped()
+        item = LoopItem(fn, args, kwargs, loop.time(), self._done)
+        future: asyncio.Future[T] = loop.create_future()
+        item.future = future
+        self._accept(item)
         return await future
 
     async def enqueue(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -157,8 +158,8 @@ class WorkGrinder:
         loop = self._own("enqueue")
         if self._stopping or (not self._gate.try_enter() and not await self._gate.enter()):
             raise _stopped()
-        item = LoopItem(fn, args, kwargs, kwargs.pop("owner", None), loop.time(), self._over)  # type: ignore[arg-type] # what the user gave as owner
-        item.future, item.mailbox = loop.create_future(), self._mailbox
+        item = LoopItem(fn, args, kwargs, loop.time(), self._done)
+        item.future = loop.create_future()
         self._accept(item)
         return item.future
 
@@ -171,7 +172,7 @@ class WorkGrinder:
         loop = self._elsewhere("submit_from_thread")
         if self._stopping or (not self._gate.try_enter() and not self._gate.enter_blocking()):
             raise _stopped()
-        item = ThreadItem(fn, args, kwargs, kwargs.pop("owner", None), loop.time(), self._over)  # type: ignore[arg-type] # what the user gave as owner
+        item = ThreadItem(fn, args, kwargs, loop.time(), self._done)
         item.future = Future()
         if not self._inbox.put(item):
             raise RuntimeError("The event loop of this WorkGrinder is closed.")
@@ -182,15 +183,13 @@ class WorkGrinder:
         if self._loop is None:
             return self._facts(oldest=0.0, pending=0, unfinished=0, batches=0)
         loop = self._own("stats")
-        with self._count:
-            unfinished = self._unfinished
         arrivals = [batch[0].arrival for batch in self._batches.values()]
         if self._pending:
             arrivals.append(self._pending[0].arrival)
         return self._facts(
             oldest=max(0.0, loop.time() - min(arrivals)) if arrivals else 0.0,
             pending=self._gate.inside,
-            unfinished=unfinished,
+            unfinished=self._unfinished,
             batches=len(self._batches),
         )
 
@@ -217,8 +216,7 @@ class WorkGrinder:
         await self.stop()
 
     def _accept(self, item: Item) -> None:
-        with self._count:
-            self._unfinished += 1
+        self._unfinished += 1
         if self._loop is None:  # from a thread that came through the gate just before it closed
             self._fail([item], _stopped())
             return
@@ -254,7 +252,7 @@ class WorkGrinder:
         except asyncio.CancelledError:
             self._gate.leave(len(batch))
             for item in batch:
-                item.cancel()
+                item.resolve(None, CancelledError())
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the batch
             self._fail(batch, error)
         else:
@@ -285,21 +283,25 @@ class WorkGrinder:
         self._pending.clear()
         self._gate.leave(len(batch))
         for item in batch:
-            item.cancel()
+            item.resolve(None, CancelledError())
         for task in self._batches:
             task.cancel()
 
-    def _over(self) -> None:
-        with self._count:
-            self._unfinished -= 1
-            idle = self._idle if not self._unfinished else None
-        if idle is not None:
-            self._mailbox.post(idle, None, None)
+    def _arrive(self, outcome: Outcome) -> None:
+        item, value, error = outcome
+        item.arrive(value, error)
+        self._unfinished -= 1
+        if self._stopping and not self._unfinished and not self._idle.done():
+            self._idle.set_result(None)
 
     def _own(self, method: str) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             raise _stopped()
-        if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
+        try:
+            own = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # no loop runs in this thread
+            own = False
+        if not own:
             raise RuntimeError(
                 f"WorkGrinder.{method}() belongs to the event loop that started it; "
                 "from other threads use submit_from_thread() and stats_from_thread()."
