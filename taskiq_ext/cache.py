@@ -166,10 +166,12 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
             return None
         plan.let_go(self)
         error = result.error
+        if plan.outcome is not None:
+            return run.turn_back()  # the function did not run: a limit has parked, dropped or failed this message
         if error is None:
             return run.land(result.return_value)
-        if plan.outcome is not None or isinstance(error, _NO_ANSWER) or not isinstance(error, Exception):
-            return run.turn_back()  # a limit, a retry or a cancellation concerns this message alone
+        if isinstance(error, _NO_ANSWER) or not isinstance(error, Exception):
+            return run.turn_back()  # a retry or a cancellation concerns this message alone
         if isinstance(run, Refresh):
             result.error, result.is_err, result.return_value = None, False, run.old
             result.labels[HIT_LABEL] = True
