@@ -46,6 +46,24 @@ class ApplyResult(Future[Any]):
     ``successful`` and ``terminate`` are the same thing under billiard's names.
     """
 
+    # What most tasks never change is said once for all of them, which makes a task cheaper to make.
+    member: Member | None = None
+    """The worker that has it."""
+    started_at = 0.0
+    """When it was last given to a worker (monotonic)."""
+    time_accepted: float | None = None
+    verdict: BaseException | None = None
+    """What it fails with once its worker, which was killed for it, is gone."""
+    observer: Observer | None = None
+    outcome_error: BaseException | None = None
+    withdrawn = False
+    claimed = False
+    place: Any = None
+    """The semaphore that it holds a place of, until it is done."""
+    flags = 0
+    index: int | None = None
+    """Which part of a map it is."""
+
     def __init__(
         self,
         dispatcher: Dispatcher,
@@ -62,22 +80,7 @@ class ApplyResult(Future[Any]):
         self.limits = limits
         self.hooks = hooks
         self.correlation_id = correlation_id
-        self.member: Member | None = None
-        self.started_at = 0.0
-        """When it was last given to a worker (monotonic)."""
-        self.time_accepted: float | None = None
-        self.verdict: BaseException | None = None
-        """What the task fails with once its worker, which was killed for it, is gone."""
-        self.observer: Observer | None = None
-        self.outcome_error: BaseException | None = None
-        self.withdrawn = False
-        self.claimed = False
-        self.place: Any = None
-        """The semaphore that this task holds a place of, until it is done."""
-        self.flags = 0
-        self.index: int | None = None
-        """Which part of a map it is."""
-        self.simple = hooks is NO_HOOKS and limits == NO_LIMITS and self.size <= SMALL
+        self.simple = hooks is NO_HOOKS and (limits is NO_LIMITS or limits == NO_LIMITS) and self.size <= SMALL
         """Whether it may wait in a worker's pipe behind a short task: nothing about it depends on when it starts."""
 
     def __repr__(self) -> str:

@@ -1,0 +1,224 @@
+"""The process pool beside raw pipes and beside its peers.
+
+Run it with ``python -m tests.bench billiard``. Raw pipes are two processes that send back what they get over
+``os.pipe`` pairs, driven in lockstep by one thread. The contenders take turns, so that the machine's noise falls on all
+of them alike; the ratios are medians over the rounds and they are what counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import billiard
+import billiard.pool
+
+from slotline.workers import BilliardExecutor, TimeLimitExceeded, WorkerLostError
+
+ROUNDS = 7
+TRIPS, TASKS, LONG_TRIPS = 600, 6000, 30
+SHORT, LONG = os.urandom(100), os.urandom(1 << 20)
+GOALS = {"round trip": 4.0, "throughput": 2.2, "1 MB": 0.3}
+
+
+def echo(data: bytes) -> bytes:
+    return data
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def send_back(reader: Any, writer: Any) -> None:
+    while True:
+        try:
+            writer.send_bytes(reader.recv_bytes())
+        except EOFError:
+            return
+
+
+class Contender(NamedTuple):
+    """One pool: a round trip, and many tasks handed in at once."""
+
+    name: str
+    trip: Callable[[bytes], Any]
+    many: Callable[[int], Any]
+    long: bool = True
+
+
+@contextlib.contextmanager
+def raw_pipes() -> Iterator[Contender]:
+    context = billiard.get_context("spawn")
+    ends, processes = [], []
+    for _ in range(2):
+        to_read, to_write = context.Pipe(duplex=False)
+        back_read, back_write = context.Pipe(duplex=False)
+        process = context.Process(target=send_back, args=(to_read, back_write))
+        process.start()
+        to_read.close()
+        back_write.close()
+        processes.append(process)
+        ends.append((to_write, back_read))
+
+    def trip(data: bytes) -> bytes:
+        ends[0][0].send_bytes(data)
+        return ends[0][1].recv_bytes()
+
+    def many(count: int) -> None:
+        for _ in range(count // 2):
+            for writer, _ in ends:
+                writer.send_bytes(SHORT)
+            for _, reader in ends:
+                reader.recv_bytes()
+
+    yield Contender("raw pipes", trip, many)
+    for writer, reader in ends:
+        writer.close()
+        reader.close()
+    for process in processes:
+        process.join()
+
+
+@contextlib.contextmanager
+def slotline() -> Iterator[Contender]:
+    with BilliardExecutor(2) as executor:
+        yield Contender(
+            "BilliardExecutor",
+            lambda data: executor.submit(echo, data).result(),
+            lambda count: wait([executor.submit(echo, SHORT) for _ in range(count)]),
+        )
+
+
+@contextlib.contextmanager
+def billiard_pool() -> Iterator[Contender]:
+    pool = billiard.pool.Pool(2)
+
+    def many(count: int) -> None:
+        for result in [pool.apply_async(echo, (SHORT,)) for _ in range(count)]:
+            result.get()
+
+    yield Contender("billiard.Pool", lambda data: pool.apply(echo, (data,)), many)
+    pool.terminate()
+    pool.join()
+
+
+@contextlib.contextmanager
+def standard_library() -> Iterator[Contender]:
+    with ProcessPoolExecutor(2) as executor:
+        yield Contender(
+            "ProcessPoolExecutor",
+            lambda data: executor.submit(echo, data).result(),
+            lambda count: wait([executor.submit(echo, SHORT) for _ in range(count)]),
+        )
+
+
+@contextlib.contextmanager
+def loky_executor() -> Iterator[Contender]:
+    from loky import ProcessPoolExecutor as Loky  # type: ignore[import-not-found] # an optional peer
+
+    with Loky(2) as executor:
+        yield Contender(
+            "loky",
+            lambda data: executor.submit(echo, data).result(),
+            lambda count: wait([executor.submit(echo, SHORT) for _ in range(count)]),
+        )
+
+
+@contextlib.contextmanager
+def pebble_pool() -> Iterator[Contender]:
+    from pebble import ProcessPool  # type: ignore[import-not-found] # an optional peer
+
+    with ProcessPool(2) as pool:
+        yield Contender(
+            "pebble",
+            lambda data: pool.schedule(echo, args=(data,)).result(),
+            lambda count: wait([pool.schedule(echo, args=(SHORT,)) for _ in range(count)]),
+        )
+
+
+def timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def ratios() -> None:
+    """Print round trips and throughput against raw pipes."""
+    makers = [raw_pipes, slotline, billiard_pool, standard_library]
+    makers += [
+        maker for name, maker in (("loky", loky_executor), ("pebble", pebble_pool)) if importlib.util.find_spec(name)
+    ]
+    with contextlib.ExitStack() as stack:
+        contenders = [stack.enter_context(maker()) for maker in makers]
+        for contender in contenders:
+            contender.many(200)
+            contender.trip(LONG)
+        columns = {
+            "round trip": lambda c: timed(lambda: [c.trip(SHORT) for _ in range(TRIPS)]) / TRIPS,
+            "throughput": lambda c: timed(lambda: c.many(TASKS)) / TASKS,
+            "1 MB": lambda c: timed(lambda: [c.trip(LONG) for _ in range(LONG_TRIPS)]) / LONG_TRIPS,
+        }
+        table: dict[str, dict[str, tuple[float, float]]] = {contender.name: {} for contender in contenders}
+        for column, measure in columns.items():
+            rounds = [{contender.name: measure(contender) for contender in contenders} for _ in range(ROUNDS)]
+            for contender in contenders:
+                took = [one[contender.name] for one in rounds]
+                relative = [one[contender.name] / one["raw pipes"] for one in rounds]
+                table[contender.name][column] = statistics.median(took), statistics.median(relative)
+    print(f"{'2 workers, x raw pipes':24}" + "".join(f"{column:>22}" for column in columns))
+    for name, cells in table.items():
+        print(f"{name:24}" + "".join(f"{took * 1e6:12.0f} us {ratio:5.2f} x" for took, ratio in cells.values()))
+    reached = table["BilliardExecutor"]
+    print(f"{'goal':24}" + "".join(f"{'<=':>16}{GOALS[column]:5.2f} " for column in columns))
+    missed = [column for column in columns if reached[column][1] > GOALS[column]]
+    print("every goal reached" if not missed else f"missed: {', '.join(missed)}")
+
+
+def reactions() -> None:
+    """Print how long errors and replacements take."""
+    limits, kills, replacements = [], [], []
+    with BilliardExecutor(2) as executor:
+        executor.submit(pid).result()
+        for _ in range(15):
+            job = executor.options(timeout=0.2).submit(time.sleep, 60)
+            try:
+                job.result()
+            except TimeLimitExceeded:
+                limits.append(time.monotonic() - job.started_at - 0.2)
+    with BilliardExecutor(1) as executor:
+        for _ in range(15):
+            victim = executor.submit(pid).result()
+            job = executor.submit(time.sleep, 60)
+            time.sleep(0.05)
+            start = time.perf_counter()
+            os.kill(victim, signal.SIGKILL)
+            try:
+                job.result()
+            except WorkerLostError:
+                kills.append(time.perf_counter() - start)
+            executor.submit(pid).result()
+            replacements.append(time.perf_counter() - start)
+    for name, took, goal in (
+        ("deadline to error", limits, 50),
+        ("SIGKILL to error", kills, 50),
+        ("SIGKILL to the next task's result", replacements, 200),
+    ):
+        median, worst = statistics.median(took) * 1e3, max(took) * 1e3
+        print(f"{name:36}{median:8.1f} ms median {worst:8.1f} ms worst   goal <= {goal} ms")
+
+
+def main() -> None:
+    """Print both tables."""
+    ratios()
+    reactions()
+
+
+if __name__ == "__main__":
+    main()
