@@ -56,6 +56,8 @@ class Feed:
         self._reading: asyncio.Task[bytes | AckableMessage] | None = None
         self._looking: asyncio.Task[TakenDelivery | None] | None = None
         self._overdue: asyncio.Task[TakenDelivery | None] | None = None
+        self._found: TakenDelivery | None = None
+        self._asked = False
         self._giving_back: set[asyncio.Task[None]] = set()
         self._unstarted: set[TakenDelivery] = set()
         self._not_before = 0.0
@@ -84,6 +86,7 @@ class Feed:
             await asyncio.wait(self._giving_back)
 
     async def _next_or_late(self) -> bytes | AckableMessage | None:
+        self._asked = True
         try:
             return await self._next()
         except asyncio.CancelledError:
@@ -91,6 +94,8 @@ class Feed:
             if not _KEEPS_LATE_MESSAGES or (late := await self._late()) is None:
                 raise
             return late
+        finally:
+            self._asked = False
 
     async def _next(self) -> bytes | AckableMessage | None:
         while True:
@@ -118,7 +123,7 @@ class Feed:
 
     def _look(self) -> None:
         # One that waits in the receiver's own queue holds its slot idle: one at a time is enough.
-        busy = self._looking or self._overdue or self._unstarted
+        busy = self._looking or self._overdue or self._found or self._unstarted
         if not busy and self.room.due and time.monotonic() >= self._not_before:
             self._looking = asyncio.create_task(self._take())
 
@@ -139,9 +144,10 @@ class Feed:
         return None if taken is None else TakenDelivery.from_room(taken, self)
 
     async def _taken(self) -> TakenDelivery | None:
+        found, self._found = self._found, None
         looking = self._looking
         if looking is None:
-            return None
+            return found
         if not looking.done():
             if self._reading is None or not self._reading.done():
                 return None
@@ -149,14 +155,17 @@ class Feed:
         self._looking = None
         if looking.done():
             return looking.result()
-        # The store is slow or away. What is taken now may find the worker busy: it goes back.
+        # The store is slow or away: what it still takes goes back, unless the worker waits for a message then.
         self._overdue = looking
         looking.add_done_callback(self._came_too_late)
         return None
 
     def _came_too_late(self, looking: asyncio.Task[TakenDelivery | None]) -> None:
         self._overdue = None
-        if not looking.cancelled() and (delivery := looking.result()) is not None:
+        delivery = None if looking.cancelled() else looking.result()
+        if delivery is not None and self._asked:
+            self._found = delivery
+        elif delivery is not None:
             giving_back = self._loop.create_task(delivery.give_back())
             self._giving_back.add(giving_back)
             giving_back.add_done_callback(self._giving_back.discard)
@@ -180,8 +189,10 @@ class Feed:
             await asyncio.wait({looking}, timeout=_CLOSING)
             looking.cancel()
             await asyncio.wait({looking})
-            if not looking.cancelled() and (delivery := looking.result()) is not None:
-                await delivery.give_back()
+            if not looking.cancelled():
+                self._found = looking.result()
+        if self._found is not None:
+            await self._found.give_back()
         late = await self._late()
         if late is not None:
             await self._put_back(Delivery.of(late, self))
