@@ -35,15 +35,20 @@ class PoolFullError(SlotlineError):
 
     Args:
         key: The pool's key.
-        max_size: The limit that was reached.
+        max_size: The limit that is in force.
         holders: The owners of the slots that were taken, as far as the pool was asked for them.
+        retry_after: Seconds until the pool's rate allows a start; 0 where that was not the reason.
     """
 
-    def __init__(self, key: str, max_size: int, holders: Any = ()) -> None:
-        super().__init__(key, max_size, list(holders))
-        self.key, self.max_size, self.holders = key, max_size, tuple(holders)
+    def __init__(self, key: str, max_size: int, holders: Any = (), retry_after: float = 0.0) -> None:
+        super().__init__(key, max_size, list(holders), retry_after)
+        self.key, self.max_size, self.holders, self.retry_after = key, max_size, tuple(holders), retry_after
 
     def __str__(self) -> str:
+        if self.retry_after:
+            return f"Pool {self.key!r} has used up its rate: the next start is allowed in {self.retry_after:.3g} s."
+        if self.holders and len(self.holders) < min(self.max_size, 100):
+            return f"Pool {self.key!r} lets nobody in now: it is paused, or others wait for what is free."
         held = f", held by {', '.join(self.holders)}" if self.holders else ""
         return f"Pool {self.key!r} is full: all of its {self.max_size} slots are taken{held}."
 

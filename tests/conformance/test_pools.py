@@ -227,7 +227,7 @@ async def test_the_newest_declaration_of_a_size_wins_and_both_are_logged(store, 
     await old.acquire()
     await new.acquire()
     assert (await old.info()).max_size == 2
-    assert "has 2 slots here and had 1 before" in caplog.text
+    assert "declared as 2 here and was as 1 before" in caplog.text
 
 
 async def test_a_repeated_declaration_leaves_a_live_resize_alone(store):

@@ -9,6 +9,8 @@ from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key
 
 NO_CAP = -1
+UNLIMITED = 1_000_000_000
+"""The size of a pool that only has a rate."""
 _PARTS = ("slots", "line", "state", "claims")
 
 
@@ -43,14 +45,15 @@ class Full(NamedTuple):
 
     max_size: int
     owners: tuple[str, ...]
+    retry_after: float
 
 
 class Answer(NamedTuple):
-    """A reply of ``pool_acquire``: the outcome, the limit in force and the size that was declared before this call."""
+    """A reply of ``pool_acquire``: the outcome, the limit in force and the declaration before this call (or "")."""
 
     outcome: Granted | Queued | Full
     max_size: int
-    declared: int | None
+    declared: str
 
 
 def read_answer(reply: Any) -> Answer:
@@ -58,12 +61,13 @@ def read_answer(reply: Any) -> Answer:
     code = int(reply[0])
     if code == 1:
         _, fence, life, size, declared = reply
-        return Answer(Granted(int(fence), _life(int(life))), int(size), _number(declared))
+        return Answer(Granted(int(fence), _life(int(life))), int(size), _text(declared))
     if code == 0:
         _, place, expiry, size, declared, clock = reply
-        return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), int(size), _number(declared))
-    _, size, owners, declared = reply
-    return Answer(Full(int(size), tuple(_text(owner) for owner in owners)), int(size), _number(declared))
+        return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), int(size), _text(declared))
+    _, size, owners, declared, rated_ms = reply
+    outcome = Full(int(size), tuple(_text(owner) for owner in owners), int(rated_ms) / 1000)
+    return Answer(outcome, int(size), _text(declared))
 
 
 def read_grant(payload: bytes) -> tuple[Granted, float]:
@@ -79,7 +83,7 @@ def info_command(keys: tuple[bytes, ...], declared: int, holders: int) -> Comman
 
 def read_info(key: str, reply: Any) -> PoolInfo:
     """Read a reply of ``pool_info``."""
-    size, used, waiting, _, listed = reply
+    size, used, waiting, _, listed, paused = reply
     holders = []
     for token, expires_ms, record in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
         fence, acquired_ms, _, owner = _text(record).split("|", 3)
@@ -87,15 +91,12 @@ def read_info(key: str, reply: Any) -> PoolInfo:
         holders.append(
             Holder(_text(token), owner, int(fence), int(acquired_ms) / 1000, None if expires < 0 else expires / 1000)
         )
-    return PoolInfo(key, int(size), int(used), int(waiting), tuple(holders))
+    limit = None if int(size) >= UNLIMITED else int(size)
+    return PoolInfo(key, limit, int(used), int(waiting), bool(paused), tuple(holders))
 
 
 def _life(ms: int) -> float | None:
     return None if ms < 0 else ms / 1000
-
-
-def _number(text: Any) -> int | None:
-    return int(text) if text else None
 
 
 def _text(raw: bytes) -> str:

@@ -18,10 +18,20 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class PoolInfo:
-    """A pool's limit, how many slots are in use, how many callers wait in line, and the holders that were asked for."""
+    """What a pool looks like.
+
+    Attributes:
+        key: Its key.
+        max_size: The limit in force; ``None``: it only has a rate.
+        used: How many slots are in use.
+        waiting: How many callers and parked messages wait in line.
+        paused: Whether it lets nobody in.
+        holders: The holders, as many as were asked for.
+    """
 
     key: str
-    max_size: int
+    max_size: int | None
     used: int
     waiting: int
+    paused: bool
     holders: tuple[Holder, ...]

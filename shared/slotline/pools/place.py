@@ -151,7 +151,7 @@ class Place:
             self.close()
             return slot if first or self._on_grant is None else None
         if isinstance(answer.outcome, Full):
-            raise PoolFullError(pool.key, answer.outcome.max_size, answer.outcome.owners)
+            raise PoolFullError(pool.key, *answer.outcome)
         self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
         return None
 

@@ -11,6 +11,7 @@ from slotline._default import DEFAULT, Default
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
 from slotline.pools._wire import (
+    UNLIMITED,
     Answer,
     Granted,
     info_command,
@@ -20,6 +21,7 @@ from slotline.pools._wire import (
 )
 from slotline.pools.info import PoolInfo
 from slotline.pools.place import Place
+from slotline.pools.rate import Rate
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
@@ -42,8 +44,12 @@ class Pool:
 
     Args:
         key: What the pool is called; the same key in the same store is the same pool.
-        max_size: How many slots it has. When declarations differ, the newest one wins.
+        max_size: How many slots it has; ``None`` for a pool that only has a rate. When declarations differ, the newest
+            one wins.
         slot_exp: Seconds; ``None`` for no such end; default: ``default_pool_slot_expiration`` of the settings (600).
+        rate: How often slots are given at the most, such as ``"100/m"`` (units s, m, h, d; ``"3/10s"``); evenly
+            spaced (GCRA), and waiters are served at this pace.
+        burst: How many starts may come at once after a pause (default 1).
         store: Where the slots are kept; default: the configured store.
         on_lost: Called in a background thread with a slot that was lost before its release (not when ``slot_exp``
             ended it).
@@ -55,14 +61,20 @@ class Pool:
     def __init__(
         self,
         key: str,
-        max_size: int,
+        max_size: int | None,
         slot_exp: float | Default | None = DEFAULT,
         *,
+        rate: str | None = None,
+        burst: int | None = None,
         store: Store | None = None,
         on_lost: OnLost | None = None,
     ) -> None:
         self.key = _checks.text("key", key)
-        self.max_size = _checks.whole_number("max_size", max_size)
+        self.rate = Rate.parse(rate, burst)
+        if max_size is None and self.rate is None:
+            raise _checks.refuse("max_size", max_size, "a whole number of at least 1, or None beside a rate")
+        self.max_size = UNLIMITED if max_size is None else _checks.whole_number("max_size", max_size)
+        self._declaration = str(self.max_size) if self.rate is None else f"{self.max_size}@{self.rate.wire}"
         self._slot_exp = slot_exp if slot_exp is DEFAULT else _checks.optional_seconds("slot_exp", slot_exp)
         if store is not None and not isinstance(store, Store):
             raise _checks.refuse("store", store, "a Store, such as MemoryStore() or RedisStore(url), or None")
@@ -140,6 +152,22 @@ class Pool:
         """
         return await run_awaiting(self._resizing(max_size))
 
+    async def pause(self) -> bool:
+        """Let nobody in until :meth:`resume`, here or anywhere; holders are left alone, waiters keep their places.
+
+        Returns:
+            Whether it was not paused before.
+        """
+        return await run_awaiting(self._pausing(paused=True))
+
+    async def resume(self) -> bool:
+        """Let callers in again; waiters are served at once.
+
+        Returns:
+            Whether it was paused before.
+        """
+        return await run_awaiting(self._pausing(paused=False))
+
     def slot(self, *, timeout: float | None = None, owner: str | None = None) -> SlotContext:
         """Return a context manager, for ``with`` and ``async with``, that waits for a slot and gives it back.
 
@@ -179,14 +207,14 @@ class Pool:
         lease_ms = 0 if store.keeper is None else milliseconds(self.patience)
         cap_ms = milliseconds(self.slot_exp)
         declare = 0 if self._declared else 1
-        args = (place.token, place.owner, self.max_size, declare, lease_ms, cap_ms, patience_ms, channel)
+        args = (place.token, place.owner, self._declaration, declare, lease_ms, cap_ms, patience_ms, channel)
         return Command("pool_acquire", keys, args)
 
     def park_command(self, token: str, owner: str, lane: str, digest: str, message: bytes, channels: str) -> Command:
         """The command by which a message takes a slot or is parked."""
         declare = 0 if self._declared else 1
         lease_ms, cap_ms = milliseconds(self.patience), milliseconds(self.slot_exp)
-        args = (token, owner, self.max_size, declare, lease_ms, cap_ms, lane, digest, message, self.key, channels)
+        args = (token, owner, self._declaration, declare, lease_ms, cap_ms, lane, digest, message, self.key, channels)
         return Command("pool_park", self._where()[1], args)
 
     def release_command(self, token: str) -> Command:
@@ -197,10 +225,10 @@ class Pool:
         """Take notice of what an answer says about the pool's declaration."""
         if not self._declared:
             self._declared = True
-            if answer.declared not in (None, self.max_size):
+            if answer.declared not in ("", self._declaration):
                 logger.warning(
-                    "pool %r has %d slots here and had %d before; the newest declaration counts: %d slots are in force",
-                    *(self.key, self.max_size, answer.declared, answer.max_size),
+                    "pool %r is declared as %s here and was as %s before; the newest declaration counts: %d slots are in force",
+                    *(self.key, self._declaration, answer.declared, answer.max_size),
                 )
 
     def hold(self, token: str, owner: str, grant: Granted, since: float, cap: float | None) -> Slot:
@@ -293,9 +321,16 @@ class Pool:
     def _resizing(self, max_size: int) -> Steps[int]:
         size = _checks.whole_number("max_size", max_size)
         store, keys = self._where()
-        before = int((yield Call(store, Command("pool_resize", keys, (size, self.max_size)))))
+        before = int((yield Call(store, Command("pool_resize", keys, (size, self._declaration)))))
         logger.info("pool %r resized from %d to %d slots", self.key, before, size)
         return before
+
+    def _pausing(self, *, paused: bool) -> Steps[bool]:
+        store, keys = self._where()
+        changed = yield Call(store, Command("pool_pause", keys, (int(paused), self._declaration)))
+        if changed:
+            logger.info("pool %r %s", self.key, "paused" if paused else "resumed")
+        return bool(changed)
 
 
 class SyncPool:
@@ -319,6 +354,14 @@ class SyncPool:
     def info(self, *, holders: int = 100) -> PoolInfo:
         """See :meth:`Pool.info`."""
         return run_blocking(self._pool._informing(holders))  # noqa: SLF001 - its other face
+
+    def pause(self) -> bool:
+        """See :meth:`Pool.pause`."""
+        return run_blocking(self._pool._pausing(paused=True))  # noqa: SLF001 - its other face
+
+    def resume(self) -> bool:
+        """See :meth:`Pool.resume`."""
+        return run_blocking(self._pool._pausing(paused=False))  # noqa: SLF001 - its other face
 
     def resize(self, max_size: int) -> int:
         """See :meth:`Pool.resize`."""

@@ -34,61 +34,101 @@ class Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class PoolState:
-    """One pool."""
+    """One pool; ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time."""
 
-    max: int
-    declared: int
+    max: int = 0
+    declared: str = ""
+    interval_us: int = 0
+    burst: int = 1
+    arrival_us: int = 0
+    paused: bool = False
     slots: dict[str, Held] = field(default_factory=dict)
     line: OrderedDict[str, Waiting] = field(default_factory=OrderedDict)
+
+    def declare(self, spec: str) -> None:
+        size, _, rate = spec.partition("@")
+        self.max, self.declared, self.interval_us, self.arrival_us = int(size), spec, 0, 0
+        if rate:
+            interval, _, burst = rate.partition("/")
+            self.interval_us, self.burst = int(interval), int(burst)
 
     def drop_expired(self, now_ms: int) -> None:
         gone = [token for token, held in self.slots.items() if held.expires_ms != ForEver and held.expires_ms <= now_ms]
         for token in gone:
             del self.slots[token]
 
+    def next_start_ms(self, now_ms: int) -> int:
+        """Milliseconds until the rate allows a start; 0: it does."""
+        if not self.interval_us:
+            return 0
+        early_us = self.arrival_us - (self.burst - 1) * self.interval_us - now_ms * 1000
+        return max(0, -(-early_us // 1000))
+
+    def has_room(self, now_ms: int) -> bool:
+        return not self.paused and len(self.slots) < self.max and self.next_start_ms(now_ms) == 0
+
     def take(self, token: str, owner: str, cap_ms: int, now_ms: int) -> Held:
         expires = ForEver if cap_ms < 0 else now_ms + cap_ms
         held = self.slots[token] = Held(expires, next(_fences), now_ms, owner)
+        if self.interval_us:
+            self.arrival_us = max(self.arrival_us, now_ms * 1000) + self.interval_us
         return held
 
     def serve(self, now_ms: int, rings: Rings) -> None:
-        while self.line and len(self.slots) < self.max:
+        while self.line and self.has_room(now_ms):
             token, waiting = self.line.popitem(last=False)
             held = self.take(token, waiting.owner, waiting.cap_ms, now_ms)
             rings.append((token, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms)))
 
-    def idle(self) -> bool:
-        return not self.slots and not self.line and self.max == self.declared
+    def look_again_ms(self, ahead: int, now_ms: int) -> int:
+        if self.paused:
+            return ForEver
+        rated_ms = self.next_start_ms(now_ms)
+        if rated_ms:
+            return rated_ms + ahead * self.interval_us // 1000
+        ends = [held.expires_ms for held in self.slots.values() if held.expires_ms != ForEver]
+        return min(ends) - now_ms if ends else ForEver
+
+    def forgettable(self, now_ms: int) -> bool:
+        as_declared = not self.paused and self.max == int(self.declared.partition("@")[0])
+        return as_declared and not self.slots and not self.line and self.arrival_us <= now_ms * 1000
 
 
 Pools: TypeAlias = dict[str | bytes, PoolState]
 
 
-def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    token, owner, size, declare, _, cap_ms, patience_ms, _ = command.args
-    token, owner, size, cap_ms = str(token), str(owner), int(size), int(cap_ms)
+def _known(pools: Pools, command: Command, spec: Any) -> PoolState:
     pool = pools.get(command.keys[0])
-    declared_before = b"" if pool is None else b"%d" % pool.declared
     if pool is None:
-        pool = pools[command.keys[0]] = PoolState(size, size)
-    elif int(declare) and pool.declared != size:
-        pool.max = pool.declared = size
+        pool = pools[command.keys[0]] = PoolState()
+        pool.declare(str(spec))
+    return pool
+
+
+def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
+    token, owner, cap_ms = str(command.args[0]), str(command.args[1]), int(command.args[5])
+    spec, first, patience_ms = str(command.args[2]), int(command.args[3]), int(command.args[6])
+    declared_before = pools[command.keys[0]].declared.encode() if command.keys[0] in pools else b""
+    pool = _known(pools, command, spec)
+    if first and pool.declared != spec:
+        pool.declare(spec)
     pool.drop_expired(now_ms)
     held = pool.slots.get(token)
     if held is None:
         pool.serve(now_ms, rings)
         held = pool.slots.get(token)
-        if held is None and len(pool.slots) < pool.max:
+        if held is None and pool.has_room(now_ms):
+            pool.line.pop(token, None)
             held = pool.take(token, owner, cap_ms, now_ms)
     if held is not None:
         life = ForEver if held.expires_ms == ForEver else held.expires_ms - now_ms
         return [1, b"%d" % held.fence, life, pool.max, declared_before]
-    if not int(patience_ms):
-        return [-1, pool.max, [other.owner.encode() for other in list(pool.slots.values())[:100]], declared_before]
+    if not patience_ms:
+        owners = [other.owner.encode() for other in list(pool.slots.values())[:100]]
+        return [-1, pool.max, owners, declared_before, pool.next_start_ms(now_ms)]
     pool.line.setdefault(token, Waiting(cap_ms, owner))
-    ends = [held.expires_ms for held in pool.slots.values() if held.expires_ms != ForEver]
-    next_expiry = min(ends) - now_ms if ends else ForEver
-    return [0, list(pool.line).index(token), next_expiry, pool.max, declared_before, now_ms]
+    ahead = list(pool.line).index(token)
+    return [0, ahead, pool.look_again_ms(ahead, now_ms), pool.max, declared_before, now_ms]
 
 
 def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
@@ -100,34 +140,41 @@ def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     had = pool.slots.pop(token, None)
     pool.line.pop(token, None)
     pool.serve(now_ms, rings)
-    if pool.idle():  # pools with keys made from arguments come and go
+    if pool.forgettable(now_ms):  # pools with keys made from arguments come and go
         del pools[command.keys[0]]
     return int(had is not None)
 
 
 def pool_resize(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    size, declared = int(command.args[0]), int(command.args[1])
-    pool = pools.setdefault(command.keys[0], PoolState(declared, declared))
-    before, pool.max = pool.max, size
+    pool = _known(pools, command, command.args[1])
+    before, pool.max = pool.max, int(command.args[0])
     pool.drop_expired(now_ms)
     pool.serve(now_ms, rings)
     return before
+
+
+def pool_pause(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
+    pool = _known(pools, command, command.args[1])
+    was, pool.paused = pool.paused, bool(int(command.args[0]))
+    pool.drop_expired(now_ms)
+    pool.serve(now_ms, rings)
+    return int(was != pool.paused)
 
 
 def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature
     most, declared = int(command.args[0]), int(command.args[1])
     pool = pools.get(command.keys[0])
     if pool is None:
-        return [declared, 0, 0, now_ms, []]
+        return [declared, 0, 0, now_ms, [], 0]
     pool.drop_expired(now_ms)
     listed: list[bytes] = []
     for token, held in list(pool.slots.items())[:most]:
         record = f"{held.fence}|{held.acquired_ms}|0|{held.owner}"
         listed += [token.encode(), b"%d" % held.expires_ms, record.encode()]
-    return [pool.max, len(pool.slots), len(pool.line), now_ms, listed]
+    return [pool.max, len(pool.slots), len(pool.line), now_ms, listed, int(pool.paused)]
 
 
 Script: TypeAlias = Callable[[Pools, int, Command, Rings], Reply]
 SCRIPTS: dict[str, Script] = {
-    function.__name__: function for function in (pool_acquire, pool_release, pool_resize, pool_info)
+    function.__name__: function for function in (pool_acquire, pool_release, pool_resize, pool_pause, pool_info)
 }

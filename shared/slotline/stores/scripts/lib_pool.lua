@@ -3,7 +3,8 @@
 -- The keys of a pool, all under one hash tag, in the order in which every script takes them:
 --   slots   zset  token -> when it no longer counts (ms)
 --   line    zset  all scores 0: "<lane>|<place>|<token>"; lane "-" is for callers, any other for parked messages
---   state   hash  max, declared, fence, place; name and wake (what to publish, and where, when a lane is called);
+--   state   hash  max, declared, fence, place; rate ("interval_us/burst") and arrival, which is GCRA's theoretical arrival
+--                 time (us); paused; name and wake (what to publish, and where, when a lane is called);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
 --                 "w:<token>"  a waiting caller    "place|alive_until_ms|lease_ms|cap_ms|channel|owner"
 --                 "m:<digest>" a parked message    "place|lane|cap_ms|owner|message"
@@ -45,28 +46,64 @@ end
 -- Grows whatever happens to the data: beyond the last one, and never behind the server's clock (microseconds).
 local function fence_after(last) return text(math.max(tonumber(last or 0) + 1, clock[1] * 1000000 + clock[2])) end
 
--- Notes what the newest declaration says of the limit; returns the limit in force, the size declared before ('': none)
--- and the last fence.
-local function limit_of(size, declare)
-  local known = redis.call('HMGET', state, 'max', 'declared', 'fence')
-  local max = known[1]
-  if not max or (declare == '1' and known[2] ~= size) then
-    -- One that repeats the last declaration leaves a live resize alone.
-    max = size
-    redis.call('HSET', state, 'max', size, 'declared', size)
+-- What is known of the pool's limit, read once a script by know().
+local max, declared, fence, paused, interval_us, burst, arrival_us
+
+-- Returns whether the pool is known.
+local function know()
+  local known = redis.call('HMGET', state, 'max', 'declared', 'fence', 'rate', 'arrival', 'paused')
+  max, declared, fence, paused = tonumber(known[1] or 0), known[2] or '', known[3], known[6]
+  if known[4] then
+    interval_us, burst = string.match(known[4], '^(%d+)/(%d+)$')
+    interval_us, burst = tonumber(interval_us), tonumber(burst)
+    arrival_us = math.max(tonumber(known[5] or 0), clock[1] * 1000000 + clock[2])
+  end
+  return known[1]
+end
+
+-- Takes notice of a declaration, "size" or "size@interval_us/burst". The newest one wins; one that repeats the last
+-- leaves a live resize alone. Returns what was declared before.
+local function declare(spec, first)
+  local known = know()
+  local before = declared
+  if not known or (first == '1' and before ~= spec) then
+    local size, rate = string.match(spec, '^(%d+)@?(.*)$')
+    redis.call('HSET', state, 'max', size, 'declared', spec)
+    if rate ~= '' then redis.call('HSET', state, 'rate', rate) else redis.call('HDEL', state, 'rate', 'arrival') end
     keep_key(state, STATE_MS)
+    know()
   elseif clock[2] % 16 == 0 then
     keep_key(state, STATE_MS - 2 * SLACK_MS)
   end
-  return tonumber(max), known[2] or '', known[3]
+  return before
+end
+
+-- GCRA: how many starts the rate allows now, and in how many milliseconds the next one (0: now).
+local function starts()
+  if not interval_us then return math.huge, 0 end
+  local now_us = clock[1] * 1000000 + clock[2]
+  local allowed = math.floor((now_us + burst * interval_us - arrival_us) / interval_us)
+  if allowed > 0 then return allowed, 0 end
+  return 0, math.ceil((arrival_us - (burst - 1) * interval_us - now_us) / 1000)
+end
+
+-- How many slots may be given now.
+local function room()
+  if paused then return 0 end
+  return math.min(max - redis.call('ZCARD', slots), (starts()))
 end
 
 -- Gives `token` a slot, unless it has one; returns whether it had none.
-local function take(token, owner, fence, life, cap_ms)
+local function take(token, owner, life, cap_ms)
   if redis.call('ZADD', slots, 'NX', text(now_ms + life), token) == 0 then return false end
+  fence = fence_after(fence)
   local cap_at = cap_ms >= 0 and now_ms + cap_ms or 0
   redis.call('HSET', state, 'fence', fence,
     'h:' .. token, fence .. '|' .. text(now_ms) .. '|' .. text(cap_at) .. '|' .. owner)
+  if interval_us then
+    arrival_us = arrival_us + interval_us
+    redis.call('HSET', state, 'arrival', text(arrival_us))
+  end
   keep_key(slots, life)
   return true
 end
@@ -126,16 +163,17 @@ end
 
 -- Gives a slot to a waiting caller. "granted"; "deaf": its process does not listen just now, and it keeps its place;
 -- "gone": it has not looked for longer than its patience.
-local function grant_caller(token, fence)
+local function grant_caller(token)
   local record = redis.call('HGET', state, 'w:' .. token) or ''
   local alive, lease, cap, channel, owner = string.match(record, '^%d+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
   if not alive or tonumber(alive) <= now_ms then return 'gone' end
   local cap_ms = tonumber(cap)
   local life = life_of(tonumber(lease), cap_ms)
-  if redis.call('PUBLISH', channel, token .. ' ' .. fence .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
+  local given = fence_after(fence)
+  if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
     return 'deaf'
   end
-  take(token, owner, fence, life, cap_ms)
+  take(token, owner, life, cap_ms)
   return 'granted'
 end
 
@@ -144,8 +182,8 @@ end
 -- Returns how many slots are still free, and the member at which it stopped, if any.
 local function serve(me, mine)
   drop_expired()
-  local known = redis.call('HMGET', state, 'max', 'fence')
-  local free, fence = tonumber(known[1] or 0) - redis.call('ZCARD', slots), known[2]
+  know()
+  local free = room()
   if free <= 0 then return 0 end
   local lanes, passed = open_lanes(), 0
   while free > 0 and passed < PASSED_OVER do
@@ -156,14 +194,13 @@ local function serve(me, mine)
     if token == me or (mine and mine[lane.name]) then return free, head end
     advance(lane)
     if lane.name == CALLERS then
-      local given = fence_after(fence)
-      local outcome = grant_caller(token, given)
+      local outcome = grant_caller(token)
       if outcome == 'deaf' then
         passed = passed + 1
       else
         redis.call('ZREM', line, head)
         redis.call('HDEL', state, 'w:' .. token)
-        if outcome == 'granted' then free, fence = free - 1, given end
+        if outcome == 'granted' then free = free - 1 end
       end
     elseif call_lane(lane.name) then
       free = free - 1

@@ -2,11 +2,11 @@
 -- Safe to repeat with the same token: it answers with the slot or the place that the token already has.
 --
 -- KEYS  slots, line, state, claims
--- ARGV  1 token   2 owner   3 max_size of this declaration   4 declare (1: the first call of this declaration)
+-- ARGV  1 token   2 owner   3 declaration: "size" or "size@interval_us/burst"   4 first (1: its first call)
 --       5 lease_ms (0: none)   6 cap_ms (-1: none)   7 patience_ms (0: do not wait)   8 channel ('': do not wait)
 -- Returns  {1, fence, life_ms, max, declared_before}       the token has a slot
---          {0, place from 0, ms after which to look again, max, declared_before, now_ms}   the token stands in line
---          {-1, max, owners of at most 100 slots, declared_before}   full
+--          {0, place from 0, ms after which to look again (-1: no reason to), max, declared_before, now_ms}   the token stands in line
+--          {-1, max, owners of at most 100 slots, declared_before, ms until the rate allows a start (0: it does)}   full
 -- include: lib_admit
 
 local patience_ms, channel = tonumber(ARGV[7]), ARGV[8]
@@ -19,7 +19,8 @@ if patience_ms == 0 then
     local record = redis.call('HGET', state, 'h:' .. held) or '|||'
     owners[#owners + 1] = string.match(record, '^[^|]*|[^|]*|[^|]*|(.*)$')
   end
-  return {-1, max, owners, declared}
+  local _, rated_ms = starts()
+  return {-1, max, owners, declared_before, rated_ms}
 end
 
 local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^(%d+)|') or next_place()
@@ -28,4 +29,5 @@ redis.call('ZADD', line, 0, stands)
 redis.call('HSET', state, 'w:' .. token,
   place .. '|' .. text(now_ms + patience_ms) .. '|' .. ARGV[5] .. '|' .. ARGV[6] .. '|' .. channel .. '|' .. owner)
 keep_key(line, patience_ms)
-return {0, redis.call('ZLEXCOUNT', line, '[' .. CALLERS .. '|', '(' .. stands), look_again_ms(), max, declared, now_ms}
+local ahead = redis.call('ZLEXCOUNT', line, '[' .. CALLERS .. '|', '(' .. stands)
+return {0, ahead, look_again_ms(ahead), max, declared_before, now_ms}

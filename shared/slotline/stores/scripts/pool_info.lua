@@ -2,11 +2,11 @@
 --
 -- KEYS  slots, line, state, claims
 -- ARGV  1 most holders to list (0: only counts)   2 declared size of the caller
--- Returns  {max, used, waiting, now_ms, {token, expires_ms, record, ...}}
+-- Returns  {max, used, waiting, now_ms, {token, expires_ms, record, ...}, 1 if it is paused else 0}
 -- include: lib_pool
 
 tell_time()
-local max = tonumber(redis.call('HGET', state, 'max') or ARGV[2])
+max = tonumber(redis.call('HGET', state, 'max') or ARGV[2])
 local used = redis.call('ZCOUNT', slots, '(' .. text(now_ms), '+inf')
 local listed, most = {}, tonumber(ARGV[1])
 if most > 0 then
@@ -17,4 +17,4 @@ if most > 0 then
     listed[#listed + 1] = redis.call('HGET', state, 'h:' .. found[i]) or '0|0|0|'
   end
 end
-return {max, used, redis.call('ZCARD', line), now_ms, listed}
+return {max, used, redis.call('ZCARD', line), now_ms, listed, redis.call('HEXISTS', state, 'paused')}

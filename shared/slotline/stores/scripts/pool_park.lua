@@ -2,7 +2,7 @@
 -- Safe to repeat: a token that has a slot keeps it, and a message that is parked or taken is not parked again.
 --
 -- KEYS  slots, line, state, claims
--- ARGV  1 token of this run   2 owner   3 max_size of this declaration   4 declare (1: its first call)
+-- ARGV  1 token of this run   2 owner   3 declaration, as in pool_acquire   4 first (1: its first call)
 --       5 lease_ms   6 cap_ms (-1: none)   7 lane   8 digest of the message   9 message   10 name of the pool
 --       11 beginning of the lanes' channels
 -- Returns  {1, fence, life_ms, max, declared_before}   the token has a slot; nothing is parked
@@ -21,4 +21,4 @@ if not place then
   keep_key(line, ROOM_MS)
   keep_key(state, ROOM_MS)
 end
-return {0, redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. member(lane, place, digest)), 0, max, declared, now_ms}
+return {0, redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. member(lane, place, digest)), 0, max, declared_before, now_ms}

@@ -18,8 +18,8 @@ local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
 if until_ms then
   local _, lane, cap, owner, message = parked(mine_already)
-  local fence = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
-  return {1, fence, until_ms - now_ms, mine_already, lane, owner, tonumber(cap), message}
+  local given = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
+  return {1, given, until_ms - now_ms, mine_already, lane, owner, tonumber(cap), message}
 end
 
 -- What a dead worker has taken stands at its old place again.
@@ -39,8 +39,7 @@ if head then
   local place, lane, cap, owner, message = parked(digest)
   local cap_ms = tonumber(cap)
   local life = life_of(lease_ms, cap_ms)
-  local fence = fence_after(redis.call('HGET', state, 'fence'))
-  take(token, owner, fence, life, cap_ms)
+  take(token, owner, life, cap_ms)
   redis.call('ZREM', line, head)
   redis.call('ZADD', claims, text(now_ms + lease_ms), digest)
   redis.call('HSET', state, 'o:' .. digest, token .. '|' .. place .. '|' .. lane, 'x:' .. token, digest)
@@ -58,6 +57,8 @@ if waiting > 0 then
   -- A worker that asks has capacity: the next free slot is kept for its call again.
   for lane in pairs(mine) do redis.call('HDEL', state, 'c:' .. lane) end
   local expiry = tonumber(redis.call('ZRANGE', slots, 0, 0, 'WITHSCORES')[2])
+  local _, rated_ms = starts()
+  if rated_ms > 0 then expiry = now_ms + rated_ms end
   next_ms = math.min(next_ms or math.huge, expiry or now_ms + CALL_MS)
 end
 return {0, waiting, next_ms and math.max(1, next_ms - now_ms) or -1}
