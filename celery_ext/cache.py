@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_logger
 
 from celery_ext.config import runtime
+from celery_ext.foreign_cache import get_or_create_here
 from celery_ext.options import TaskOptions, fill
 from slotline.caches import BaseCacheAdapter, CacheAdapter, Hit
 from slotline.errors import SerializationError
@@ -114,7 +115,9 @@ def serve(task: Task, options: TaskOptions, args: Any, kwargs: Any, body: Callab
     told = _told(task, options, cache, args, kwargs)
     while True:
         try:
-            return cache.sync.get_or_create(key, create, **told)
+            if isinstance(cache, CacheAdapter):
+                return cache.sync.get_or_create(key, create, **told)
+            return get_or_create_here(cache, key, create, **told)
         except _OwnError as raised:
             # Another call's retry or time limit says nothing about this one, which then runs its own body.
             if mine is None or raised is not mine:
