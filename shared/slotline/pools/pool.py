@@ -227,7 +227,7 @@ class Pool:
             self._declared = True
             if answer.declared not in ("", self._declaration):
                 logger.warning(
-                    "pool %r is declared as %s here and was as %s before; the newest declaration counts: %d slots are in force",
+                    "pool %r is declared as %s here and was as %s before; the newest declaration counts, with %d slots",
                     *(self.key, self._declaration, answer.declared, answer.max_size),
                 )
 
