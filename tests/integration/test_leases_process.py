@@ -216,6 +216,16 @@ async def test_every_start_method_works(method, as_context):
         assert await lease.run(pow, 2, 3) == 8
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+async def test_a_context_of_billiard_works_and_its_workers_are_watched_too():
+    async with processes(mp_context=billiard.get_context("fork")) as manager:
+        lease = await manager.acquire()
+        pid = await lease.run(os.getpid)
+        lease.executor.submit(time.sleep, 600)
+        await lease.revoke()
+        assert gone(pid)
+
+
 async def test_initializer_initargs_and_max_tasks_per_child_reach_the_executor():
     options = {"initializer": set_variable, "initargs": ("GREETING", "hello"), "max_tasks_per_child": 1}
     async with processes(**options) as manager, await manager.acquire() as lease:

@@ -365,3 +365,16 @@ def test_a_manager_made_before_a_fork_starts_anew_in_the_child():
         os.waitpid(child, 0)
         assert lease.sync.run(pow, 2, 4) == 16
         lease.sync.release()
+
+
+def test_starts_stops_grants_and_releases_are_in_the_log(caplog):
+    caplog.set_level(logging.DEBUG, "slotline.leases")
+    with LeasedExecutorManager(max_pools=2, min_pools=2) as manager, manager.sync.acquire(owner="me", lease_seconds=7):
+        pass
+    for line in (
+        "Started with 2 executors on the thread backend",
+        "of 'me' was granted for 7 s",
+        "of 'me' was released",
+    ):
+        assert line in caplog.text
+    assert "Stopped" in caplog.text

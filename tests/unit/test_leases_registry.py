@@ -116,7 +116,7 @@ async def test_a_task_that_finds_no_executor_in_time_says_so(run):
 async def test_a_task_on_a_thread_that_outlives_its_lease_still_has_its_result(run):
     go = threading.Event()
     async with LeasedExecutorManager(max_pools=1, workers_per_pool=1, lease_grace_seconds=0) as manager:
-        task = asyncio.ensure_future(run(manager, go.wait, (10,), owner="slow", lease_seconds=0.05))
+        task = asyncio.ensure_future(run(manager, go.wait, (10,), owner="slow", lease_seconds=0.4))
         await await_until("it is overdue", lambda: manager.stats()["overdue"] == 1)
         go.set()
         assert await task is True  # a thread's result is worth having, however late

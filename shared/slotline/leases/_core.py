@@ -6,6 +6,7 @@ an executor and running a user's callback happen after the books are right.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -34,6 +35,7 @@ class LeaseCore:
         backend: Makes and ends executors.
         max_places: How many places there may be.
         grace: Seconds between the soft expiry of a lease and its revocation.
+        logger: Gets a line for each lease that is granted or released.
 
     Attributes:
         lock: Guards all of it.
@@ -42,8 +44,8 @@ class LeaseCore:
         open: Whether leases are granted.
     """
 
-    def __init__(self, backend: Backend, max_places: int, grace: float) -> None:
-        self.backend, self.max_places, self.grace = backend, max_places, grace
+    def __init__(self, backend: Backend, max_places: int, grace: float, logger: logging.Logger) -> None:
+        self.backend, self.max_places, self.grace, self._logger = backend, max_places, grace, logger
         self.revoker: Revoker
         self.reset()
 
@@ -130,6 +132,8 @@ class LeaseCore:
                 grant.state = State.DRAINING
                 return
             waiter = self.close(grant)
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._logger.debug("%s was released.", grant.described())
         self.wake(waiter)
 
     def renew(self, grant: Grant, seconds: float) -> None:
@@ -140,7 +144,7 @@ class LeaseCore:
                 grant.warned = False
         if grant.state is not State.ACTIVE:
             raise grant.refusal()
-        self._announce(grant)
+        self._expect(grant)
 
     def pass_on(self, place: Place) -> None:
         """Give a place to the next in line."""
@@ -161,6 +165,11 @@ class LeaseCore:
                 waiter = self.close(grant) if grant.state is State.ACTIVE else None
 
     def _announce(self, grant: Grant) -> None:
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._logger.debug("%s was granted for %g s.", grant.described(), grant.lease_seconds)
+        self._expect(grant)
+
+    def _expect(self, grant: Grant) -> None:
         due = grant.leased_at + grant.lease_seconds
         if due < self.next_check:  # read without the lock: most leases outlast the next check anyway
             with self.lock:

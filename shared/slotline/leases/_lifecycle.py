@@ -14,6 +14,8 @@ from slotline.leases._sizing import Sizing
 from slotline.leases._states import State
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from slotline.leases._core import LeaseCore
 
 _inherited: list[Any] = []
@@ -53,6 +55,7 @@ class Lifecycle:
                 self._core.open = True
             self.sizing.apply(self._core)
             self.checker.start()
+            self._logger.info("Started with %d executors on the %s backend.", self._core.total, self._core.backend.name)
 
     def stop(self, *, wait: bool) -> None:
         """Close the books and end the executors; see ``LeasedExecutorManager.stop``."""
@@ -78,12 +81,25 @@ class Lifecycle:
             with core.lock:
                 while core.leases or core.killing:
                     core.changed.wait()
+            for executor in self._let_go_of_held():
+                core.backend.close(executor, wait=False)
             self.checker.stop()
             retired, core.retired = core.retired, []
             for executor in retired:
                 # Where work can be killed, none is left by now. Such an executor is seen to its end: a multiprocessing
                 # child, as Taskiq's workers are, that exits in the middle of it waits for the executor's own children.
                 core.backend.close(executor, wait=wait or core.backend.killable)
+            self._logger.info("Stopped.")
+
+    def _let_go_of_held(self) -> list[Executor]:
+        """Take the places of overdue work away, which nobody waits for; return their executors."""
+        core = self._core
+        with core.lock:
+            held = [grant for grant in core.overdue if grant.state is State.HELD]
+            for grant in held:
+                grant.state = State.OVERDUE
+                core.total -= 1
+        return [executor for grant in held if (executor := grant.place.empty()) is not None]
 
     def begin_anew(self) -> bool:
         """Forget the parent process's state, in a forked child; return whether the books were open."""

@@ -40,6 +40,7 @@ class Revoker:
             if grant.state not in {State.ACTIVE, State.DRAINING}:
                 return
             core.leases.pop(grant.lease_id, None)
+            core.changed.notify_all()  # a manager that is being stopped waits for them
             grant.why = why
             jobs = list(grant.jobs)
             if not jobs:

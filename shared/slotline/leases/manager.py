@@ -98,9 +98,9 @@ class LeasedExecutorManager:
                 clear_process_log_handlers=clear_process_log_handlers,
             ),
         )
-        self._core = LeaseCore(
-            self._backend, self._max_pools, seconds("lease_grace_seconds", lease_grace_seconds, zero=True)
-        )
+        log = _options.logger_of("logger", logger)
+        grace = seconds("lease_grace_seconds", lease_grace_seconds, zero=True)
+        self._core = LeaseCore(self._backend, self._max_pools, grace, log)
         self._life = Lifecycle(
             self._core,
             size_provider=_options.size_provider_of("size_provider", size_provider),
@@ -108,7 +108,7 @@ class LeasedExecutorManager:
             min_pools=self._min_pools,
             check_interval=seconds("check_interval", check_interval),
             name=name_prefix,
-            logger=_options.logger_of("logger", logger),
+            logger=log,
             hold_overdue=flag("hold_overdue", hold_overdue),
         )
         self._desk = Desk(self._core, self._life, seconds("default_lease_seconds", default_lease_seconds))
