@@ -150,7 +150,30 @@ def test_threads_false_leaves_the_work_to_those_who_wait():
         assert sorted(executor.imap_unordered(tasks.square, range(20))) == sorted(x * x for x in range(20))
         with pytest.raises(TimeLimitExceeded):
             executor.options(timeout=0.2).submit(tasks.sleep, 60).result(30)
+        seen = []
+        result = executor.apply_async(
+            tasks.gadget, (1,), callback=lambda _: seen.append(executor.apply(tasks.square, (2,)))
+        )
+        assert result.get(30) == tasks.Gadget(1)
+        assert executor.apply_async(tasks.fail, ("no",), error_callback=seen.append).exception(30) is not None
+        executor.handle_result_event()
+        assert [type(entry) for entry in seen] == [int, ValueError]
         assert set(threading.enumerate()) == before
+    finally:
+        executor.shutdown()
+
+
+def test_callbacks_of_a_pool_without_threads_may_use_it():
+    seen = []
+
+    def on_timeout_set(job, soft, hard):
+        seen.append(executor.apply(tasks.square, (hard,)))
+
+    executor = BilliardExecutor(2, threads=False, on_timeout_set=on_timeout_set)
+    try:
+        assert executor.options(timeout=9).submit(tasks.square, 3).result(30) == 9
+        executor.handle_result_event()
+        assert seen == [81]
     finally:
         executor.shutdown()
 

@@ -208,11 +208,15 @@ def test_a_failing_callback_is_logged_and_the_next_one_runs(caplog):
     assert "callback trouble" in caplog.text
 
 
-def test_a_courier_without_a_thread_runs_callbacks_where_they_are_put():
+def test_a_courier_without_a_thread_runs_callbacks_where_it_is_drained():
     courier, seen = Courier(threaded=False), []
     courier.put(lambda: seen.append(threading.current_thread()))
+    assert seen == []
+    courier.drain()
     assert seen == [threading.current_thread()]
+    courier.put(seen.append, "at the end")
     courier.close()
+    assert seen[-1] == "at the end"
 
 
 def test_results_have_the_names_of_both_worlds():

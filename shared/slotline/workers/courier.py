@@ -15,7 +15,7 @@ class Courier:
     """Runs callbacks one after another in a thread of its own, which is made for the first of them.
 
     Args:
-        threaded: ``False`` runs each at once, where it is put.
+        threaded: ``False`` makes no thread; the callbacks run where :meth:`drain` is called.
     """
 
     def __init__(self, *, threaded: bool) -> None:
@@ -29,10 +29,17 @@ class Courier:
 
     def put(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Have ``callback`` run soon, after everything that was put before."""
-        if self._threaded and self._running():
+        if not self._threaded or self._running():
             self._queue.put((callback, args, kwargs))
         else:
             _run(callback, args, kwargs)
+
+    def drain(self) -> None:
+        """Run what was put, in the calling thread, if there is no thread for it."""
+        while not self._threaded and not self._queue.empty():
+            item = self._queue.get()
+            if item is not None:
+                _run(*item)
 
     def _running(self) -> bool:
         if self._thread is not None:
@@ -58,6 +65,7 @@ class Courier:
             first, self._closed = not self._closed, True
             thread = self._thread
         if thread is None:
+            self.drain()
             return
         if first:
             self._queue.put(None)

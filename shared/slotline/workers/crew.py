@@ -42,6 +42,8 @@ class Crew:
         self.control: socket.socket | None = None
         self.process: Any = None
         self.launcher_ready = False
+        self.not_before = 0.0
+        """No worker is started until then: the system has refused one."""
         self.exits = 0
         """How many workers have ended without being told to."""
         self.last_words = ""
@@ -92,6 +94,10 @@ class Crew:
         with contextlib.suppress(ValueError):
             process.close()
 
+    def pause(self) -> None:
+        """Start no worker for a moment."""
+        self.not_before = time.monotonic() + _RETRY
+
     # Workers; the dispatcher's lock is held.
 
     def fill(self) -> None:
@@ -100,6 +106,9 @@ class Crew:
         if self.control is None or not self.launcher_ready or dispatcher.phase is Phase.TERMINATE:
             return
         if dispatcher.phase is Phase.CLOSE and not dispatcher.queue:
+            return
+        if time.monotonic() < self.not_before:
+            dispatcher.due(self.not_before, Due.FILL, None)
             return
         members = dispatcher.members.values()
         staying = [member for member in members if member.state is not State.LEAVING]

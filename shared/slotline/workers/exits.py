@@ -58,6 +58,7 @@ class Exits:
             self.ended(member, facts[2])
         else:
             logger.warning("A worker could not be started: %s", facts[1])
+            self.crew.pause()
             self.ended(member, None)
 
     def _started(self, member: Member, pid: int) -> None:

@@ -79,6 +79,7 @@ class Supervisor:
             with self._stepping:
                 if not until() and not self.ended.is_set():
                     self.step(left)
+            self.dispatcher.courier.drain()
 
     def poll(self) -> None:
         """Do what is due now and return at once."""
@@ -88,6 +89,7 @@ class Supervisor:
                     self.step(0)
             finally:
                 self._stepping.release()
+            self.dispatcher.courier.drain()
 
     def step(self, timeout: float | None) -> None:
         """Wait for the next event, at most ``timeout`` seconds, and handle everything that has come."""

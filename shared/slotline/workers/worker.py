@@ -149,7 +149,7 @@ class _Worker:
     def serve(self, spec: WorkerSpec) -> int:
         """Run tasks until there is a reason to leave; returns the exit code."""
         recv, unpack, size = self.sock.recv, wire.HEADER.unpack_from, wire.HEADER.size
-        done = 0
+        done, streams = 0, _open_streams()
         while True:
             packet = recv(wire.PACKET)
             if not packet:
@@ -173,7 +173,7 @@ class _Worker:
             self.answer(kind, flags, job, time.monotonic(), payload)
             del payload
             # Looked at while the owner is busy with the answer; a task that is in the pipe by then is taken back.
-            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or not _standard_streams_work():
+            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or _open_streams() != streams:
                 return EX_RECYCLE
 
     def _confirmed(self, job: int, *, await_go: bool) -> bool:
@@ -188,10 +188,12 @@ class _Worker:
 
     def _run(self, task: memoryview, deadline: float, memory_kb: int) -> tuple[int, int, wire.Payload]:
         """Run one task and pack its outcome."""
+        before = resource.RLIM_INFINITY
         try:
             func, args, kwargs = wire.load("task or argument", task)
             try:
                 if memory_kb:
+                    before = resource.getrlimit(resource.RLIMIT_DATA)[0]
                     _limit_data(memory_kb * 1024)
                 if deadline:
                     self.soft.arm(deadline)
@@ -199,7 +201,7 @@ class _Worker:
             finally:
                 self.soft.deadline = None
                 if memory_kb:
-                    _limit_data(resource.RLIM_INFINITY)
+                    _limit_data(before)
             self._only_here()
             return outcome.pack_value(value)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its result
@@ -246,14 +248,14 @@ def _resident_kb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _standard_streams_work() -> bool:
-    """Return whether a task has left stdin, stdout and stderr usable for the next one."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if stream is not None and getattr(stream, "closed", False):
-            return False
-    try:
-        for fd in (0, 1, 2):
+def _open_streams() -> list[bool]:
+    """Return which of stdin, stdout and stderr are usable, as objects and as descriptors."""
+    usable = [not getattr(stream, "closed", False) for stream in (sys.stdin, sys.stdout, sys.stderr)]
+    for fd in (0, 1, 2):
+        try:
             os.fstat(fd)
-    except OSError:
-        return False
-    return True
+        except OSError:
+            usable.append(False)
+        else:
+            usable.append(True)
+    return usable
