@@ -6,6 +6,8 @@ import concurrent.futures
 import inspect
 import logging
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -257,3 +259,16 @@ def test_the_defaults_of_the_grinder_are_those_of_the_reference():
         "max_pending": 10_000,
         "logger": None,
     }
+
+
+def test_every_public_name_is_there_and_a_worker_process_imports_next_to_nothing():
+    from slotline import leases
+
+    assert all(getattr(leases, name).__name__ == name for name in leases.__all__)
+    assert set(leases.__all__) == set(leases._HOMES)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = leases.nothing
+    script = "import sys, slotline; old = set(sys.modules); import slotline.leases._child; print(set(sys.modules) - old)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "slotline.leases._child" in loaded
+    assert "slotline.leases.manager" not in loaded

@@ -1,12 +1,21 @@
-"""Leased executors: blocking work in a bounded number of pools, each lent to one owner at a time."""
+"""Leased executors: blocking work in a bounded number of pools, each lent to one owner at a time.
 
-from slotline.leases.backend import ExecutorBackend
-from slotline.leases.grinder import WorkGrinder
-from slotline.leases.lease import ExecutorLease
-from slotline.leases.manager import LeasedExecutorManager
-from slotline.leases.process_logging import ProcessLoggingConfig
-from slotline.leases.registry import ManagerRegistry
-from slotline.leases.running import Limits, limits_for, run_in_lease, run_in_lease_sync
+Names are looked up when they are used: every worker process imports this package, and needs next to nothing of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slotline.leases.backend import ExecutorBackend
+    from slotline.leases.grinder import WorkGrinder
+    from slotline.leases.lease import ExecutorLease
+    from slotline.leases.manager import LeasedExecutorManager
+    from slotline.leases.process_logging import ProcessLoggingConfig
+    from slotline.leases.registry import ManagerRegistry
+    from slotline.leases.running import Limits, limits_for, run_in_lease, run_in_lease_sync
 
 __all__ = [
     "ExecutorBackend",
@@ -20,3 +29,25 @@ __all__ = [
     "run_in_lease",
     "run_in_lease_sync",
 ]
+
+_HOMES = {
+    "ExecutorBackend": "backend",
+    "ExecutorLease": "lease",
+    "LeasedExecutorManager": "manager",
+    "Limits": "running",
+    "ManagerRegistry": "registry",
+    "ProcessLoggingConfig": "process_logging",
+    "WorkGrinder": "grinder",
+    "limits_for": "running",
+    "run_in_lease": "running",
+    "run_in_lease_sync": "running",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
