@@ -23,7 +23,7 @@ from tests.harness import guardian
 FRAMEWORK_KEYS = ("_kombu.*", "unacked*", "celery*", "taskiq*", "autoclaim:*")
 """Keys that the queues themselves leave without a TTL; tests name their queues so that they match."""
 
-_TRACKERS = ("resource_tracker", "semaphore_tracker", "multiprocessing.forkserver")
+_TRACKERS = ("resource_tracker", "semaphore_tracker", "multiprocessing.forkserver", "billiard.forkserver")
 """Helper processes that the standard library and billiard keep until the interpreter ends."""
 
 

@@ -64,57 +64,57 @@ def test_clean_tests_pass(run):
     )
 
 
-def test_key_without_ttl_is_named(run):
-    text = run("def test_it(redis_client): redis_client.set('slotline:for-ever', 1)", passed=1, errors=1)
-    assert "left 1 key(s) without a TTL in Redis: slotline:for-ever" in text
+LEAVING = """
+import asyncio, os, signal, subprocess, sys, threading
+
+def test_key(redis_client):
+    redis_client.set("slotline:for-ever", 1)
+
+def test_key_in_the_tests_own_redis(own_redis):
+    with own_redis.client() as client:
+        client.set("slotline:own-for-ever", 1)
+    own_redis.pause()
+
+kept = []
+def test_process(): kept.append(subprocess.Popen(["sleep", "77"]))
+def test_after_process(): kept[0].kill(); kept[0].wait()
+
+def test_orphan():
+    script = "import subprocess; p = subprocess.Popen(['sleep', '66']); print(p.pid, flush=True); p.wait()"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        kept.append(int(child.stdout.readline()))
+        child.kill()
+def test_after_orphan(): os.kill(kept[1], signal.SIGKILL)
+
+end = threading.Event()
+threads = [threading.Thread(target=end.wait, name="mine"),
+           threading.Thread(target=end.wait, name="slotline-keeper", daemon=True),
+           threading.Thread(target=end.wait, name="not-ours", daemon=True)]
+def test_thread(): threads[0].start()
+def test_daemon_of_slotline(): threads[1].start()
+def test_daemon_of_others(): threads[2].start()
+def test_after_threads(): end.set(); [thread.join() for thread in threads]
+
+loops = []
+def test_loop(): loops.append(asyncio.new_event_loop())
+def test_after_loop(): loops[0].close()
+"""
 
 
-def test_key_left_in_the_tests_own_redis_is_named(run):
-    source = """
-        def test_it(own_redis):
-            with own_redis.client() as client:
-                client.set("slotline:for-ever", 1)
-            own_redis.pause()
-    """
-    assert "slotline:for-ever" in run(source, passed=1, errors=1)
-
-
-def test_child_process_is_named(run):
-    source = """
-        import subprocess
-        kept = []
-        def test_it(): kept.append(subprocess.Popen(["sleep", "77"]))
-        def test_next_one_is_not_blamed(): pass
-        def test_end(): kept[0].kill(); kept[0].wait()
-    """
-    assert "sleep 77" in run(source, passed=3, errors=1)
-
-
-def test_orphan_of_a_killed_child_is_named(run):
-    source = """
-        import os, signal, subprocess, sys
-        def test_it():
-            script = "import subprocess; p = subprocess.Popen(['sleep', '66']); print(p.pid, flush=True); p.wait()"
-            with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
-                test_it.orphan = int(child.stdout.readline())
-                child.kill()
-        def test_end(): os.kill(test_it.orphan, signal.SIGKILL)
-    """
-    assert "sleep 66" in run(source, passed=2, errors=1)
-
-
-@pytest.mark.parametrize(("options", "name"), [("daemon=False", "mine"), ("daemon=True", "slotline-keeper")])
-def test_thread_is_named(run, options, name):
-    source = f"""
-        import threading
-        end = threading.Event()
-        thread = threading.Thread(target=end.wait, name={name!r}, {options})
-        def test_it(): thread.start()
-        def test_end(): end.set(); thread.join()
-    """
-    text = run(source, passed=2, errors=1)
-    assert "left threads behind" in text
-    assert name in text
+def test_what_a_test_leaves_is_its_error_and_is_named(run):
+    text = run(LEAVING, passed=12, errors=7)
+    said = {
+        "test_key": "left 1 key(s) without a TTL in Redis: slotline:for-ever",
+        "test_key_in_the_tests_own_redis": "left 1 key(s) without a TTL in Redis: slotline:own-for-ever",
+        "test_process": "sleep 77",
+        "test_orphan": "sleep 66",
+        "test_thread": "left threads behind: <Thread(mine",
+        "test_daemon_of_slotline": "left threads behind: <Thread(slotline-keeper",
+        "test_loop": "left loops behind",
+    }
+    for name, words in said.items():
+        _, _, report = text.partition(f"ERROR at teardown of {name} _")
+        assert words in report.partition("ERROR at teardown")[0], name
 
 
 def test_thread_that_is_ending_is_waited_for(run):
@@ -123,16 +123,6 @@ def test_thread_that_is_ending_is_waited_for(run):
         def test_it(): threading.Thread(target=time.sleep, args=(0.3,)).start()
     """
     run(source, patience=10, passed=1)
-
-
-def test_event_loop_that_is_not_closed_is_named(run):
-    source = """
-        import asyncio
-        kept = []
-        def test_it(): kept.append(asyncio.new_event_loop())
-        def test_end(): kept[0].close()
-    """
-    assert "left loops behind" in run(source, passed=2, errors=1)
 
 
 def test_what_must_be_left_is_allowed_with_a_reason(run):
