@@ -24,16 +24,16 @@ MAKE = {
     "impatient stream": """DyingBroker(
     URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=1500, unacknowledged_lock_timeout=2
 )""",
-    "rabbitmq": """AioPikaBroker(
-    AMQP, exchange=Exchange(name=NAME), task_queues=[Queue(name=NAME)],
-    dead_letter_queue=Queue(name=NAME + ".dead_letter"),
-)""",
+    "rabbitmq": "AioPikaBroker(AMQP, **OPTIONS)",
 }
 IMPORTS = {
     "list": "from taskiq_redis import ListQueueBroker",
     "stream": "from taskiq_redis import RedisStreamBroker",
     "impatient stream": "from taskiq_redis import RedisStreamBroker",
-    "rabbitmq": "from taskiq_aio_pika import AioPikaBroker, Exchange, Queue",
+    "rabbitmq": """
+import taskiq_aio_pika as pika
+from taskiq_aio_pika import AioPikaBroker
+""",
 }
 
 APP = """
@@ -47,6 +47,15 @@ from taskiq_ext import PoolLimitMiddleware
 
 URL, AMQP, NAME = "{url}", "{amqp}", "{name}"
 configure(heartbeat_lease={lease})
+if "{kind}" == "rabbitmq":
+    if hasattr(pika, "Queue"):
+        OPTIONS = {{
+            "exchange": pika.Exchange(name=NAME),
+            "task_queues": [pika.Queue(name=NAME)],
+            "dead_letter_queue": pika.Queue(name=NAME + ".dead_letter"),
+        }}
+    else:
+        OPTIONS = {{"exchange_name": NAME, "queue_name": NAME}}
 history = redis.Redis.from_url(URL)
 
 
