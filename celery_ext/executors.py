@@ -61,12 +61,13 @@ def _run_in_lease(
 ) -> Any:
     manager = runtime(task.app).executors.get(name)
     request = task.request
-    work: Callable[..., Any]
+    work: partial[Any]
     if manager.backend is ExecutorBackend.THREAD:
         work = partial(_with_request, task, request, body)
     else:
         plain = {field: value for field, value in vars(request).items() if not field.startswith("_")}
         work = partial(_in_process, TaskName.of(task), plain)
+    vars(work)["__qualname__"] = task.name  # what errors call it
     limits, life = _limits(task, request, manager)
     return run_in_lease_sync(
         manager, work, args, kwargs, owner=_owner(task, request), limits=limits, lease_seconds=life

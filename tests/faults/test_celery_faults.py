@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 
+from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
@@ -119,3 +122,38 @@ def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, 
                 os.kill(server.pid, signal.SIGCONT)
             worker.wait_log(f"Task app.one[{held.id}] succeeded", 30)
         made.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_broken_connection_to_redis_loses_nothing_that_is_held(
+    tmp_path: Path, server: RedisServer, pool: str
+) -> None:
+    with RedisServer() as broker, TcpProxy(broker.port) as proxy:
+        everything_runs_after_a_cut(Deployment(tmp_path, server, broker=proxy.redis_url), proxy, pool)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_broken_connection_to_rabbitmq_loses_nothing_that_is_held(
+    tmp_path: Path, server: RedisServer, amqp_url: str, amqp_name: Any, pool: str
+) -> None:
+    parts = urlsplit(amqp_url)
+    with TcpProxy(parts.port or 5672, parts.hostname or "127.0.0.1") as proxy:
+        through = amqp_url.replace(f"{parts.hostname}:{parts.port or 5672}", f"127.0.0.1:{proxy.port}")
+        assert through != amqp_url
+        made = Deployment(tmp_path, server, broker=through, queue=amqp_name("cut"), acks_late=True)
+        everything_runs_after_a_cut(made, proxy, pool)
+
+
+def everything_runs_after_a_cut(made: Deployment, proxy: TcpProxy, pool: str) -> None:
+    with made.worker(pool, concurrency=3):
+        sent = [made.module.one.delay("cut", 0.3) for _ in range(6)]
+        wait_until("one has run", lambda: made.list("finished:cut"), 20)
+        proxy.cut()
+        assert [result.get(timeout=40) for result in sent] == ["one:cut"] * 6
+        started = made.list("started:cut")
+        assert set(started) == {result.id for result in sent}
+        assert len(started) <= 7, "only what ran in that moment may run again, and only if it is acknowledged late"
+        assert made.peak("one-cut") == 1
+        made.wait_free("one:cut")
+    made.close()

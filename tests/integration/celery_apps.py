@@ -37,6 +37,7 @@ app.conf.update(
     slotline_pools={"declared": {"size": 1, "on_full": "fail"}},
     slotline_executors={
         "cpu": {"backend": "process", "max_pools": 1, "workers_per_pool": 2, "mp_context": "fork"},
+        "billiard": {"backend": "billiard", "max_pools": 1, "workers_per_pool": 2},
         "io": {"backend": "thread", "max_pools": 2},
     },
     task_acks_late=ACKS_LATE,
@@ -130,7 +131,10 @@ def slow_add(left, right=1, seconds=0.3):
     return left + right
 
 
-@app.task(shared=False, name="app.flaky", cache_ttl=60, bind=True, autoretry_for=(ValueError,), retry_kwargs={"countdown": 0})
+AUTORETRY = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0}}
+
+
+@app.task(shared=False, name="app.flaky", cache_ttl=60, bind=True, **AUTORETRY)
 def flaky(self, number):
     history().rpush("celery-test:runs", f"flaky-{number}")
     if self.request.retries < 1:
@@ -165,6 +169,12 @@ def in_cpu(self, number):
     return [number * 2, os.getpid(), self.request.id]
 
 
+@app.task(shared=False, name="app.overdue", executor="cpu", time_limit=1)
+def overdue():
+    history().rpush("celery-test:grandchildren", os.getpid())
+    time.sleep(60)
+
+
 @app.task(shared=False, name="app.in_io", executor="io", bind=True)
 def in_io(self, number):
     import threading
@@ -172,8 +182,8 @@ def in_io(self, number):
 
 
 @app.task(shared=False, name="app.leasing", bind=True)
-def leasing(self, seconds=0):
-    with self.lease("cpu") as lease:
+def leasing(self, seconds=0, name="cpu"):
+    with self.lease(name) as lease:
         pids = [future.result() for future in [lease.executor.submit(os.getpid) for _ in range(4)]]
         history().rpush("celery-test:grandchildren", *pids)
         if seconds:

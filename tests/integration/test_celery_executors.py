@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from slotline.errors import WorkTimeLimitError
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
@@ -54,20 +55,27 @@ def test_bodies_run_in_leases_and_a_warm_shutdown_leaves_nothing(deployment: Dep
         wait_until("its worker processes are gone", lambda: gone([pid, *grandchildren(deployment)]), 10)
 
 
-def test_a_killed_child_takes_its_leased_processes_with_it(deployment: Deployment) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "billiard"])
+@pytest.mark.parametrize("killed", ["child", "worker"])
+def test_what_is_killed_takes_its_leased_processes_with_it(deployment: Deployment, backend: str, killed: str) -> None:
+    app = deployment.module
     with deployment.worker("prefork", concurrency=1) as worker:
-        deployment.module.leasing.delay(30)
-        wait_until("the lease is at work", lambda: grandchildren(deployment), 20)
-        worker.kill_child()
+        assert len(app.leasing.delay(0, backend).get(timeout=30)) in {1, 2}
+        app.leasing.delay(30, backend)
+        wait_until("the lease is at work", lambda: len(grandchildren(deployment)) == 8, 20)
+        if killed == "child":
+            worker.kill_child()
+        else:
+            worker.kill()
         wait_until("the leased processes are gone", lambda: gone(grandchildren(deployment)), 10)
 
 
-def test_a_killed_worker_takes_its_leased_processes_with_it(deployment: Deployment) -> None:
-    with deployment.worker("prefork", concurrency=1) as worker:
-        deployment.module.leasing.delay(30)
-        wait_until("the lease is at work", lambda: grandchildren(deployment), 20)
-        worker.kill()
-        wait_until("everything is gone", lambda: gone(grandchildren(deployment)) and not worker.processes(), 10)
+def test_a_time_limit_kills_a_leased_body_where_celery_cannot(deployment: Deployment) -> None:
+    with deployment.worker("threads", concurrency=1):
+        with pytest.raises(WorkTimeLimitError):
+            deployment.module.overdue.delay().get(timeout=20)
+        assert gone(grandchildren(deployment))
+        assert deployment.module.in_cpu.delay(2).get(timeout=20)[0] == 4
 
 
 def test_recycled_children_leave_no_leased_processes(deployment: Deployment) -> None:
