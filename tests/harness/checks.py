@@ -58,11 +58,17 @@ def _skip_unless_installed(item: pytest.Item, requirement: str, *, reason: str =
 
 
 def _depends_on_versions(item: pytest.Item) -> bool:
-    """Tell whether a test belongs to `make test-lowest`: all but the faults and the tests of the tests themselves."""
-    tests = ROOT / "tests"
-    if not item.path.is_relative_to(tests) or item.path.name.startswith(("test_harness", "test_packaging")):
+    """Tell whether a test belongs to `make test-lowest`: all that a framework or a server takes part in.
+
+    Left out are the faults, which take long, and what no version of anything else can change.
+    """
+    tests, name = ROOT / "tests", item.path.name
+    if not item.path.is_relative_to(tests) or name.startswith(("test_harness", "test_packaging")):
         return False
-    return item.path.relative_to(tests).parts[0] in {"unit", "conformance", "integration"}
+    kind = item.path.relative_to(tests).parts[0]
+    return kind in {"conformance", "integration"} or (
+        kind == "unit" and name.startswith(("test_taskiq", "test_celery"))
+    )
 
 
 def allowed_leftovers(item: pytest.Item) -> set[str]:

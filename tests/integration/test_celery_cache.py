@@ -81,6 +81,7 @@ def test_chains_groups_and_chords_use_cached_results(deployment: Deployment) -> 
     assert sorted(deployment.list("runs")) == ["1+1", "2+5", "7+1"]
 
 
+@pytest.mark.needs("celery>=5.7", reason="before, a restored group does not find results that are there, cached or not")
 def test_a_restored_group_has_the_results_of_its_hits(deployment: Deployment) -> None:
     app = deployment.module
     app.slow_add.delay(1, 1).get(timeout=10)
