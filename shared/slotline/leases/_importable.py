@@ -12,7 +12,10 @@ def keep_importable() -> None:
     The commands of both queues have it there only while they import the application. A new worker process gets this
     process's path, and would not find the modules of the functions that it is to run.
     """
-    here = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    try:
+        here = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    except FileNotFoundError:  # it was removed
+        return
     if here in sys.path or "" in sys.path:
         return
     for name, module in list(sys.modules.items()):
