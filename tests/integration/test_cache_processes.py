@@ -38,7 +38,7 @@ def test_four_processes_and_their_callers_share_one_run(begin, log, face):
     assert len(runs(log)) == 1
     assert values == {f"made by {runs(log)[0].pid}"}
     assert [len(outcome["values"]) for outcome in outcomes] == [callers] * 4
-    assert max(outcome["seconds"] for outcome in outcomes) < 1.0 + 2.0  # woken, not polled
+    assert max(outcome["seconds"] for outcome in outcomes) < 1.0 + 5.0  # woken, not polled
 
 
 def test_both_faces_share_one_run_across_processes(begin, log):
@@ -80,5 +80,5 @@ def test_a_waiter_is_served_by_another_processs_run_that_began_before(begin, log
     asked = time.monotonic()
     (second,) = begin({"work": 2.0})
     assert second.outcome()["values"] == first.outcome()["values"]
-    assert time.monotonic() - asked < 2.0 + 3.0
+    assert time.monotonic() - asked < 2.0 + 6.0
     assert most_at_once(runs(log)) == len(runs(log)) == 1

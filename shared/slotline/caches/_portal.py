@@ -32,6 +32,7 @@ class PortalCache:
         self._lock = threading.Lock()
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def get_or_create(self, key: str, creator: Creator, ttl_seconds: float | None = DEFAULT_TTL) -> Any:
         """See :meth:`BaseCacheAdapter.get_or_create`."""
@@ -69,7 +70,10 @@ class PortalCache:
     def close(self) -> None:
         """Close the cache in its loop, and end the loop."""
         self._run(self._cache.close())
+        thread = self._thread
         self.end_loop()
+        if thread is not None:
+            thread.join(timeout=5.0)
 
     def end_loop(self) -> None:
         """End the loop and its thread; the next call starts new ones."""
@@ -82,7 +86,9 @@ class PortalCache:
         with self._mine():
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_serve, args=(self._loop,), name="slotline-cache-loop", daemon=True).start()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), daemon=True)
+                self._thread.name = "slotline-cache-loop"
+                self._thread.start()
             loop = self._loop
         if loop is asyncio._get_running_loop():  # noqa: SLF001 - the public form raises where there is none
             coroutine.close()
