@@ -98,6 +98,8 @@ class Feed:
             self._asked = False
 
     async def _next(self) -> bytes | AckableMessage | None:
+        if self._reading is not None and self._reading.done():
+            return self._read_message()  # it has been overtaken, once is enough
         while True:
             if self._call.done():
                 self._call = self._loop.create_future()
@@ -112,11 +114,15 @@ class Feed:
                 self._unstarted.add(delivery)
                 return delivery.as_message()
             if self._reading.done():
-                reading, self._reading = self._reading, None
-                try:
-                    return Delivery.of(reading.result(), self).as_message()
-                except StopAsyncIteration:
-                    return None
+                return self._read_message()
+
+    def _read_message(self) -> bytes | AckableMessage | None:
+        reading, self._reading = self._reading, None
+        assert reading is not None  # noqa: S101 - only called when it is done
+        try:
+            return Delivery.of(reading.result(), self).as_message()
+        except StopAsyncIteration:
+            return None
 
     async def _read(self) -> bytes | AckableMessage:
         return await anext(self._own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from taskiq_ext._feed import Feed
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from taskiq.acks import AckableMessage
 
     from slotline.stores.base import Store
+
+logger = logging.getLogger(__name__)
 
 _ORDINARY_GROUP = "taskiq"
 
@@ -34,10 +37,17 @@ class WaitingRoom:
 
     def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """Yield the broker's messages, and those of its lane."""
-        store = self._store()
+        store, lane = self._store(), self._lane or lane_of(self._broker)
         if not store.shared:
             return self._own()
-        feed = Feed(self._broker, self._own(), store, self._lane or lane_of(self._broker))
+        if lane is None:
+            logger.warning(
+                "Messages over their limit wait in the worker: the queue of %s is not known. "
+                "Give PoolLimitMiddleware a lane, one for each queue, and they are parked.",
+                type(self._broker).__name__,
+            )
+            return self._own()
+        feed = Feed(self._broker, self._own(), store, lane)
         self._feeds.append(feed)
         return feed.messages()
 
@@ -47,14 +57,19 @@ class WaitingRoom:
             await feed.give_back()
 
 
-def lane_of(broker: AsyncBroker) -> str:
-    """Return the name of a broker's lane: ``"taskiq:"`` and its queues, and its consumer group if that is its own."""
+def lane_of(broker: AsyncBroker) -> str | None:
+    """Return the name of a broker's lane: ``"taskiq:"`` and its queues, and its consumer group if that is its own.
+
+    ``None`` where the queues are not known: two brokers in one lane would take each other's messages.
+    """
     own: dict[str, Any] = vars(broker)
     queues = {str(queue.name) for queue in own.get("_task_queues") or ()}
     queues |= {str(own[name]) for name in ("queue_name", "_queue_name") if own.get(name)}
     queues |= {str(name) for name in own.get("additional_streams") or ()}
+    if not queues:
+        return None
     group = own.get("consumer_group_name") or _ORDINARY_GROUP
-    name = ",".join(sorted(queues)) or type(broker).__name__
+    name = ",".join(sorted(queues))
     return f"taskiq:{name}" if group == _ORDINARY_GROUP else f"taskiq:{name}@{group}"
 
 

@@ -23,7 +23,7 @@ LEASE = 1.5
 class QueueBroker(AsyncBroker):
     """A broker in memory that remembers what was sent and what was acknowledged."""
 
-    def __init__(self, queue_name: str = "work", *, asks_for_acks: bool = True) -> None:
+    def __init__(self, queue_name: str | None = "work", *, asks_for_acks: bool = True) -> None:
         super().__init__()
         self.result_backend = InmemoryResultBackend()
         self.queue_name, self.asks_for_acks = queue_name, asks_for_acks

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 from taskiq import AckableMessage, InMemoryBroker
+from taskiq.brokers.shared_broker import AsyncSharedBroker
 from taskiq.formatters.json_formatter import JSONFormatter
 
 from slotline import MemoryStore, Pool, RedisStore, configure
@@ -190,6 +191,64 @@ async def test_the_label_decides_between_parking_and_waiting(
         assert in_room(redis_client) == parks
         work.go.set()
         await work.all_ended(2)
+
+
+@pytest.mark.parametrize(("lane", "parks"), [(None, False), ("mine", True)])
+async def test_a_broker_whose_queue_is_not_known_parks_in_the_lane_that_it_is_given(
+    store: RedisStore, redis_client: redis.Redis, lane: str | None, parks: bool
+) -> None:
+    work = Work(QueueBroker(None), store, lane=lane)
+    async with working(work.broker):
+        await work.limited.kiq(0)
+        await await_until("it runs", lambda: work.started)
+        await work.limited.kiq(1)
+        await waiting(store, 1)
+        assert in_room(redis_client) == parks
+        work.go.set()
+        await work.all_ended(2)
+
+
+async def test_shared_tasks_are_parked_like_others(store: RedisStore, redis_client: redis.Redis) -> None:
+    broker, shared = QueueBroker(), AsyncSharedBroker()
+    work = Work(broker, store)
+    shared.default_broker(broker)
+
+    @shared.task("shared", pool="api")
+    async def task(x: int) -> int:
+        return x
+
+    try:
+        async with working(broker):
+            await work.limited.kiq(0)
+            await await_until("it runs", lambda: work.started)
+            sent = await task.kiq(7)
+            await waiting(store, 1)
+            assert in_room(redis_client) == 1
+            work.go.set()
+            assert (await sent.wait_result(timeout=20)).return_value == 7
+    finally:
+        shared.global_task_registry.pop("shared")
+
+
+async def test_a_room_full_of_messages_with_free_slots_does_not_shut_the_broker_out(store: RedisStore) -> None:
+    work = Work(QueueBroker(), store, size=50)
+    work.go.set()
+    pool = Pool("api", 50, store=store)
+    held = [await pool.acquire() for _ in range(50)]
+    async with working(work.broker, max_async_tasks=1):
+        for x in range(120):
+            await work.limited.kiq(x)
+        await waiting(store, 120)
+        for x in range(10):
+            await work.unlimited.kiq(x)
+        await await_until("they have run", lambda: len(work.free) == 10)
+        for slot in held:
+            await pool.release(slot)
+        for x in range(10, 20):
+            await work.unlimited.kiq(x)
+        await await_until("they have run", lambda: len(work.free) == 20)
+        assert len(work.ended) < 120
+        await work.all_ended(120)
 
 
 async def test_a_custom_lane_and_formatter_are_kept(store: RedisStore, redis_client: redis.Redis) -> None:
