@@ -8,10 +8,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import redis.asyncio
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
+from slotline.caches import RedisCacheAdapter
 from slotline.stores import MemoryStore
 from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware
+from tests.harness.redis_server import RedisServer
 
 BATCH = 400
 ROUNDS = 40
@@ -123,9 +126,55 @@ async def labelled() -> None:
     await broker.shutdown()
 
 
+async def hits_on_redis(server: RedisServer) -> None:
+    client = redis.asyncio.Redis.from_url(server.url)
+
+    async def raw() -> None:
+        await client.get("raw")
+
+    brokers = []
+    for answers in (True, False):
+        broker = InMemoryBroker(await_inplace=True, max_stored_results=10)
+        broker.add_middlewares(CacheMiddleware(RedisCacheAdapter(server.url), answer_senders=answers))
+        brokers.append(broker)
+
+    def task_of(broker: InMemoryBroker) -> Any:
+        @broker.task(cache_ttl=3600)
+        async def cached(x: int) -> int:
+            return x
+
+        return cached
+
+    async def noop(x: int) -> int:
+        return x
+
+    answered, sent = (task_of(broker) for broker in brokers)
+    plain = brokers[0].register_task(noop)
+    await client.set("raw", "1", ex=3600)
+    await answered.kiq(1)
+    seconds = await side_by_side(
+        {
+            "a raw GET": raw,
+            "no labels": lambda: plain.kiq(1),
+            "a hit for the sender": lambda: answered.kiq(1),
+            "a hit for the worker": lambda: sent.kiq(1),
+        },
+        rounds=8,
+    )
+    limit = seconds["a raw GET"]
+    print("a cached no-op on Redis; the broker is in memory, so only the cache travels")
+    for name, taken in seconds.items():
+        print(f"  {name:<32}{taken * 1e6:>8.1f} us {taken / limit:>8.2f} x a raw GET {1 / taken:>10,.0f} /s")
+    for broker in brokers:
+        await broker.shutdown()
+    await client.aclose()
+
+
 def main() -> None:
     asyncio.run(unlabelled())
     asyncio.run(labelled())
+    with RedisServer() as server:
+        asyncio.run(hits_on_redis(server))
 
 
 if __name__ == "__main__":

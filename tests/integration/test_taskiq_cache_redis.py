@@ -104,7 +104,7 @@ async def app(request: pytest.FixtureRequest, app_module: Callable[[str], str], 
 
 @pytest.fixture
 def worker(app: Any, taskiq_worker: Callable[..., TaskiqWorker]) -> TaskiqWorker:
-    return taskiq_worker(f"{app.__name__}:broker", workers=2)
+    return taskiq_worker(f"{app.__name__}:broker")
 
 
 @pytest.mark.usefixtures("worker")
@@ -141,8 +141,10 @@ async def test_a_sender_removes_one_call(app: Any, redis_client: redis.Redis) ->
     assert len(runs(redis_client)) == 3
 
 
-@pytest.mark.usefixtures("worker")
-async def test_in_the_grace_one_worker_refreshes_and_nobody_waits_for_it(app: Any, redis_client: redis.Redis) -> None:
+async def test_in_the_grace_one_worker_refreshes_and_nobody_waits_for_it(
+    app: Any, taskiq_worker: Callable[..., TaskiqWorker], redis_client: redis.Redis
+) -> None:
+    taskiq_worker(f"{app.__name__}:broker", workers=2)
     assert (await results([await app.aging.kiq()]))[0].return_value == 1
     await await_until("the value is stale", lambda: not _fresh(app), timeout=20)
     sent = [await app.aging.kiq() for _ in range(10)]
