@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from celery_ext.task import Task
     from slotline.leases import ExecutorLease, LeasedExecutorManager
 
+BODY = "_slotline_body"
+"""Where a task whose code Celery has wrapped with its autoretry keeps that code."""
 _wanted = local()
 """``name``: the manager in whose lease the body must run that this thread is about to call."""
 _LEASE_SLACK = 60.0
@@ -38,7 +40,7 @@ def leased(task: Task, name: str, args: tuple[Any, ...], kwargs: dict[str, Any])
 
     What Celery wraps around that code, its autoretry, stays in the calling process.
     """
-    if not task.autoretries:
+    if BODY not in task.__dict__:
         return _run_in_lease(task, name, task.run, args, kwargs)
     _wanted.name = name
     try:
@@ -101,7 +103,8 @@ def _with_request(task: Task, request: Context, body: Callable[..., Any], *args:
 
 def _in_process(name: TaskName, request: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     task = name.find()
-    return _with_request(task, Context(request), task.body, *args, **kwargs)
+    body = task.__dict__.get(BODY) or task.run
+    return _with_request(task, Context(request), body, *args, **kwargs)
 
 
 class TaskName(NamedTuple):
@@ -132,7 +135,7 @@ class TaskName(NamedTuple):
         found: Any = import_module(self.module)
         for part in self.attribute.split("."):
             found = getattr(found, part, None)
-        return found if isinstance(found, BaseTask) and hasattr(found, "body") else current_app.tasks[self.name]
+        return found if isinstance(found, BaseTask) else current_app.tasks[self.name]
 
 
 def _owner(task: Task, request: Context) -> str:

@@ -95,7 +95,7 @@ class Gate:
     def let_go(self) -> None:
         """Forget what is held: the connection is gone or the worker ends, and the broker has its messages still."""
         self._open = False
-        self._waiting.let_go()
+        self._mailbox.do(self._waiting.let_go)
 
     def close(self) -> None:
         """Give back what the worker still has; its pool has ended."""

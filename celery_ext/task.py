@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from slotline.leases import ExecutorLease
 
+_INSIDE = "_slotline_inside"
+
 
 class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
     """A task that understands Slotline's options, given to ``@app.task(...)`` or to one ``apply_async(...)``.
@@ -81,8 +83,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task as its options say: from the cache, in a lease; plainly where it is called directly."""
         request = self.request_stack.top
-        if request is None or request.called_directly:
+        if request is None or request.called_directly or _INSIDE in vars(request):
             return super().__call__(*args, **kwargs)
+        vars(request)[_INSIDE] = True  # a body that calls its own task means the plain function
         options = self.slotline_options
         changes = call_options(request)
         if changes:
@@ -149,30 +152,19 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         """
         return executors.lease(self, name, **options)
 
-    @property
-    def autoretries(self) -> bool:
-        """Whether Celery has wrapped the task's code with its autoretry."""
-        return "_slotline_body" in self.__dict__
-
-    @property
-    def body(self) -> Callable[..., Any]:
-        """The task's own code, without what Celery wraps around it."""
-        body: Callable[..., Any] = self.__dict__.get("_slotline_body") or self.run
-        return body
-
     # Celery's autoretry keeps the task's own body here and calls it from a wrapper that it puts in the place of run.
     # A body that runs in a lease runs inside of that wrapper, whose retry belongs to this process.
     @property
     def _orig_run(self) -> Callable[..., Any]:
         try:
-            body: Callable[..., Any] = self.__dict__["_slotline_body"]
+            body: Callable[..., Any] = self.__dict__[executors.BODY]
         except KeyError:
             raise AttributeError("_orig_run") from None
         return executors.inside_autoretry(self, body)
 
     @_orig_run.setter
     def _orig_run(self, body: Callable[..., Any]) -> None:
-        self.__dict__["_slotline_body"] = body
+        self.__dict__[executors.BODY] = body
 
 
 def call_options(request: Any) -> Any:

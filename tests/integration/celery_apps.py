@@ -30,6 +30,7 @@ app = Celery("app", broker=BROKER, backend=BACKEND, task_cls="celery_ext:Task")
 app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_enable_prefetch_count_reduction=False,  # Celery's own, and stalls a threads worker on RabbitMQ
     task_default_queue=QUEUE,
     broker_transport_options={"visibility_timeout": 3600},
     slotline_redis_url=STORE,

@@ -83,6 +83,15 @@ def test_eager_calls_use_the_cache(app: Celery, add: Callable[..., Any], body: B
     assert body.runs == [(1, 1), (2, 1), (1, 1)]
 
 
+def test_a_body_that_calls_its_own_task_means_the_plain_function(app: Celery) -> None:
+    @app.task(name="unit.recursive", shared=False, cache_ttl=60)
+    def countdown(number: int) -> int:
+        return 0 if number == 0 else 1 + countdown(number - 1)
+
+    assert countdown.apply((3,)).get() == 3
+    assert celery_ext.config.runtime(app).cache.get_stats()["size"] == 1
+
+
 def test_eager_chains_and_groups_use_the_cache(app: Celery, add: Callable[..., Any], body: Body) -> None:
     task = add(cache_ttl=60)
     for _ in range(2):
