@@ -39,7 +39,7 @@ class _FunctionError(Exception):
 class Flight:
     """One message's way to the value of an entry."""
 
-    __slots__ = ("_asking", "_boarding", "_landing", "_turn", "entry")
+    __slots__ = ("_asking", "_boarding", "_landing", "_news", "entry")
 
     def __init__(self, entry: CacheEntry) -> None:
         self.entry = entry
@@ -54,12 +54,12 @@ class Flight:
         """
         while True:
             loop = asyncio.get_running_loop()
-            self._turn: asyncio.Future[None] = loop.create_future()
+            self._news: asyncio.Future[None] = loop.create_future()
             self._landing: asyncio.Future[Any] = loop.create_future()
             asking = self._asking = asyncio.ensure_future(self.entry.ask(self._create))
-            asking.add_done_callback(_looked_at)
+            asking.add_done_callback(self._answered)
             try:
-                await asyncio.wait((asking, self._turn), return_when=asyncio.FIRST_COMPLETED)
+                await self._news  # the answer, or the request to make it
             except BaseException:
                 self._boarding = False
                 self.abandon()
@@ -106,9 +106,18 @@ class Flight:
     async def _create(self) -> Any:
         if not self._boarding:
             raise NobodyRanError  # the message has its answer: a refresh in the background is not its business
-        if not self._turn.done():
-            self._turn.set_result(None)
+        self._tell()
         return await self._landing
+
+    def _answered(self, asking: asyncio.Future[Any]) -> None:
+        # A message that was broken off asks no more; asyncio need not complain that nobody saw how that ended.
+        if not asking.cancelled():
+            asking.exception()
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._news.done():
+            self._news.set_result(None)
 
     def _served(self, asking: asyncio.Future[Any]) -> Served | None:
         try:
@@ -135,9 +144,3 @@ class Flight:
         error = asking.exception()
         if error is not None and error is not self._landing.exception():
             logger.error("The result of %r could not be cached; its task goes on.", self.entry.key, exc_info=error)
-
-
-def _looked_at(asking: asyncio.Future[Any]) -> None:
-    # A message that was broken off asks no more; asyncio need not complain that nobody saw how that ended.
-    if not asking.cancelled():
-        asking.exception()
