@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskiq.receiver import Receiver
 
@@ -62,6 +62,8 @@ class Feed:
         self._unstarted: set[TakenDelivery] = set()
         self._not_before = 0.0
         self._pause = _FIRST_PAUSE
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     async def messages(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """Yield messages until the broker has no more."""
@@ -106,10 +108,9 @@ class Feed:
             self._look()
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read())
-            awaited: set[asyncio.Future[Any]] = {self._reading, self._call}
-            if self._looking is not None:
-                awaited.add(self._looking)
-            await asyncio.wait(awaited, timeout=self._until_look(), return_when=asyncio.FIRST_COMPLETED)
+                self._reading.add_done_callback(self._ring)
+            self._look_later()
+            await self._call
             if (delivery := await self._taken()) is not None:
                 self._unstarted.add(delivery)
                 return delivery.as_message()
@@ -132,11 +133,22 @@ class Feed:
         busy = self._looking or self._overdue or self._found or self._unstarted
         if not busy and self.room.due and time.monotonic() >= self._not_before:
             self._looking = asyncio.create_task(self._take())
+            self._looking.add_done_callback(self._ring)
 
-    def _until_look(self) -> float | None:
+    def _look_later(self) -> None:
         if self._looking or self._overdue or self._unstarted:
-            return None
-        return max(0.0, self.room.look_after, self._not_before - time.monotonic())
+            return  # its end rings
+        at = time.monotonic() + max(self.room.look_after, self._not_before - time.monotonic())
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(at - time.monotonic(), self._look_now)
+
+    def _look_now(self) -> None:
+        self._timer = None
+        self._ring()
 
     async def _take(self) -> TakenDelivery | None:
         try:
@@ -189,6 +201,8 @@ class Feed:
 
     async def _close(self) -> None:
         self.room.close()
+        if self._timer is not None:
+            self._timer.cancel()
         if looking := self._looking or self._overdue:
             self._looking = self._overdue = None
             looking.remove_done_callback(self._came_too_late)
@@ -214,6 +228,6 @@ class Feed:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
             self._loop.call_soon_threadsafe(self._ring)
 
-    def _ring(self) -> None:
+    def _ring(self, _done: object = None) -> None:
         if not self._call.done():
             self._call.set_result(None)
