@@ -197,6 +197,15 @@ async def test_a_tag_forgets_entries_that_have_ended(cache, redis_client):
     assert redis_client.pttl(name) > 0
 
 
+async def test_a_value_whose_tag_cannot_be_noted_is_not_stored(cache, redis_client, caplog):
+    redis_client.set("slotline:{cache-tag:t}", "of another kind", px=LONG)
+    assert await cache.get_or_create("k", lambda: "made", tags=["t"]) == "made"
+    await cache.set("s", "set", tags=["t"])
+    assert [await cache.get("k"), await cache.get("s")] == [None, None]
+    assert redis_client.keys() == [b"slotline:{cache-tag:t}"]
+    assert caplog.text.count("was refused") == 1
+
+
 @pytest.mark.parametrize("how", ["set", "invalidate", "invalidate_tag", "clear"])
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 async def test_a_run_under_way_does_not_overwrite_what_came_after_it_began(cache, redis_url, how, where):

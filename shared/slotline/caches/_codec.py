@@ -34,9 +34,9 @@ class Codec:
             entry = self.serializer.load(key, raw, returns)
             return entry._replace(value=failure_from(entry.value)) if entry.error else entry
         except CorruptEntryError as error:
-            self._tell_once(key, "the entry of %r is taken for a miss: %s", key, error)
+            self.tell_once(key, "the entry of %r is taken for a miss: %s", key, error)
         except Exception as error:  # noqa: BLE001 - the bytes may be anybody's
-            self._tell_once(key, "the entry of %r is taken for a miss: %r", key, error)
+            self.tell_once(key, "the entry of %r is taken for a miss: %r", key, error)
         return None
 
     def write(self, key: str, value: Any, options: EntryOptions, delta: float) -> bytes | None:
@@ -54,14 +54,15 @@ class Codec:
         try:
             return self.serializer.dump(key, entry, options.returns)
         except SerializationError as error:
-            self._tell_once(key, "the value of %r is not stored: %s", key, error)
+            self.tell_once(key, "the value of %r is not stored: %s", key, error)
             return None
 
     def write_error(self, key: str, error: BaseException) -> bytes:
         """Return a creator's exception as bytes."""
         return self.serializer.dump(key, Entry(failure_data(error), error=True))
 
-    def _tell_once(self, about: str, message: str, *args: Any) -> None:
+    def tell_once(self, about: str, message: str, *args: Any) -> None:
+        """Log a warning, unless one about the same was logged lately."""
         if about not in self._told:
             if len(self._told) >= _REMEMBERED:
                 self._told.clear()

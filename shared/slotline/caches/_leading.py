@@ -13,6 +13,7 @@ from slotline.caches._creating import create
 from slotline.caches._engine import logger
 from slotline.caches._failures import from_payload, to_payload
 from slotline.caches._flights import ABANDONED, Flight, Outcome, failed
+from slotline.caches._keyspace import all_or_error
 from slotline.errors import StoreError, StoreUnavailableError
 from slotline.steps import Call, Sleep, Steps
 from slotline.stores.keeper import BEATS
@@ -55,6 +56,8 @@ class Leading:
         self.lost = False
         self._ended = threading.Event()
         self._fresh_for = 0.0
+        self._untagged = False
+        """Whether a tag could not be noted: invalidating it would miss the value, which is therefore not stored."""
 
     def fly(self, creator: Creator) -> Steps[Outcome]:
         """Return the value, made here or by another process."""
@@ -158,7 +161,8 @@ class Leading:
             self.cache.store_failed(error)
             self._hand_over_later(command, error)
         else:
-            self.cache.store_answered()
+            if stored:
+                self.cache.store_took()
             if stored and self._fresh_for and self.cache.on_value is not None:
                 self.cache.on_value(self.flight.key, outcome.value, self._fresh_for, since)
             if not stored and self.lost:
@@ -168,17 +172,19 @@ class Leading:
     def _tag(self) -> Steps[None]:
         # Before the creator reads anything: a tag that is invalidated from now on finds this run.
         if self.options.tags:
-            life_ms = commands.milliseconds(self.options.ttl + self.options.grace)
             cache = self.cache
+            life_ms = commands.milliseconds(self.options.ttl + self.options.grace)
             tags = [commands.tag(cache.names.tag(tag), self.base, life_ms) for tag in self.options.tags]
-            for reply in (yield commands.CallMany(cache.store, tags)):
-                if isinstance(reply, Exception):
-                    cache.store_failed(reply)
+            try:
+                yield from all_or_error(cache.store, tags)
+            except StoreError as error:
+                cache.store_failed(error)
+                self._untagged = True
 
     def _handover(self, outcome: Outcome, delta: float) -> Any:
         """Return the command that ends the claim: with a value, with an exception, or with neither."""
         cache, options, key = self.cache, self.options, self.flight.key
-        if outcome.abandoned or self.flight.void:
+        if outcome.abandoned or self.flight.void or self._untagged:
             return commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
         if outcome.error is None:
             raw = cache.codec.write(key, outcome.value, options, delta)

@@ -20,7 +20,7 @@ from slotline.caches._outage import Outage
 from slotline.caches._reads import SharedReads
 from slotline.caches.base import Creator, Hit
 from slotline.caches.serializer import Entry, Serializer
-from slotline.errors import StoreError
+from slotline.errors import StoreError, StoreUnavailableError
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 
 if TYPE_CHECKING:
@@ -196,8 +196,10 @@ class RedisCacheAdapter(CacheAdapter):
         fresh_ms = math.inf if left_ms < 0 else left_ms - entry.grace_ms
         stale = fresh_ms <= 0
         self._count.stale += stale
-        chance = random.random()  # noqa: S311 - spreads refreshes, no secret
-        early_ms = -entry.delta_ms * options.beta * math.log(1.0 - chance) if options.beta else 0.0
+        early_ms = 0.0
+        if options.beta:
+            chance = random.random()  # noqa: S311 - spreads refreshes, no secret
+            early_ms = -entry.delta_ms * options.beta * math.log(1.0 - chance)
         if fresh_ms > early_ms or self._rests(key):
             return Hit(entry.value, stale=stale), 0
         return Hit(entry.value, stale=stale), max(1, left_ms, entry.grace_ms)
@@ -227,7 +229,7 @@ class RedisCacheAdapter(CacheAdapter):
             if tags:
                 yield from all_or_error(self.store, tags)
             yield Call(self.store, commands.put(base, raw, commands.milliseconds(life), self.names.channel))
-            self.store_answered()
+            self.store_took()
         except StoreError as error:
             self.store_failed(error)
             if self.on_store_error == "fail":
@@ -302,14 +304,20 @@ class RedisCacheAdapter(CacheAdapter):
             raise error
 
     def store_failed(self, error: Exception) -> None:
-        """Note that the store did not answer; the first time is logged."""
+        """Note that a call failed: an outage is logged when it begins, a refused command once."""
         self._count.errors += 1
-        if isinstance(error, StoreError) and error is not self._outage.current():
+        if not isinstance(error, StoreUnavailableError):
+            self.codec.tell_once(str(error), "a cache command was refused, and the value is made without it: %s", error)
+        elif error is not self._outage.current():
             self._outage.began(error)
 
     def store_answered(self) -> None:
         """Note that the store answered."""
-        self._outage.over()
+        self._outage.answered()
+
+    def store_took(self) -> None:
+        """Note that the store took a value."""
+        self._outage.took()
 
     def count_hit(self) -> None:
         """Count a value that another process made meanwhile."""
