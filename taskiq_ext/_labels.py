@@ -25,9 +25,9 @@ OnFull: TypeAlias = Literal["park", "wait", "fail", "drop"]
 ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop")
 CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
 POOL_LABELS = ("pool", "pool_size", "pool_slot_exp", "pool_on_full", "pool_timeout")
-EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit")
+EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit", "max_memory")
 _NUMBERS = frozenset(
-    {"cache_ttl", "cache_grace", "pool_size", "pool_slot_exp", "pool_timeout", "time_limit", "soft_time_limit"}
+    {"cache_ttl", "cache_grace", "pool_size", "pool_slot_exp", "pool_timeout", *EXECUTOR_LABELS} - {"executor"}
 )
 _FLAGS = frozenset({"cache", "cache_errors"})
 _TAGS_ALLOWED = "a list of strings that are not empty, or such strings with commas between them"
@@ -35,6 +35,7 @@ _INSTEAD = {
     "executor": "take a lease with executor_lease()",
     "time_limit": "use timeout",
     "soft_time_limit": "use timeout",
+    "max_memory": "only a process of its own can be limited",
 }
 
 
@@ -244,7 +245,7 @@ def executor_options(
                 raise refuse(label, labels[label], "used together with executor, whose processes can be killed")
         return None
     manager = managers.declared(name)
-    limits = limits_for(manager, time_limit=labels.get("time_limit"), soft_time_limit=labels.get("soft_time_limit"))
+    limits = limits_for(manager, **{label: labels.get(label) for label in EXECUTOR_LABELS[1:]})
     return ExecutorOptions(name, limits)
 
 

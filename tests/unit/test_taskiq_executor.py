@@ -95,6 +95,17 @@ def sleep_in_pieces() -> str:
     return "slept"
 
 
+def fill_memory() -> int:
+    return len(bytearray(512 * 1024 * 1024))
+
+
+async def test_a_memory_limit_ends_the_function_and_nothing_else(broker: InMemoryBroker) -> None:
+    task = broker.register_task(fill_memory, executor="billiard", max_memory=200_000)
+    assert isinstance((await result_of(await task.kiq())).error, MemoryError)
+    following = broker.register_task(process_id, executor="billiard")
+    assert (await result_of(await following.kiq(1))).return_value[0] == 1
+
+
 def exit_at_once() -> None:
     os._exit(3)
 

@@ -70,7 +70,13 @@ BAD_CACHE_LABELS = [
 ]
 
 
-MANAGERS = ManagerRegistry({"cpu": {"max_pools": 1}, "killable": {"max_pools": 1, "backend": "process"}})
+MANAGERS = ManagerRegistry(
+    {
+        "cpu": {"max_pools": 1},
+        "killable": {"max_pools": 1, "backend": "process"},
+        "billiard": {"max_pools": 1, "backend": "billiard"},
+    }
+)
 
 
 def function(x: int, context: Annotated[Context, TaskiqDepends()]) -> int:
@@ -183,10 +189,15 @@ def test_the_default_executor_is_for_plain_functions_that_name_none() -> None:
         {"executor": "killable", "time_limit": True},
         {"executor": "killable", "time_limit": 0},
         {"executor": "killable", "soft_time_limit": 3},
+        {"max_memory": 1000},
+        {"executor": "killable", "max_memory": 1000},
+        {"executor": "billiard", "max_memory": 0},
+        {"executor": "billiard", "max_memory": 1.5},
+        {"executor": "billiard", "max_memory": True},
     ],
 )
-def test_a_time_limit_that_cannot_be_kept_is_refused(labels: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOptionError, match="time_limit"):
+def test_a_limit_that_cannot_be_kept_is_refused(labels: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError, match=list(labels)[-1]):
         executor_options(labels, function, MANAGERS, None)
 
 

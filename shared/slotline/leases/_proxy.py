@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Never, ParamSpec, TypeVar, cast
 
+from slotline._default import DEFAULT, Default
 from slotline.errors import LeaseError
 from slotline.leases._work import submit_future
 
@@ -41,19 +42,28 @@ class LeasedExecutor(Executor):
         """
         return cast("Future[T]", submit_future(self._grant, fn, args, kwargs, self._limits))
 
-    def options(self, *, timeout: float | None = None, soft_timeout: float | None = None) -> LeasedExecutor:
-        """Return this executor with time limits for each task; only the billiard backend has them.
+    def options(
+        self,
+        *,
+        timeout: float | Default | None = DEFAULT,
+        soft_timeout: float | Default | None = DEFAULT,
+        max_memory: int | Default | None = DEFAULT,
+    ) -> LeasedExecutor:
+        """Return this executor with limits for each task; only the billiard backend has them.
 
         Args:
-            timeout: Seconds after which a task's process is killed (default: no limit of its own).
-            soft_timeout: Seconds after which ``SoftTimeLimitExceeded`` is raised in the task (default: none).
+            timeout: Seconds after which a task's process is killed; ``None`` lifts the limit (default: the manager's).
+            soft_timeout: Seconds after which ``SoftTimeLimitExceeded`` is raised in the task; likewise.
+            max_memory: Kilobytes of data that the process may hold while a task runs; likewise.
         """
         backend = self._grant.core.backend
         if not backend.limits:
             raise LeaseError(
                 f"Executors of the {backend.name} backend take no time limits for single tasks; billiard's do."
             )
-        return LeasedExecutor(self._grant, {"timeout": timeout, "soft_timeout": soft_timeout})
+        named = {"timeout": timeout, "soft_timeout": soft_timeout, "max_memory": max_memory}
+        given = {name: value for name, value in named.items() if value is not DEFAULT}
+        return LeasedExecutor(self._grant, {**(self._limits or {}), **given})
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> Never:  # noqa: ARG002, FBT001, FBT002 - the signature of Executor
         """Refuse: the executor belongs to the manager.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from slotline._checks import optional_seconds, refuse
+from slotline._checks import optional_seconds, refuse, whole_number
 from slotline.errors import LeaseExpiredError, WorkTimeLimitError
 from slotline.leases.lease import ExecutorLease
 from slotline.leases.manager import LeasedExecutorManager
@@ -26,23 +26,34 @@ class Limits:
     Args:
         time_limit: After it the task's process is killed; starting the process does not count.
         soft_time_limit: After it ``SoftTimeLimitExceeded`` is raised in the task.
+        max_memory: Kilobytes of data that the task's process may hold; more is a ``MemoryError`` in the task.
     """
 
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    max_memory: int | None = None
 
     def __bool__(self) -> bool:
-        return self.time_limit is not None or self.soft_time_limit is not None
+        return self.time_limit is not None or self.soft_time_limit is not None or self.max_memory is not None
+
+    def options(self) -> dict[str, Any]:
+        """Return what a billiard executor is told; what is not limited here stays as its manager says."""
+        named = {"timeout": self.time_limit, "soft_timeout": self.soft_time_limit, "max_memory": self.max_memory}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def limits_for(
-    manager: LeasedExecutorManager, *, time_limit: float | None = None, soft_time_limit: float | None = None
+    manager: LeasedExecutorManager,
+    *,
+    time_limit: float | None = None,
+    soft_time_limit: float | None = None,
+    max_memory: int | None = None,
 ) -> Limits:
     """Check a task's limits against what a manager can do; for when the task is registered.
 
     Raises:
         InvalidOptionError: A limit is no number of seconds, the soft one is not below the hard one, or the manager's
-            backend cannot enforce it: threads cannot be killed, and only billiard knows soft limits.
+            backend cannot enforce it: threads cannot be killed, and only billiard knows soft limits and memory.
     """
     hard, soft = optional_seconds("time_limit", time_limit), optional_seconds("soft_time_limit", soft_time_limit)
     if hard is not None and not manager.killable:
@@ -55,7 +66,10 @@ def limits_for(
         raise refuse("soft_time_limit", soft_time_limit, f"left out on the {manager.backend} backend: use 'billiard'")
     if soft is not None and hard is not None and soft >= hard:
         raise refuse("soft_time_limit", soft_time_limit, f"less than time_limit ({hard:g} s)")
-    return Limits(hard, soft)
+    memory = None if max_memory is None else whole_number("max_memory", max_memory)
+    if memory is not None and not manager.takes_limits:
+        raise refuse("max_memory", max_memory, f"left out on the {manager.backend} backend: use 'billiard'")
+    return Limits(hard, soft, memory)
 
 
 async def run_in_lease(
@@ -98,7 +112,7 @@ async def run_in_lease(
                 await lease.run(_ready)
                 alarm = _Alarm(lease, limits)
             if limits and manager.takes_limits:
-                executor = lease.executor.options(timeout=limits.time_limit, soft_timeout=limits.soft_time_limit)
+                executor = lease.executor.options(**limits.options())
                 return await asyncio.wrap_future(executor.submit(fn, *args, **kwargs or {}))
             return await lease.run(fn, *args, **kwargs or {})
         except asyncio.CancelledError:
@@ -132,7 +146,7 @@ def run_in_lease_sync(
     with lease:
         executor, alarm, future = lease.executor, None, None
         if limits and manager.takes_limits:
-            executor = executor.options(timeout=limits.time_limit, soft_timeout=limits.soft_time_limit)
+            executor = executor.options(**limits.options())
         try:
             if _counts_here(manager, limits):
                 lease.sync.run(_ready)
