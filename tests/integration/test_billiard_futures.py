@@ -326,6 +326,8 @@ def test_large_payloads_travel_in_both_directions(executor):
         data = os.urandom(1024) * (size // 1024)
         assert executor.submit(tasks.echo, data).result(60) == data
     assert executor.map(tasks.echo, [b"x" * 300_000] * 8) == [b"x" * 300_000] * 8
+    many = [os.urandom(300) * 1000 for _ in range(40)]
+    assert [future.result(60) for future in [executor.submit(tasks.echo, data) for data in many]] == many
     assert executor.submit(tasks.echo, tasks.Gadget(list(range(50_000)))).result(60) == tasks.Gadget(
         list(range(50_000))
     )

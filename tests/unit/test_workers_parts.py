@@ -1,5 +1,6 @@
 """The parts of the process pool that need no processes."""
 
+import os
 import pickle
 import threading
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from slotline.workers import ApplyResult, TaskExitError, UnpicklableError, outcome, wire
-from slotline.workers.arena import KEEP, RESULTS, TASKS, Arena
+from slotline.workers.arena import KEEP, RESULTS, TASKS, WINDOW, Arena
 from slotline.workers.chunks import cut, default_size, run_chunk, run_star_chunk
 from slotline.workers.courier import Courier
 from slotline.workers.mapping import MapResults
@@ -84,20 +85,29 @@ def test_errors_of_this_package_survive_pickling():
         assert str(again) == str(error)
 
 
-def test_an_arena_returns_what_was_written_and_gives_memory_back():
+@pytest.mark.parametrize("length", [10, WINDOW - 8, WINDOW + 1], ids=["short", "mapped", "long"])
+def test_an_arena_returns_what_was_written(length):
     arena = Arena.create()
     try:
-        arena.write([b"head", b"x" * (KEEP + 1), b"tail"], TASKS)
-        assert bytes(arena.view(8)) == b"headxxxx"
-        arena.write([b"result"], RESULTS)
-        assert arena.read(RESULTS, 6) == b"result"
-        with pytest.raises(EOFError):
-            arena.read(RESULTS, 7)
-        arena.trim()
-        with pytest.raises(EOFError):
-            arena.read(TASKS, 1)
+        for offset in (TASKS, RESULTS):
+            arena.write([b"head", b"x" * length, b"tail"], offset, length + 8)
+            assert bytes(arena.read(offset, length + 8)) == b"head" + b"x" * length + b"tail"
     finally:
         arena.close()
+        arena.close()
+
+
+def test_an_arena_gives_memory_back_and_cannot_be_shrunk():
+    arena = Arena.create()
+    try:
+        arena.write([b"x" * (KEEP + 1)], TASKS, KEEP + 1)
+        assert os.fstat(arena.fd).st_blocks * 512 > KEEP
+        arena.trim()
+        assert os.fstat(arena.fd).st_blocks * 512 < KEEP
+        assert bytes(arena.read(TASKS, 3)) == bytes(3)
+        with pytest.raises(PermissionError):
+            os.ftruncate(arena.fd, 0)
+    finally:
         arena.close()
 
 
@@ -116,9 +126,9 @@ def test_an_arena_says_which_task_was_begun():
 def test_a_small_arena_is_left_alone():
     arena = Arena.create()
     try:
-        arena.write([b"abc"], TASKS)
+        arena.write([b"abc"], TASKS, 3)
         arena.trim()
-        assert arena.read(TASKS, 3) == b"abc"
+        assert bytes(arena.read(TASKS, 3)) == b"abc"
     finally:
         arena.close()
 

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Final
 
 from slotline.workers import _billiard, outcome, wire
-from slotline.workers.arena import TASKS
+from slotline.workers.arena import TASKS, WINDOW
 from slotline.workers.courier import Courier, logger
 from slotline.workers.errors import ExecutorClosedError
 from slotline.workers.jobs import NO_HOOKS, ApplyResult
@@ -196,7 +196,7 @@ class Dispatcher:
         """Copy a long payload to the worker's memory and send the task; called without the lock."""
         error: BaseException | None = None
         try:
-            member.arena.write(job.payload, TASKS)
+            member.arena.write(job.payload, TASKS, job.size)
         except (OSError, MemoryError) as raised:
             error = raised
         with self.lock:
@@ -289,13 +289,21 @@ class Dispatcher:
 
     # Outcomes; the lock is not held.
 
+    def unpacks_here(self, job: ApplyResult, flags: int) -> bool:
+        """Return whether a value may be rebuilt, and its future resolved, without running anybody's code."""
+        return bool(flags & wire.PLAIN) and job.hooks is NO_HOOKS and self.on_job_ready is None
+
     def deliver(self, job: ApplyResult, kind: int, flags: int, payload: bytes) -> None:
         """Resolve a task with its packed outcome; what may run somebody's code is unpacked in the callbacks' thread."""
-        if flags & wire.PLAIN and job.hooks is NO_HOOKS and self.on_job_ready is None:
-            job.settle(*outcome.unpack_value(payload))
-            self.finished(job)
+        if self.unpacks_here(job, flags):
+            self.settle(job, *outcome.unpack_value(payload))
         else:
             self.courier.put(self._unpack, job, kind, payload)
+
+    def settle(self, job: ApplyResult, value: Any, error: BaseException | None) -> None:
+        """Resolve a task here and now."""
+        job.settle(value, error)
+        self.finished(job)
 
     def _unpack(self, job: ApplyResult, kind: int, payload: bytes) -> None:
         value, error = outcome.unpack_value(payload) if kind == wire.DONE else (None, outcome.unpack_error(payload))
@@ -330,7 +338,7 @@ class Dispatcher:
             self.courier.put(self.options.on_timeout_cancel, job)
 
 
-QUICK: Final = 4 * 1024 * 1024
+QUICK: Final = WINDOW
 """The supervisor itself moves payloads of up to this many bytes, which takes about a millisecond."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from slotline.workers import wire
+from slotline.workers import outcome, wire
 from slotline.workers.courier import logger
 from slotline.workers.crew import Crew
 from slotline.workers.dispatch import QUICK, SHORT, Dispatcher
@@ -70,13 +70,16 @@ class Inbox:
         dispatcher, inflight = self.dispatcher, member.inflight
         if not inflight or inflight[0].number != number:
             return  # a copy of the worker that a task has forked off has answered as well
-        payload, later = b"", False
+        payload, later, unpacked = packet[wire.HEADER.size :], False, None
         if flags & wire.SHARED:
             later = shared[1] > QUICK
             if not later:
-                payload = member.arena.read(*shared)
-        else:
-            payload = packet[wire.HEADER.size :]
+                # The worker may write there again as soon as it has its next task, so the payload is taken out first.
+                view = member.arena.read(*shared)
+                if dispatcher.unpacks_here(inflight[0], flags):
+                    unpacked = outcome.unpack_value(view)
+                else:
+                    payload = bytes(view)
         with dispatcher.lock:
             job = inflight.popleft()
             job.member = None
@@ -94,6 +97,8 @@ class Inbox:
                 large = self.next(member)
         if later:
             dispatcher.courier.put(self._fetch, member, job, kind, shared)
+        elif unpacked:
+            dispatcher.settle(job, *unpacked)
         else:
             dispatcher.deliver(job, kind, flags, payload)
         dispatcher.write_all(large)
@@ -116,8 +121,8 @@ class Inbox:
         error: BaseException | None = None
         payload = b""
         try:
-            payload = member.arena.read(*shared)
-        except (OSError, EOFError, MemoryError) as raised:
+            payload = bytes(member.arena.read(*shared))
+        except (OSError, MemoryError) as raised:
             error = raised
         with dispatcher.lock:
             member.fetching -= 1

@@ -44,7 +44,7 @@ def _shown(error: BaseException) -> str:
         return "(its text cannot be shown)"
 
 
-def unpack_value(payload: bytes) -> tuple[Any, BaseException | None]:
+def unpack_value(payload: bytes | memoryview) -> tuple[Any, BaseException | None]:
     """Return a task's value, or the error that kept it from being rebuilt."""
     try:
         return wire.load("result", payload), None

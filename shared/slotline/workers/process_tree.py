@@ -1,4 +1,4 @@
-"""What keeps processes together in life and death: sessions, parent-death signals, and the adoption of orphans."""
+"""What keeps processes together in life and death, and what else Python does not offer of the kernel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_FALLOC_PUNCH_HOLE_KEEP_SIZE: Final = 3
 _ROUNDS: Final = 200
 _ROUND_SECONDS: Final = 0.0005
 
@@ -36,6 +37,11 @@ def die_with_parent(parent: int) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, however it has daemonised itself."""
     _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give a part of a file's memory back to the system; the file keeps its length and reads as zeros there."""
+    _libc().fallocate(fd, _FALLOC_PUNCH_HOLE_KEEP_SIZE, ctypes.c_longlong(offset), ctypes.c_longlong(length))
 
 
 def own_session() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slotline.workers import _billiard, outcome, process_tree, wire
-from slotline.workers.arena import RESULTS, Arena
+from slotline.workers.arena import RESULTS, TASKS, Arena
 
 EX_OK: Final = 0
 EX_RECYCLE: Final = 0x9B
@@ -162,7 +162,7 @@ class _Worker:
                 self.results_end = RESULTS
             if flags & wire.CONFIRM and not self._confirmed(job, await_go=bool(flags & wire.AWAIT)):
                 continue
-            task = self.arena.view(shared) if flags & wire.SHARED else memoryview(packet)[size:]
+            task = self.arena.read(TASKS, shared) if flags & wire.SHARED else memoryview(packet)[size:]
             del packet
             kind, flags, payload = self._run(task, deadline, number)
             del task
@@ -186,7 +186,7 @@ class _Worker:
             raise EOFError
         return bool(reply[0] == wire.GO)
 
-    def _run(self, task: memoryview, deadline: float, memory_kb: int) -> tuple[int, int, wire.Payload]:
+    def _run(self, task: bytes | memoryview, deadline: float, memory_kb: int) -> tuple[int, int, wire.Payload]:
         """Run one task and pack its outcome."""
         before = resource.RLIM_INFINITY
         try:
@@ -222,7 +222,7 @@ class _Worker:
         if (length := wire.size_of(payload)) > wire.INLINE:
             offset, size = self.results_end, length
             try:
-                self.arena.write(payload, offset)
+                self.arena.write(payload, offset, size)
             except (OSError, MemoryError) as error:
                 self.answer(wire.FAILED, flags & wire.LEAVING, job, when, outcome.pack_error(error))
                 return
