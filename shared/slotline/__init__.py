@@ -1,7 +1,12 @@
-"""Concurrency limits, stampede-free caches and killable executors for task queues, and for any Python program."""
+"""Concurrency limits, stampede-free caches and killable executors for task queues, and for any Python program.
+
+Names beyond the errors are looked up when they are used: every worker process of an executor imports this package, and
+needs next to nothing of it.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from slotline._default import DEFAULT
@@ -20,11 +25,11 @@ from slotline.errors import (
     UnsupportedBackendError,
     UnsupportedFrameworkError,
 )
-from slotline.pools import Pool, Slot, pooled
-from slotline.settings import Settings, configure
-from slotline.stores import MemoryStore, Store
 
 if TYPE_CHECKING:
+    from slotline.pools import Pool, Slot, pooled
+    from slotline.settings import Settings, configure
+    from slotline.stores import MemoryStore, Store
     from slotline.stores.redis import RedisStore
 
 __all__ = [
@@ -52,10 +57,22 @@ __all__ = [
     "pooled",
 ]
 
+_HOMES = {
+    "MemoryStore": "stores",
+    "Pool": "pools",
+    "RedisStore": "stores",  # and only then redis, which is an extra
+    "Settings": "settings",
+    "Slot": "pools",
+    "Store": "stores",
+    "configure": "settings",
+    "pooled": "pools",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "RedisStore":  # redis is an extra
-        from slotline.stores import RedisStore  # noqa: PLC0415 - see above
-
-        return RedisStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
