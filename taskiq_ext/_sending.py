@@ -47,10 +47,18 @@ def answer_before_kicking(broker: AsyncBroker) -> None:
         ready = _answer.get()
         if ready is not None:
             _answer.set(None)
-            if ready.task_id == message.task_id:
+            if ready.task_id == message.task_id and await _stored(broker, ready):
                 logger.debug("Task %s with id %s is answered and not sent.", message.task_name, message.task_id)
-                await broker.result_backend.set_result(message.task_id, ready.result)
                 return
         await kick(message)
 
     broker.kick = kick_or_answer  # type: ignore[method-assign] # the only place where a message can be kept back
+
+
+async def _stored(broker: AsyncBroker, ready: _Answer) -> bool:
+    try:
+        await broker.result_backend.set_result(ready.task_id, ready.result)
+    except Exception:  # a worker may have more luck
+        logger.warning("The answer to task %s cannot be stored; it is sent.", ready.task_id, exc_info=True)
+        return False
+    return True

@@ -243,6 +243,27 @@ async def test_a_broker_without_results_is_sent_every_message() -> None:
     await broker.shutdown()
 
 
+async def test_a_message_whose_answer_cannot_be_stored_is_sent(
+    answering: CountingBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @answering.task(cache_ttl=60)
+    async def work(x: int) -> int:
+        return x
+
+    await result_of(await work.kiq(1))
+    store = answering.result_backend.set_result
+    failures = [OSError("full")]
+
+    async def set_result(task_id: str, result: TaskiqResult[Any]) -> None:
+        if failures:
+            raise failures.pop()
+        await store(task_id, result)
+
+    monkeypatch.setattr(answering.result_backend, "set_result", set_result)
+    assert (await result_of(await work.kiq(1))).return_value == 1
+    assert answering.sent == 2
+
+
 async def test_a_message_that_another_middleware_stops_answers_nobody(answering: CountingBroker) -> None:
     class Stopping(TaskiqMiddleware):
         def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
