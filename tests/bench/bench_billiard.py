@@ -1,8 +1,9 @@
 """The process pool beside raw pipes and beside its peers.
 
 Run it with ``python -m tests.bench billiard``. Raw pipes are two processes that send back what they get over
-``os.pipe`` pairs, driven in lockstep by one thread. The contenders take turns for many short rounds, and the quietest
-round of each counts: on a shared machine that is what is left of the noise. The ratios matter, the times do not.
+``os.pipe`` pairs, driven in lockstep by one thread. The contenders take turns for many short
+rounds, so that the machine's noise falls on all of them alike; the median round of each counts. The ratios matter, the
+times do not.
 """
 
 from __future__ import annotations
@@ -172,9 +173,11 @@ def ratios() -> None:
         table: dict[str, dict[str, tuple[float, float]]] = {contender.name: {} for contender in contenders}
         for column, measure in columns.items():
             rounds = [{contender.name: measure(contender) for contender in contenders} for _ in range(ROUNDS)]
-            best = {contender.name: min(one[contender.name] for one in rounds) for contender in contenders}
-            for name, took in best.items():
-                table[name][column] = took, took / best["raw pipes"]
+            middle = {
+                contender.name: statistics.median(one[contender.name] for one in rounds) for contender in contenders
+            }
+            for name, took in middle.items():
+                table[name][column] = took, took / middle["raw pipes"]
     print(f"{'2 workers, x raw pipes':24}" + "".join(f"{column:>22}" for column in columns))
     for name, cells in table.items():
         print(f"{name:24}" + "".join(f"{took * 1e6:12.0f} us {ratio:5.2f} x" for took, ratio in cells.values()))

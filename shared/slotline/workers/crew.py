@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from slotline.workers import _billiard, launcher
+from slotline.workers.courier import logger
 from slotline.workers.dispatch import Dispatcher, Due, Phase
 from slotline.workers.member import Member, State, WorkerPid
 
@@ -49,6 +50,7 @@ class Crew:
         self.last_words = ""
         """The traceback of the last initializer that failed."""
         self._next = 0
+        self._complaint = ""
 
     # The launcher.
 
@@ -118,12 +120,19 @@ class Crew:
             index = next(number for number in range(len(staying) + 1) if number not in taken)
             try:
                 member = self._launch(index)
-            except OSError:  # no descriptors, or the launcher is gone, which its connection tells
+            except OSError as error:  # no descriptors, or the launcher is gone, which its connection tells
+                self._complain(error)
                 dispatcher.due(time.monotonic() + _RETRY, Due.FILL, None)
                 return
             staying.append(member)
             dispatcher.members[member.number] = member
             self.watch(member)
+
+    def _complain(self, error: OSError) -> None:
+        """Log why no worker can be started, once for each reason."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            logger.warning("A worker cannot be started, which is tried again and again: %s", error)
 
     def _launch(self, index: int) -> Member:
         assert self.control is not None  # noqa: S101 - fill() has looked
