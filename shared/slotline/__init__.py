@@ -27,7 +27,9 @@ from slotline.errors import (
 )
 
 if TYPE_CHECKING:
-    from slotline.pools import Pool, Slot, pooled
+    from slotline.pools.pool import Pool
+    from slotline.pools.pooled import pooled
+    from slotline.pools.slot import Slot
     from slotline.settings import Settings, configure
     from slotline.stores import MemoryStore, Store
     from slotline.stores.redis import RedisStore
