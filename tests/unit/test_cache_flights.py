@@ -355,3 +355,33 @@ def test_a_forked_child_does_not_wait_for_the_runs_of_its_parent():
     go.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_creators_forked_child_may_use_other_keys_and_is_told_about_its_own():
+    cache = InMemoryCacheAdapter()
+
+    def in_child():
+        try:
+            cache.sync.get_or_create("k", lambda: 1)
+        except CacheRecursionError:
+            return cache.sync.get_or_create("other", lambda: 3)
+        return 1
+
+    def create():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(in_child())
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert cache.sync.get_or_create("k", create) == 3
+
+
+async def test_a_creator_that_invalidates_its_own_key_and_asks_for_it_is_told():
+    cache = InMemoryCacheAdapter()
+
+    async def create():
+        await cache.invalidate("k")
+        return await cache.get_or_create("k", create)
+
+    with pytest.raises(CacheRecursionError):
+        await cache.get_or_create("k", create)

@@ -56,9 +56,10 @@ def failed(error: BaseException) -> Outcome:
 class Flight:
     """One run of a creator and everyone who waits for it."""
 
-    __slots__ = ("_ended", "_futures", "_lock", "awaits", "key", "loop", "outcome", "own_error", "tags", "void")
+    __slots__ = ("_ended", "_futures", "_lock", "awaits", "home", "key", "loop", "outcome", "own_error", "tags", "void")
 
-    def __init__(self, key: str, tags: tuple[str, ...] = ()) -> None:
+    def __init__(self, home: Flights, key: str, tags: tuple[str, ...] = ()) -> None:
+        self.home = home
         self.key = key
         self.tags = tags
         self.outcome: Outcome | None = None
@@ -168,11 +169,13 @@ class Flights:
             CacheRecursionError: The caller is (or flies for) the creator that this flight waits for.
         """
         mine = _flying.get()
+        if mine is not None and mine.home is self and mine.key == key and mine.outcome is None:
+            raise CacheRecursionError(key)  # also in a forked child, and where the key was invalidated meanwhile
         with self.lock():
             flight = self.live.get(key)
             leading = flight is None or flight.lost
             if flight is None or leading:
-                flight = self.live[key] = Flight(key, tags)
+                flight = self.live[key] = Flight(self, key, tags)
         if mine is not None and mine.outcome is None:
             # Noted first and looked at afterwards: of two that wait for each other, one at least sees it.
             mine.awaits.append(flight)
