@@ -41,7 +41,7 @@ def end_with(executor: object, supervisor: Supervisor) -> None:
 
 def _close_unused(supervisor: Supervisor) -> None:
     if supervisor.owner == os.getpid():
-        supervisor.close()
+        supervisor.close_unlocked()
 
 
 def _finish_all() -> None:

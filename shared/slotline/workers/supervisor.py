@@ -185,6 +185,15 @@ class Supervisor:
                 dispatcher.phase = Phase.CLOSE
         dispatcher.wake()
 
+    def close_unlocked(self) -> None:
+        """Do as :meth:`close` from a finalizer, which may run in a thread that holds the lock already.
+
+        Nobody can hand in work any more, so nothing is decided at the same time.
+        """
+        if self.dispatcher.phase is Phase.RUN:
+            self.dispatcher.phase = Phase.CLOSE
+        self.dispatcher.wake()
+
     def terminate(self, error: BaseException | None = None, refusal: BaseException | None = None) -> None:
         """Kill everything now; what is unfinished fails with ``error``."""
         dispatcher = self.dispatcher
