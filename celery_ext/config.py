@@ -44,6 +44,8 @@ class Config:
         cache_default_ttl: Seconds that a result is kept for a task with ``cache=True`` and no ``cache_ttl``.
         cache_store_hits: Whether a hit on the sending side is written to the result backend.
         cache_on_send: Whether a hit is answered on the sending side at all.
+        room: Part of the names of this app's lanes in the waiting room; apps that share a store, and have queues of the
+            same name on brokers with the same virtual host, each need one of their own.
     """
 
     redis_url: str | None = None
@@ -58,6 +60,7 @@ class Config:
     cache_default_ttl: float | None = 3600.0
     cache_store_hits: bool = True
     cache_on_send: bool = True
+    room: str | None = None
 
 
 def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
@@ -119,6 +122,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "cache_default_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "cache_store_hits": _checks.flag,
     "cache_on_send": _checks.flag,
+    "room": _checks.text,
 }
 
 

@@ -20,6 +20,8 @@ from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
 from celery_ext.mailbox import mailbox_for
 from celery_ext.options import Limit
+from celery_ext.parcel import TakenMessage
+from celery_ext.parking import Parking
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from celery_ext.tenure import Tenure, process_lives
@@ -61,7 +63,7 @@ class Gate:
         self._mailbox = mailbox_for(consumer)
         self._processes = Processes(worker, consumer)
         self._store, self._owns_store = using.store_for_gate()
-        self._watch = StoreWatch(self._store, lambda: self._mailbox.post(self._waiting.store_is_back))
+        self._watch = StoreWatch(self._store, lambda: self._mailbox.post(self._store_is_back))
         self._waiting = Waiting(
             consumer,
             self._mailbox,
@@ -70,6 +72,9 @@ class Gate:
             start=lambda held, slot: self._start(held.request, held.pool, slot),
             hand_over=self.process,
         )
+        self._parking: Parking | None = None
+        if self._store.shared:
+            self._parking = Parking(consumer, self._mailbox, self._processes, self._watch, using.config.room)
         self._pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
         self._running: set[Tenure] = set()
         self._open = True
@@ -91,10 +96,14 @@ class Gate:
     def open(self) -> None:
         """Admit requests from now on; the consumer has a connection."""
         self._open = True
+        if self._parking is not None:
+            self._mailbox.do(self._parking.open)
 
     def let_go(self) -> None:
         """Forget what is held: the connection is gone or the worker ends, and the broker has its messages still."""
         self._open = False
+        if self._parking is not None:
+            self._mailbox.do(self._parking.let_go)
         self._mailbox.do(self._waiting.let_go)
 
     def close(self) -> None:
@@ -115,6 +124,9 @@ class Gate:
         return {"running": running, "held": self._waiting.counts()}
 
     def _admit(self, request: Any) -> None:
+        if isinstance(request.message, TakenMessage):
+            self._admit_taken(request, request.message)
+            return
         if is_over(request) or not self._open:
             self._processes.give_back()
             return
@@ -128,7 +140,7 @@ class Gate:
             return
         held = Held.from_now(request, limit, self._pool(limit))
         try:
-            slot = self._waiting.take_or_hold(held) if limit.on_full == "wait" else self._take_now(held)
+            slot = self._slot_for(held)
         except PoolFullError as error:
             self._turn_away(request, limit, error)
         except StoreUnavailableError as error:
@@ -138,6 +150,23 @@ class Gate:
         else:
             if slot is not None:
                 self._start(request, held.pool, slot)
+
+    def _admit_taken(self, request: Any, message: TakenMessage) -> None:
+        if is_over(request):  # acknowledged, and its slot with it
+            self._processes.give_back()
+        elif not self._open:
+            message.requeue()
+            self._processes.give_back()
+        else:
+            assert self._parking is not None  # noqa: S101 - it has delivered the message
+            self._parking.begun(message)
+            self._start(request, message.taken.pool, message.taken.slot)
+
+    def _slot_for(self, held: Held) -> Slot | None:
+        policy = held.limit.on_full
+        if policy == "park" and self._parking is not None:
+            return self._parking.park(held)
+        return self._waiting.take_or_hold(held) if policy in {"wait", "park"} else self._take_now(held)
 
     def _take_now(self, held: Held) -> Slot:
         if held.limit.key in self._waiting:  # others wait for it already
@@ -184,6 +213,11 @@ class Gate:
             raise
         if request._already_revoked:  # noqa: SLF001 - it expired just now: nothing runs, and no callback will come
             tenure.free()
+
+    def _store_is_back(self) -> None:
+        self._waiting.store_is_back()
+        if self._parking is not None:
+            self._parking.take_soon()
 
     def _pool(self, limit: Limit) -> Pool:
         name = (limit.key, limit.size, limit.slot_exp)

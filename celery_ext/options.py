@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = "slotline"
 """The message header in which the options of one call travel."""
-ON_FULL: Final = ("wait", "fail", "drop")
+ON_FULL: Final = ("wait", "park", "fail", "drop")
 _FAMILIES: Final = ("pool_", "cache_", "executor")
 _UNSET: Any = object()
 
@@ -94,7 +94,7 @@ class Limit:
         key: The pool's key, filled in.
         size: How many calls may run at once.
         slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
-        on_full: ``"wait"``, ``"fail"`` or ``"drop"``.
+        on_full: ``"wait"``, ``"park"``, ``"fail"`` or ``"drop"``.
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
     """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery_ext._compat import has_semaphore
@@ -23,7 +24,9 @@ class Processes:
         self._worker = worker
         self.counted = has_semaphore(worker, consumer)
         self._owed = 0
-        self._giving_back = False
+        self._giving_back = self._in_hand = False
+        if self.counted:
+            worker._quick_acquire = self._acquire  # noqa: SLF001 - checked by check_worker
 
     def give_back(self) -> None:
         """Give back the process that the request at hand was found."""
@@ -41,6 +44,24 @@ class Processes:
                 self._worker._quick_release()  # noqa: SLF001 - checked by check_worker
         finally:
             self._giving_back = False
+
+    @contextmanager
+    def in_hand(self) -> Iterator[None]:
+        """Let the request that is handed over inside have the process that was found before."""
+        self._in_hand = self.counted
+        try:
+            yield
+        finally:
+            if self._in_hand:  # it was not handed over: it waits for a time, or will never run
+                self._in_hand = False
+                self.give_back()
+
+    def _acquire(self, then: Callable[..., Any], *what: Any) -> Any:
+        if self._in_hand:
+            self._in_hand = False
+            then(*what)
+            return True
+        return self._worker.semaphore.acquire(then, *what)
 
     def find(self, then: Callable[[Any], Any], what: Any) -> None:
         """Call ``then(what)`` when a process is free, in turn."""

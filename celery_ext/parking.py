@@ -1,0 +1,155 @@
+"""The worker's side of the waiting room: messages over their limit wait in Redis, in no worker.
+
+A parked message is acknowledged to its broker. A worker that has a process for it takes the longest waiter of the
+queues that it serves, together with a slot, and handles it as if the broker had just delivered it: revokes, expiry,
+events, time limits and both ways of acknowledging are Celery's own. Until the run is acknowledged the room keeps the
+message under a claim, which lapses with its worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from celery_ext.held import Held, owner_of
+from celery_ext.mailbox import Mailbox
+from celery_ext.parcel import TakenMessage, pack
+from celery_ext.processes import Processes
+from celery_ext.store_watch import StoreWatch
+from slotline.errors import StoreError
+from slotline.pools import Slot
+from slotline.pools.room import Parked, Room, Taken
+
+logger = get_logger(__name__)
+
+BUSY = 0.05
+"""Seconds between two looks at a worker that has no capacity now, or is not ready yet."""
+
+
+class Parking:
+    """Parks requests, and takes parked messages when this worker has capacity for one.
+
+    All methods are called in the mailbox's line of execution.
+
+    Args:
+        consumer: The worker's consumer.
+        mailbox: Where calls of the room are posted.
+        processes: The pool's free processes.
+        watch: The way to the store, which processes share.
+        name: Part of the lanes' names; default: the broker's virtual host.
+    """
+
+    def __init__(
+        self, consumer: Any, mailbox: Mailbox, processes: Processes, watch: StoreWatch, name: str | None
+    ) -> None:
+        self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
+        self._name = name
+        self._room: Room | None = None
+        self._lanes: dict[str, str] = {}
+        self._delivered: set[TakenMessage] = set()
+        self._seeking = self._waiting = False
+
+    def open(self) -> None:
+        """Serve the lanes of the queues that the worker consumes from."""
+        name = self._name or self._consumer.conninfo.virtual_host
+        self._lanes = {queue: f"celery:{name}:{queue}" for queue in self._consumer.app.amqp.queues.consume_from}
+        lanes = list(self._lanes.values())
+        self._room = Room(self._watch.store, lanes, on_call=lambda: self._mailbox.post(self.take_soon))
+        self._seeking = False
+        self._look_later(0.0)
+
+    def let_go(self) -> None:
+        """Take nothing any more, and put back what has not begun to run."""
+        room, self._room = self._room, None
+        if room is not None:
+            room.close()
+        for message in list(self._delivered):
+            message.requeue()
+
+    def park(self, held: Held) -> Slot | None:
+        """Return a slot for a request, or park its message and acknowledge it.
+
+        Raises:
+            StoreError: The store cannot be asked; the request is as it was.
+        """
+        room, request = self._room, held.request
+        assert room is not None  # noqa: S101 - nothing is admitted before the gate is open
+        message, lane = pack(request.message), self._lane_of(request.message)
+        outcome = self._watch.ask(lambda: room.sync.park(held.pool, message, lane=lane, owner=owner_of(request)))
+        if not isinstance(outcome, Parked):
+            return outcome
+        logger.debug("%s is parked: pool %r is full, %d before it", request, held.limit.key, outcome.place)
+        state.task_ready(request)
+        request.acknowledge()
+        self._processes.give_back()
+        return None
+
+    def begun(self, message: TakenMessage) -> None:
+        """Take notice that a message's run begins, which owns the slot from now on."""
+        message.started = True
+        self._delivered.discard(message)
+
+    def take_soon(self) -> None:
+        """Take a message as soon as the worker has a process for it."""
+        room = self._room
+        if room is None or self._seeking:
+            return
+        if not room.due:
+            self._look_later(room.look_after)
+        elif self._processes.counted:
+            self._seeking = True
+            self._processes.find(lambda _: self._mailbox.do(self._take), None)
+        elif len(state.reserved_requests) < self._consumer.pool.limit:
+            self._take()
+        else:
+            self._look_later(BUSY)
+
+    def _take(self) -> None:
+        self._seeking = False
+        room = self._room
+        handler: Callable[[Any], Any] | None = getattr(self._consumer.task_consumer, "on_message", None)
+        taken = None
+        if room is not None and handler is not None:
+            try:
+                taken = self._watch.ask(room.sync.take)
+            except StoreError as error:
+                logger.debug("the waiting room cannot be asked: %s", error)
+        if room is None or handler is None or taken is None:
+            self._processes.give_back()
+            if room is not None:
+                self._look_later(BUSY if handler is None or room.due else room.look_after)
+            return
+        self._deliver(taken, handler)
+        self._mailbox.post(self.take_soon)
+
+    def _deliver(self, taken: Taken, handler: Callable[[Any], Any]) -> None:
+        message = TakenMessage(taken, self._consumer.task_consumer.accept, self._delivered.discard)
+        self._delivered.add(message)
+        try:
+            with self._processes.in_hand():
+                handler(message)
+        except Exception:
+            logger.exception("a parked message of lane %r cannot be handled, and goes back", taken.lane)
+            message.requeue()
+
+    def _look_later(self, seconds: float) -> None:
+        if not self._waiting:
+            self._waiting = True
+            self._consumer.timer.call_after(max(seconds, BUSY), self._mailbox.post, (self._look,))
+
+    def _look(self) -> None:
+        self._waiting = False
+        self.take_soon()
+
+    def _lane_of(self, message: Any) -> str:
+        route = message.delivery_info
+        exchange, key = route.get("exchange") or "", route.get("routing_key") or ""
+        for name, queue in self._consumer.app.amqp.queues.consume_from.items():
+            bound_to = queue.exchange.name if queue.exchange else ""
+            if (not exchange and key == name) or (exchange and (bound_to, queue.routing_key) == (exchange, key)):
+                return self._lanes[name]
+        # A topic or fanout: which queue it came from is not known, and any lane of this worker will do.
+        return self._lanes.get(key) or next(iter(self._lanes.values()))
