@@ -156,17 +156,21 @@ class TakenDelivery(Delivery):
         if self._settled:
             return
         self._settled = True
+        await self._release()
         try:
-            await self._release()
             await self._taken.settle()
         except StoreError as error:  # the run counts; the store tries again by itself
             logger.warning("A message of lane %r is settled in the background: %s", self.feed.lane, error)
 
     async def _release(self) -> None:
-        # A slot that no limit wanted: the task is unknown here, or its labels have changed since it was parked.
-        if self._slot_is_ours:
-            self._slot_is_ours = False
+        # A slot that no limit wanted: a cached result was there by now, or the task is unknown here.
+        if not self._slot_is_ours:
+            return
+        self._slot_is_ours = False
+        try:
             await self._taken.pool.release(self._taken.slot)
+        except StoreError as error:
+            logger.warning("A slot of pool %r is released in the background: %s", self._taken.pool.key, error)
 
     def _ended(self, home: asyncio.Task[Any]) -> None:
         if self._settled:
@@ -174,15 +178,9 @@ class TakenDelivery(Delivery):
         self._settled = True
         self._taken.abandon()
         if self._slot_is_ours:
-            releasing = home.get_loop().create_task(self._release_quietly())
+            releasing = home.get_loop().create_task(self._release())
             _background.add(releasing)
             releasing.add_done_callback(_background.discard)
-
-    async def _release_quietly(self) -> None:
-        try:
-            await self._release()
-        except StoreError as error:
-            logger.warning("A slot of pool %r is released in the background: %s", self._taken.pool.key, error)
 
 
 class RecordingFormatter(TaskiqFormatter):

@@ -101,6 +101,26 @@ async def test_what_was_taken_and_not_begun_is_given_back_when_the_worker_ends(s
     assert ((await info(store)).used, (await info(store)).waiting) == (0, 1)
 
 
+async def test_a_message_that_was_read_and_not_handed_out_is_sent_again_without_its_delay(store: RedisStore) -> None:
+    broker = QueueBroker()
+    work = Work(broker, store)
+    held = await Pool("api", 1, store=store).acquire()
+    async with working(broker):
+        await work.limited.kiq(0)
+        await waiting(store, 1)
+    feed = broker.listen()
+    await Pool("api", 1, store=store).release(held)
+    await asyncio.wait_for(anext(feed), 20)  # it has overtaken a read
+    await work.unlimited.kicker().with_labels(delay=5, queue_name="work").kiq(1)
+    await await_until("it has been read", broker.queue.empty)
+    await feed.aclose()
+    await broker.shutdown()
+    first, again = broker.sent[1:]
+    assert (again.message, again.task_id, again.task_name) == (first.message, first.task_id, first.task_name)
+    assert again.labels == {"queue_name": "work"}
+    assert broker.acked == [broker.sent[0].message, first.message]
+
+
 async def test_brokers_of_one_process_keep_to_their_own_lanes(store: RedisStore) -> None:
     one, two = Work(QueueBroker("one"), store), Work(QueueBroker("two"), store)
     async with working(one.broker), working(two.broker):
@@ -207,6 +227,24 @@ async def test_a_broker_whose_queue_is_not_known_parks_in_the_lane_that_it_is_gi
         assert in_room(redis_client) == parks
         work.go.set()
         await work.all_ended(2)
+
+
+async def test_a_broadcast_is_parked_only_if_its_label_says_so(store: RedisStore, redis_client: redis.Redis) -> None:
+    class PubSubBroker(QueueBroker):
+        pass
+
+    work = Work(PubSubBroker(), store)
+    async with working(work.broker):
+        await work.limited.kiq(0)
+        await await_until("it runs", lambda: work.started)
+        await work.limited.kiq(1)
+        await waiting(store, 1)
+        assert in_room(redis_client) == 0
+        await work.limited.kicker().with_labels(pool_on_full="park").kiq(2)
+        await waiting(store, 2)
+        assert in_room(redis_client) == 1
+        work.go.set()
+        await work.all_ended(3)
 
 
 async def test_shared_tasks_are_parked_like_others(store: RedisStore, redis_client: redis.Redis) -> None:
