@@ -12,7 +12,7 @@ from taskiq.labels import parse_label
 
 from slotline._checks import refuse
 from slotline.errors import InvalidOptionError
-from taskiq_ext._interception import check_registrations, plan_for
+from taskiq_ext._interception import check_registrations, intercept, plan_for
 from taskiq_ext._labels import from_wire, pick
 from taskiq_ext._support import assert_supported
 
@@ -77,6 +77,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         """
         for task in self.broker.get_all_tasks().values():
             self._check(task.original_func, task.labels)
+            intercept(task)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
         """Check the labels of this call.

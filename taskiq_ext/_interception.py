@@ -193,20 +193,23 @@ class InterceptedTask(AsyncTaskiqDecoratedTask[Any, Any]):
     def original_func(self, function: Function) -> None:
         self.__dict__["original_func"] = function
 
-    def kicker(self) -> AsyncKicker[Any, Any]:
-        """Return a kicker with labels of its own: shared tasks, and all tasks of Taskiq 0.12, lend it the task's."""
-        kicker = super().kicker()
-        kicker.labels = dict(kicker.labels)
-        return kicker
-
     def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
-        return _restored, (type(self).__mro__[2], self.__dict__)
+        return _restored, (type(self).__bases__[1], self.__dict__)
 
 
 def _restored(task_class: type[AnyTask], state: dict[str, Any]) -> AnyTask:
     task = task_class.__new__(task_class)
     task.__dict__.update(state)
     return task
+
+
+class _LendingTask(InterceptedTask):
+    """For shared tasks, and all tasks of Taskiq 0.12, which lend a kicker the task's own labels to change."""
+
+    def kicker(self) -> AsyncKicker[Any, Any]:
+        kicker = super().kicker()
+        kicker.labels = dict(kicker.labels)
+        return kicker
 
 
 _classes: dict[type[AnyTask], type[AnyTask]] = {}
@@ -224,7 +227,8 @@ def intercepted_class(task_class: type[AnyTask]) -> type[AnyTask]:
         "__qualname__": task_class.__qualname__,
         "__doc__": task_class.__doc__,
     }
-    return _classes.setdefault(task_class, type(task_class.__name__, (InterceptedTask, task_class), names))
+    front = InterceptedTask if "copy" in task_class.kicker.__code__.co_names else _LendingTask
+    return _classes.setdefault(task_class, type(task_class.__name__, (front, task_class), names))
 
 
 def intercept(task: AnyTask) -> None:

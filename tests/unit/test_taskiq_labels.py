@@ -341,6 +341,25 @@ async def test_the_workers_own_labels_hold_for_messages_without_them(broker: InM
     assert isinstance((await broker.result_backend.get_result("2")).error, PoolFullError)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+async def test_labels_of_a_call_do_not_stick_to_the_task(broker: InMemoryBroker, shared: bool) -> None:
+    registering = async_shared_broker if shared else broker
+
+    @registering.task(pool="a", pool_size=1)
+    async def work(x: int) -> int:
+        return x
+
+    try:
+        broker.middlewares[0].startup()
+        async_shared_broker.default_broker(broker)
+        await work.kicker().with_labels(pool_size=2, other="label").kiq(1)
+        await broker.wait_all()
+        assert work.labels == {"pool": "a", "pool_size": 1}
+    finally:
+        async_shared_broker.global_task_registry.pop(work.task_name, None)
+        async_shared_broker._default_broker = None
+
+
 async def test_one_middleware_serves_one_broker(broker: InMemoryBroker) -> None:
     other = InMemoryBroker()
     with pytest.raises(InvalidOptionError, match="broker"):
