@@ -76,6 +76,11 @@ def configure(store: Store | None = None, **options: Any) -> Settings:
     """
     global _settings, _store
     settings = _validated({**_from_environment(), **options})
+    if store is not None:
+        from slotline.stores.base import Store  # noqa: PLC0415 - the stores import this module
+
+        if not isinstance(store, Store):
+            raise refuse("store", store, "a Store, such as MemoryStore() or RedisStore(url), or None")
     if settings.redis_url is not None and store is None:
         from slotline.stores.url import check_url  # noqa: PLC0415 - the stores import this module
 
@@ -120,7 +125,7 @@ def _make_store(settings: Settings) -> Store:
         from slotline.stores.memory import MemoryStore  # noqa: PLC0415 - the stores import this module
 
         return MemoryStore()
-    from slotline.stores.redis import RedisStore  # noqa: PLC0415 - redis is an extra
+    from slotline.stores import RedisStore  # noqa: PLC0415 - redis is an extra
 
     return RedisStore(settings.redis_url, prefix=settings.prefix)
 
@@ -132,7 +137,8 @@ def _from_environment() -> dict[str, Any]:
             continue
         name = variable.removeprefix(_VARIABLE).lower()
         if name not in Settings.model_fields:
-            raise refuse(variable, value, "unset: the variables are " + ", ".join(_variables()))
+            # Its value may be a secret under a name that was misspelt.
+            raise refuse(variable, "...", "unset: the variables are " + ", ".join(_variables()))
         if name not in _NUMBERS:
             found[name] = value
         elif name == "default_pool_slot_expiration" and value.strip().lower() in {"none", ""}:

@@ -98,6 +98,48 @@ async def _hits_on_redis(url: str, callers: int, count: int) -> None:
             print(f"hit on Redis, {callers:3}  {name:20} {ratio:8.2f} x a raw GET")
 
 
+def blocking_hits(server: RedisServer) -> None:
+    """Print what a hit costs a blocking caller, beside dogpile.cache, which has no other face."""
+    from slotline.caches import RedisCacheAdapter
+
+    client, cache, memory = redis.Redis.from_url(server.url), RedisCacheAdapter(server.url), InMemoryCacheAdapter()
+    table = {"k": {"a": 1}}
+    client.set("raw", b'{"a":1}')
+    in_memory: dict[str, Any] = {
+        "dict": lambda: table["k"],
+        "slotline memory": lambda: memory.sync.get_or_create("k", dict),
+    }
+    on_redis: dict[str, Any] = {
+        "raw GET": lambda: client.get("raw"),
+        "slotline": lambda: cache.sync.get_or_create("k", dict),
+    }
+    if installed("dogpile.cache"):
+        from dogpile.cache import make_region
+
+        region = make_region().configure("dogpile.cache.memory", expiration_time=3600)
+        in_memory["dogpile.cache"] = lambda: region.get_or_create("k", dict)
+        where = {"host": "127.0.0.1", "port": server.port, "distributed_lock": True}
+        shared = make_region().configure("dogpile.cache.redis", expiration_time=3600, arguments=where)
+        on_redis["dogpile.cache"] = lambda: shared.get_or_create("dogpile", dict)
+    for where_to, base, calls, count in (
+        ("in memory", "dict", in_memory, 20_000),
+        ("on Redis", "raw GET", on_redis, 1_500),
+    ):
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                call()
+                began = time.perf_counter()
+                for _ in range(count):
+                    call()
+                found[name].append((time.perf_counter() - began) / count)
+        for name, seconds in found.items():
+            ratio = statistics.median(seconds) / statistics.median(found[base])
+            print(f"blocking hit {where_to:9}  {name:20} {ratio:8.2f} x a {base}")
+    cache.sync.close()
+    client.close()
+
+
 async def _warmed(get_or_create: Any) -> Any:
     key = uuid.uuid4().hex
     for _ in range(3):
@@ -194,6 +236,7 @@ def main() -> None:
     print(f"Python {sys.version.split()[0]}")
     with RedisServer() as server:
         asyncio.run(hits(server.url))
+        blocking_hits(server)
         stampedes(server)
     memory()
 

@@ -84,6 +84,19 @@ def test_a_pool_follows_the_default_expiration_and_may_say_otherwise():
     assert Pool("p", 3, slot_exp=None).slot_exp is None
 
 
+def test_a_store_must_be_a_store():
+    with pytest.raises(InvalidOptionError, match=r"^store="):
+        configure(store="redis://localhost")
+
+
+def test_the_value_of_a_misspelt_variable_is_not_shown(monkeypatch):
+    monkeypatch.setenv("SLOTLINE_REDIS_URI", "redis://ann:secret@localhost")
+    settings.reset()
+    with pytest.raises(InvalidOptionError) as caught:
+        settings.current()
+    assert "secret" not in str(caught.value)
+
+
 def test_a_store_given_to_configure_is_the_default_of_every_pool():
     store = MemoryStore()
     configure(store=store)

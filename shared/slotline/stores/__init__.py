@@ -16,7 +16,11 @@ __all__ = ["Command", "MemoryStore", "RedisStore", "Store", "SyncStore"]
 def __getattr__(name: str) -> Any:
     # redis is an extra: the rest works without it.
     if name == "RedisStore":
-        from slotline.stores.redis import RedisStore  # noqa: PLC0415 - see above
-
+        try:
+            from slotline.stores.redis import RedisStore  # noqa: PLC0415 - see above
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise ImportError("RedisStore needs redis-py: pip install 'slotline[redis]'", name="redis") from error
         return RedisStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

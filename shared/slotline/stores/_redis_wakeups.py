@@ -41,6 +41,7 @@ class RedisWakeups(Wakeups):
         self._thread: threading.Thread | None = None
         self._heard: Future[None] = Future()
         self._closing = False
+        self._away = False
         self._expected = 0
         self._subscribed: set[str] = set()
 
@@ -157,6 +158,9 @@ class RedisWakeups(Wakeups):
                 self.ring(token.decode(), payload)
 
     def _all_heard(self) -> None:
+        if self._away:
+            self._away = False
+            logger.info("wake-ups from %s are back", self._name)
         with self._lock:
             again = self._heard.done()  # after a broken connection, or an error that somebody has seen
             if again:
@@ -170,7 +174,8 @@ class RedisWakeups(Wakeups):
             return
         pause = next(patience, None)
         if pause is None:
-            logger.warning("no wake-ups from %s: %s", self._name, error)
+            logger.log(logging.DEBUG if self._away else logging.WARNING, "no wake-ups from %s: %s", self._name, error)
+            self._away = True
             unreachable = StoreUnavailableError(self._name, f"{type(error).__name__}: {error}")
             with self._lock:
                 if self._heard.done():
