@@ -17,6 +17,17 @@ from tests.harness.redis_server import RedisServer
 
 ROUNDS = 1500
 PING = Command("PING", ())
+MINIMAL_ACQUIRE = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], now + 30000, ARGV[1])
+redis.call('PEXPIRE', KEYS[1], 60000)
+return 1
+"""
+MINIMAL_RELEASE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
+"""The least that a limit can be: no fence, no line, no owner, no heartbeat."""
 
 
 async def median(call: Callable[[], Awaitable[object]], rounds: int = ROUNDS) -> float:
@@ -54,10 +65,19 @@ async def one_slot(server: RedisServer) -> None:
     async def slot(of: Pool) -> None:
         await of.release(await of.acquire())
 
+    scripts = server.client()
+    take, give = scripts.script_load(MINIMAL_ACQUIRE), scripts.script_load(MINIMAL_RELEASE)
+    scripts.close()
+
+    async def minimal() -> None:
+        await store.execute(Command("EVALSHA", (), (take, 1, "minimal", "token", 10)))
+        await store.execute(Command("EVALSHA", (), (give, 1, "minimal", "token")))
+
     await slot(pool)
     print("acquire + release of one slot, awaiting; x two PINGs on the same client")
     limit = await median(pings)
     show("two PINGs", limit, limit)
+    show("two minimal scripts", await median(minimal), limit)
     with server.counting() as counted:
         for _ in range(100):
             await slot(pool)
@@ -108,10 +128,18 @@ def one_slot_blocking(server: RedisServer) -> None:
     def slot() -> None:
         pool.sync.release(pool.sync.acquire())
 
+    client = store.client()
+    take, give = client.script_load(MINIMAL_ACQUIRE), client.script_load(MINIMAL_RELEASE)
+
+    def minimal() -> None:
+        client.evalsha(take, 1, "minimal", "token", 10)
+        client.evalsha(give, 1, "minimal", "token")
+
     slot()
     print("the same, blocking")
     limit = blocking_median(pings)
     show("two PINGs", limit, limit)
+    show("two minimal scripts", blocking_median(minimal), limit)
     show("Pool on Redis", blocking_median(slot), limit)
     store.sync.close()
 
