@@ -26,8 +26,10 @@ from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from celery_ext.tenure import Tenure, process_lives
 from celery_ext.waiting import Waiting
+from slotline._checks import refuse
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, StoreError, StoreUnavailableError
 from slotline.pools import Pool, Slot
+from slotline.stores import Store
 
 logger = get_logger(__name__)
 
@@ -78,6 +80,8 @@ class Gate:
         self._pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
         self._running: set[Tenure] = set()
         self._open = True
+        if self._parking is None and "park" in self._reader.policies:
+            raise _cannot_park(self._store)
         worker._process_task = self.process  # noqa: SLF001 - checked by check_worker
         if not self._processes.counted:
             consumer.on_task_request = self.process
@@ -145,7 +149,7 @@ class Gate:
             self._turn_away(request, limit, error)
         except StoreUnavailableError as error:
             self._without_store(held, error)
-        except StoreError as error:  # it was asked, and refused: asking again brings nothing else
+        except (StoreError, InvalidOptionError) as error:  # asking again brings nothing else
             self._refuse(request, error)
         else:
             if slot is not None:
@@ -164,9 +168,11 @@ class Gate:
 
     def _slot_for(self, held: Held) -> Slot | None:
         policy = held.limit.on_full
-        if policy == "park" and self._parking is not None:
+        if policy == "park" or (policy is None and self._parking is not None and held.limit.timeout is None):
+            if self._parking is None:
+                raise _cannot_park(self._store)
             return self._parking.park(held)
-        return self._waiting.take_or_hold(held) if policy in {"wait", "park"} else self._take_now(held)
+        return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._take_now(held)
 
     def _take_now(self, held: Held) -> Slot:
         if held.limit.key in self._waiting:  # others wait for it already
@@ -236,3 +242,7 @@ class Gate:
             self._consumer.timer.call_after(LOOK_FOR_CHILD, self._when_gone, (pid, then))
         else:
             then()
+
+
+def _cannot_park(store: Store) -> InvalidOptionError:
+    return refuse("pool_on_full", "park", f"used with a store that processes share, unlike the {store.name} store")

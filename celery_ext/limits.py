@@ -37,6 +37,11 @@ class LimitReader:
         """Return whether a request surely has no limit: this is asked for each task, and asks nothing back."""
         return request.task.name in self._free and HEADER not in request.request_dict
 
+    @property
+    def policies(self) -> set[str]:
+        """What the app's tasks ask for when their pools are full."""
+        return {options.values["pool_on_full"] for options in self._known.values() if "pool_on_full" in options.values}
+
     def limit_of(self, request: Any) -> Limit | None:
         """Return the limit of a request.
 

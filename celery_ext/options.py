@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = "slotline"
 """The message header in which the options of one call travel."""
-ON_FULL: Final = ("wait", "park", "fail", "drop")
+ON_FULL: Final = ("park", "wait", "fail", "drop")
 _FAMILIES: Final = ("pool_", "cache_", "executor")
 _UNSET: Any = object()
 
@@ -94,14 +94,14 @@ class Limit:
         key: The pool's key, filled in.
         size: How many calls may run at once.
         slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
-        on_full: ``"wait"``, ``"park"``, ``"fail"`` or ``"drop"``.
+        on_full: ``"park"``, ``"wait"``, ``"fail"`` or ``"drop"``; ``None`` for what suits the store.
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
     """
 
     key: str
     size: int
     slot_exp: Any
-    on_full: str
+    on_full: str | None
     timeout: float | None
 
     @property
@@ -164,7 +164,7 @@ class TaskOptions:
             key=fill(self.values["pool"], "pool", self.signature, args, kwargs),
             size=option("pool_size", None),
             slot_exp=option("pool_slot_exp", _UNSET),
-            on_full=option("pool_on_full", "wait"),
+            on_full=option("pool_on_full", None),
             timeout=option("pool_timeout", None),
         )
 
@@ -250,6 +250,10 @@ def _check_limit(options: TaskOptions) -> None:
         if "pool_size" not in values and pool not in options.config.pools:
             raise InvalidOptionError("pool_size", "unset", f"given, or {pool!r} must be declared in slotline_pools")
         _check_template(options, "pool", pool)
+        declared = options.config.pools.get(pool, {})
+        timeout = values.get("pool_timeout", declared.get("pool_timeout"))
+        if timeout is not None and values.get("pool_on_full", declared.get("pool_on_full")) == "park":
+            raise _checks.refuse("pool_timeout", timeout, 'left out with pool_on_full="park": what is parked waits')
     elif "pool" not in values:  # None lifts the limit for one call, whatever else the task says
         for name in LIMIT_NAMES[1:]:
             if name in values:

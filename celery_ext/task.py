@@ -30,8 +30,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         pool: The pool that each call counts in, ``"api:{tenant_id}"`` or plain; ``None`` lifts the limit.
         pool_size: How many calls of the pool run at once, in all workers together.
         pool_slot_exp: Seconds after which a slot no longer counts; ``None`` for never.
-        pool_on_full: ``"wait"`` (the default: held in the worker, first come, first served), ``"fail"``
-            (``PoolFullError`` is the result) or ``"drop"`` (no run, no result).
+        pool_on_full: ``"park"`` (the message waits in Redis and costs no worker anything), ``"wait"`` (it is held in
+            the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result) or ``"drop"`` (no run,
+            no result). Default: parked on Redis, unless there is a ``pool_timeout``; held in the worker otherwise.
         pool_timeout: Seconds that a call waits at the most, then ``PoolTimeoutError`` is its result.
         cache: Whether results are cached; a ``cache_ttl`` implies it.
         cache_ttl: Seconds that a result is kept; 0 and ``None`` for ever.

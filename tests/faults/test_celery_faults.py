@@ -82,11 +82,11 @@ def test_a_killed_worker_frees_its_slots_within_the_lease(deployment: Deployment
 
 
 @pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_an_ordered_shutdown_gives_held_tasks_back_to_the_broker(deployment: Deployment, pool: str) -> None:
+@pytest.mark.parametrize(("pool", "policy"), [("prefork", "wait"), ("threads", "wait"), ("prefork", "park")])
+def test_an_ordered_shutdown_loses_nothing_that_waits(deployment: Deployment, pool: str, policy: str) -> None:
     app = deployment.module
     with deployment.worker(pool, concurrency=2) as first:
-        sent = [app.one.delay("restore", 0.3) for _ in range(8)]
+        sent = [app.one.apply_async(("restore", 0.3), pool_on_full=policy) for _ in range(8)]
         wait_until("one has run", lambda: deployment.list("finished:restore"), 10)
         assert first.terminate() == 0
     done = len(deployment.list("finished:restore"))
@@ -95,6 +95,32 @@ def test_an_ordered_shutdown_gives_held_tasks_back_to_the_broker(deployment: Dep
         assert [result.get(timeout=30) for result in sent] == ["one:restore"] * 8
     assert sorted(deployment.list("started:restore")) == sorted(result.id for result in sent), "each ran exactly once"
     assert deployment.peak("one-restore") == 1
+
+
+@pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
+def test_parked_tasks_outlive_the_worker_that_parked_them(deployment: Deployment) -> None:
+    app = deployment.module
+    with deployment.worker("prefork", concurrency=2) as first:
+        sent = [app.one.apply_async(("parked", 60 if not number else 0)) for number in range(5)]
+        first.wait_log(f"{sent[-1].id}] received", 10)
+        wait_until("the others are parked", lambda: deployment.parked("one:parked") == 4, 10)
+        first.kill_all()
+    with deployment.worker("threads", concurrency=2):
+        assert [result.get(timeout=LEASE + 20) for result in sent[1:]] == ["one:parked"] * 4
+    assert len(deployment.list("started:parked")) == 5
+
+
+def test_a_killed_worker_gives_back_what_it_had_taken(tmp_path: Path, server: RedisServer) -> None:
+    made = Deployment(tmp_path, server, lease=LEASE, acks_late=True)
+    app = made.module
+    with made.worker("prefork", concurrency=2) as first:
+        sent = [app.one.apply_async(("taken", 1.0 if number == 0 else 3.0)) for number in range(2)]
+        wait_until("the second runs, out of the room", lambda: sent[1].id in made.list("started:taken"), 20)
+        first.kill_all()
+    with made.worker("prefork", concurrency=2):
+        assert sent[1].get(timeout=LEASE + 30) == "one:taken"
+    assert made.list("started:taken").count(sent[1].id) == 2, "it was not acknowledged, so it ran again"
+    made.close()
 
 
 def test_a_slow_task_keeps_its_slot_in_a_solo_worker(deployment: Deployment) -> None:
@@ -124,12 +150,12 @@ def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, 
         made.close()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_broken_connection_to_redis_loses_nothing_that_is_held(
-    tmp_path: Path, server: RedisServer, pool: str
+@pytest.mark.parametrize(("pool", "policy"), [("prefork", "wait"), ("threads", "wait"), ("prefork", "park")])
+def test_a_broken_connection_to_redis_loses_nothing_that_waits(
+    tmp_path: Path, server: RedisServer, pool: str, policy: str
 ) -> None:
     with RedisServer() as broker, TcpProxy(broker.port) as proxy:
-        everything_runs_after_a_cut(Deployment(tmp_path, server, broker=proxy.redis_url), proxy, pool)
+        everything_runs_after_a_cut(Deployment(tmp_path, server, broker=proxy.redis_url), proxy, pool, policy)
 
 
 @pytest.mark.rabbitmq
@@ -145,9 +171,9 @@ def test_a_broken_connection_to_rabbitmq_loses_nothing_that_is_held(
         everything_runs_after_a_cut(made, proxy, pool)
 
 
-def everything_runs_after_a_cut(made: Deployment, proxy: TcpProxy, pool: str) -> None:
+def everything_runs_after_a_cut(made: Deployment, proxy: TcpProxy, pool: str, policy: str = "wait") -> None:
     with made.worker(pool, concurrency=3):
-        sent = [made.module.one.delay("cut", 0.3) for _ in range(6)]
+        sent = [made.module.one.apply_async(("cut", 0.3), pool_on_full=policy) for _ in range(6)]
         wait_until("one has run", lambda: made.list("finished:cut"), 20)
         proxy.cut()
         assert [result.get(timeout=40) for result in sent] == ["one:cut"] * 6

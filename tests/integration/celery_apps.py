@@ -74,7 +74,14 @@ def one(self, key, seconds=0.05):
     history().rpush(f"celery-test:started:{key}", self.request.id)
     inside(f"one-{key}", seconds)
     history().rpush(f"celery-test:finished:{key}", self.request.id)
+    headers, priority = self.request.headers or {}, self.request.delivery_info["priority"]
+    history().rpush(f"celery-test:headers:{key}", f"{headers.get('trace')} {priority}")
     return self.slot.key
+
+
+@app.task(shared=False, name="app.note")
+def note(result, text):
+    history().rpush("celery-test:notes", text)
 
 
 @app.task(shared=False, name="app.free")
@@ -265,6 +272,13 @@ class Deployment:
             return Pool(key, 1, store=store).sync.size()
         finally:
             store.sync.close()
+
+    def parked(self, key: str) -> int:
+        """Return how many messages are parked for a pool."""
+        return sum(
+            sum(field.startswith(b"m:") for field in self.history.hkeys(name))
+            for name in self.history.scan_iter(f"slotline:{{pool:{key}}}:state")
+        )
 
     def wait_free(self, key: str, timeout: float = 10) -> None:
         """Wait until no slot of a pool is in use."""

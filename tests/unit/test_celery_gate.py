@@ -20,7 +20,13 @@ from celery_ext._compat import check_version
 from celery_ext.gate import Gate
 from celery_ext.mailbox import AnywhereMailbox, HubMailbox, ThreadMailbox
 from celery_ext.step import GateStep
-from slotline.errors import PoolFullError, PoolTimeoutError, StoreUnavailableError, UnsupportedFrameworkError
+from slotline.errors import (
+    InvalidOptionError,
+    PoolFullError,
+    PoolTimeoutError,
+    StoreUnavailableError,
+    UnsupportedFrameworkError,
+)
 from slotline.stores import MemoryStore
 from tests.harness.waiting import wait_until
 
@@ -106,6 +112,7 @@ class Request:
         self.id, self.name = f"id-{next(self.numbers)}", task.name
         self.request_dict = {} if options is None else {"slotline": options}
         self.delivery_info: dict[str, Any] = {}
+        self.message = None
         self.expires = self.worker_pid = None
         self._already_revoked = self.acknowledged = False
         self.events: list[str] = []
@@ -319,6 +326,14 @@ def test_bad_options_in_a_message_are_its_result(app: Celery, make_worker: Calla
     assert "pool_size=0" in str(request.error)
     assert request.acknowledged
     assert worker.semaphore.value == 100
+
+
+def test_nothing_is_parked_in_the_memory_of_one_process(app: Celery, make_worker: Callable[..., Worker]) -> None:
+    request = make_worker().receive(Request(app.tasks["unit.keyed"], "a", options={"pool_on_full": "park"}))
+    assert "pool_on_full='park'" in str(request.error)
+    app.task(lambda_like, name="unit.parked", pool="p", pool_size=1, pool_on_full="park", shared=False)
+    with pytest.raises(InvalidOptionError, match="a store that processes share"):
+        make_worker()
 
 
 class Broken(MemoryStore):
