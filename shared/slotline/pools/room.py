@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import math
 import random
 import threading
 import time
@@ -33,6 +34,9 @@ SWEEPS = 3
 """How often within the heartbeat's lease a worker looks through its lanes, whatever it has heard."""
 _JITTER = 0.25
 _LANE = ":lane:"
+_NOTE_AGAIN = 300.0
+"""Seconds after which a pool is noted again: the index may be lost, and forgets what nobody notes for an hour."""
+_NOTES_KEPT = 10_000
 
 
 class Parked(NamedTuple):
@@ -138,7 +142,8 @@ class Room:
         self._on_call = on_call
         self._lock = threading.Lock()
         self._called: dict[str, None] = {}
-        self._noted: set[tuple[str, str]] = set()
+        self._noted: dict[tuple[str, str], float] = {}
+        self._old: dict[str, set[str]] = {}
         self._look_at = 0.0
         self._open = False
 
@@ -240,6 +245,8 @@ class Room:
             raise
         if not reply[0]:
             self._look_within(int(reply[2]) / 1000 if reply[2] >= 0 else None, name)
+            if reply[1] == 0 and reply[2] < 0:
+                yield from self._forget(name)
             return None
         self.call(name)  # there may be more where this came from
         fence, life_ms, digest, lane, owner, cap_ms, message = reply[1:]
@@ -252,15 +259,24 @@ class Room:
     def _sweep(self) -> Steps[None]:
         self._look_at = time.monotonic() + self.lease / SWEEPS * (1 - random.uniform(0, _JITTER))  # noqa: S311 - jitter
         for lane in self.lanes:
-            names = yield Call(self.store, Command("room_pools", (self._index(lane),), ("",)))
-            for name in names:
+            listed = yield Call(self.store, Command("room_pools", (self._index(lane),), ("",)))
+            for name, old in zip(listed[::2], listed[1::2], strict=True):
                 self._called.setdefault(name.decode(), None)
+                if old:
+                    self._old.setdefault(name.decode(), set()).add(lane)
 
     def _note(self, pool: Pool, lane_id: str) -> Steps[None]:
         # Before the message is parked: a name too many in the index is harmless, a missing one is not.
-        if (pool.key, lane_id) not in self._noted:
+        now, noted = time.monotonic(), (pool.key, lane_id)
+        if now - self._noted.get(noted, -math.inf) > _NOTE_AGAIN:
             yield Call(self.store, Command("room_note", (self._index(lane_id),), (pool.key,)))
-            self._noted.add((pool.key, lane_id))
+            if len(self._noted) >= _NOTES_KEPT:
+                self._noted.clear()
+            self._noted[noted] = now
+
+    def _forget(self, name: str) -> Steps[None]:
+        for lane in self._old.pop(name, ()):
+            yield Call(self.store, Command("room_pools", (self._index(lane),), (name,)))
 
     def _look_within(self, seconds: float | None, name: str) -> None:
         if seconds is not None and time.monotonic() + seconds < self._look_at:
