@@ -1,4 +1,4 @@
-"""Options of the manager: what the reference accepts is accepted, and nothing else."""
+"""Options of the manager: what leasepool's manager accepts is accepted, and nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refused(option, value, **options):
     return caught.value
 
 
-def test_the_defaults_are_those_of_the_reference():
+def test_the_defaults_are_those_of_leasepool():
     parameters = inspect.signature(LeasedExecutorManager).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items() if name != "executor_kwargs"}
     assert defaults == {
@@ -153,9 +153,49 @@ def test_log_forwarding_without_worker_processes_is_refused():
     refused("forward_process_logs", True, backend="thread")
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
-def test_arguments_that_the_executor_does_not_know_are_refused_at_construction(backend):
-    assert "initializer" in str(refused("colour", "red", backend=backend))
+EXECUTORS = {
+    "thread": "initializer, initargs",
+    "process": "mp_context, initializer, initargs, max_tasks_per_child",
+    "billiard": "initializer, initargs, maxtasksperchild, timeout, soft_timeout",
+}
+
+
+@pytest.mark.parametrize(("backend", "known"), EXECUTORS.items())
+def test_arguments_that_the_executor_does_not_know_are_refused_at_construction(backend, known):
+    error = refused("colour", "red", backend=backend)
+    assert error.value == "'red'"
+    assert f"option of LeasedExecutorManager, or of the {backend} backend's executor: {known}" in error.allowed
+    assert "did you mean" not in str(error)
+
+
+@pytest.mark.parametrize("backend", EXECUTORS)
+@pytest.mark.parametrize(
+    ("misspelt", "meant"), [("max_pool", "max_pools"), ("min_pool", "min_pools"), ("initialiser", "initializer")]
+)
+@pytest.mark.parametrize("also", [{}, {"max_pools": 4}], ids=["alone", "beside max_pools"])
+def test_a_misspelt_option_is_named_and_never_taken_for_a_missing_one(backend, misspelt, meant, also):
+    with pytest.raises(InvalidOptionError, match=rf"^{misspelt}=2 .*did you mean {meant}\?") as caught:
+        LeasedExecutorManager(backend=backend, **also, **{misspelt: 2})
+    assert caught.value.option == misspelt
+
+
+def test_arguments_that_an_interpreter_pool_does_not_know_are_refused_at_construction(monkeypatch):
+    monkeypatch.setattr(concurrent.futures, "InterpreterPoolExecutor", ThreadPoolExecutor, raising=False)
+    assert "interpreter backend's executor: initializer, initargs" in str(
+        refused("colour", "red", backend="interpreter")
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("thread", {}),
+        ("process", {"mp_context": "spawn", "max_tasks_per_child": 2}),
+        ("billiard", {"context": "spawn", "maxtasksperchild": 2, "soft_timeout": 3}),
+    ],
+)
+def test_arguments_that_the_executor_knows_are_accepted(backend, options):
+    LeasedExecutorManager(backend=backend, max_pools=1, initializer=print, initargs=("hello",), **options)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +211,10 @@ def test_an_unknown_start_method_is_refused(value):
     refused("mp_context", value, backend="process")
 
 
-def test_an_initializer_that_cannot_be_called_is_refused():
-    refused("initializer", 3, backend="process")
-    refused("initargs", 3, backend="process")
+@pytest.mark.parametrize("backend", EXECUTORS)
+def test_an_initializer_that_cannot_be_called_is_refused(backend):
+    refused("initializer", 3, backend=backend)
+    refused("initargs", 3, backend=backend)
 
 
 @pytest.mark.skipif(
@@ -247,7 +288,7 @@ def test_options_of_the_grinder_are_checked(option, values):
         assert caught.value.option == option
 
 
-def test_the_defaults_of_the_grinder_are_those_of_the_reference():
+def test_the_defaults_of_the_grinder_are_those_of_leasepool():
     parameters = inspect.signature(WorkGrinder).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     assert defaults == {

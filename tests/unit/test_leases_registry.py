@@ -57,9 +57,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
 @pytest.mark.parametrize(
     ("declarations", "message"),
     [
-        ({"cpu": {}}, "max_pools"),
-        ({"cpu": {"max_pools": 0}}, "max_pools"),
-        ({"cpu": {"max_pools": 1, "colour": "red"}}, "colour"),
+        ({"cpu": {}}, r"^executors\['cpu'\]={}.*max_pools"),
+        ({"cpu": {"max_pools": 0}}, r"^executors\['cpu'\]\.max_pools=0 "),
+        ({"cpu": {"max_pools": 1, "colour": "red"}}, r"^executors\['cpu'\]\.colour='red' "),
+        ({"cpu": {"backend": "process", "max_pool": 1}}, r"^executors\['cpu'\]\.max_pool=1 .*did you mean max_pools\?"),
+        ({"cpu": {3: 1}}, r"^executors\['cpu'\]={3: 1} "),
         ({"cpu": "process"}, "executors"),
         ({"": {"max_pools": 1}}, "executors"),
         ({3: {"max_pools": 1}}, "executors"),

@@ -30,7 +30,8 @@ class BilliardBackend(Backend):
 
         self.broken_by = (BrokenExecutor, ExecutorClosedError, RestartFreqExceeded)
 
-    def executor_class(self) -> Callable[..., Executor]:
+    @classmethod
+    def executor_class(cls) -> Callable[..., Executor]:
         """See :class:`Backend`."""
         try:
             from slotline.workers import BilliardExecutor  # noqa: PLC0415 - billiard is optional

@@ -38,7 +38,8 @@ class ProcessBackend(Backend):
         self._context = start_context(self.options.pop("mp_context", None))
         self._initializer, self._initargs = initializer_of(self.options)
 
-    def executor_class(self) -> Callable[..., Executor]:
+    @classmethod
+    def executor_class(cls) -> Callable[..., Executor]:
         """See :class:`Backend`."""
         return ProcessPoolExecutor
 

@@ -10,8 +10,8 @@ from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any
 
-from slotline._checks import refuse
 from slotline.errors import UnsupportedBackendError
+from slotline.leases._forwarding import initializer_of
 from slotline.leases._worker_threads import WorkerThreads
 
 
@@ -51,10 +51,12 @@ class Backend(ABC):
 
     def __init__(self, workers: int, prefix: str, options: Mapping[str, Any]) -> None:
         self.workers, self.prefix, self.options = workers, prefix, dict(options)
-        self.check(self.executor_class())
+        self.executor_class()  # an executor that is missing shows now, and so does a wrong initializer
+        initializer_of({**options})
 
+    @classmethod
     @abstractmethod
-    def executor_class(self) -> Callable[..., Executor]:
+    def executor_class(cls) -> Callable[..., Executor]:
         """Return the class whose constructor gets the options; raises UnsupportedBackendError."""
 
     @abstractmethod
@@ -72,14 +74,10 @@ class Backend(ABC):
     def forget(self, executor: Executor | None) -> None:  # noqa: B027 - most executors hold nothing to let go of
         """Let go of an executor that belongs to the process that this one was forked from."""
 
-    def check(self, executor_class: Callable[..., Executor]) -> None:
-        """Refuse constructor arguments that the executor would refuse later."""
-        known = [name for name in inspect.signature(executor_class).parameters if name not in {"self", *self.taken}]
-        for option, value in self.options.items():
-            if option in self.taken:
-                raise refuse(option, value, f"left out: {self.taken[option]} sets it")
-            if option not in known:
-                raise refuse(option, value, f"one of the options of the {self.name} backend: {', '.join(known)}")
+    @classmethod
+    def executor_options(cls) -> list[str]:
+        """Return the constructor's arguments that a user may give; raises UnsupportedBackendError."""
+        return [name for name in inspect.signature(cls.executor_class()).parameters if name not in cls.taken]
 
 
 class ThreadBackend(Backend):
@@ -93,7 +91,8 @@ class ThreadBackend(Backend):
         super().__init__(workers, prefix, options)
         self.local = "initializer" not in options
 
-    def executor_class(self) -> Callable[..., Executor]:
+    @classmethod
+    def executor_class(cls) -> Callable[..., Executor]:
         """See :class:`Backend`."""
         return ThreadPoolExecutor
 
@@ -110,7 +109,8 @@ class InterpreterBackend(Backend):
     name = ExecutorBackend.INTERPRETER
     taken = {"max_workers": "workers_per_pool", "thread_name_prefix": "name_prefix"}  # noqa: RUF012 - a constant
 
-    def executor_class(self) -> Callable[..., Executor]:
+    @classmethod
+    def executor_class(cls) -> Callable[..., Executor]:
         """See :class:`Backend`."""
         found: Callable[..., Executor] | None = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
         if found is None:

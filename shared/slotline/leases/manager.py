@@ -51,13 +51,14 @@ class LeasedExecutorManager:
         clear_process_log_handlers: Short form: remove the workers' own root handlers first (default ``True``).
         hold_overdue: Whether work of a revoked lease that cannot be killed keeps its place until it ends (default
             ``False``: its place passes on at once, and it counts as ``overdue``).
-        **executor_kwargs: Further arguments for the executor's constructor.
+        **executor_kwargs: Further arguments for the executor's constructor, such as ``initializer``.
 
     Raises:
-        InvalidOptionError: A value is not one of those.
+        InvalidOptionError: A value is not one of those, or nobody has such an option.
         UnsupportedBackendError: This interpreter or installation lacks the backend.
     """
 
+    @_options.knows_its_options
     def __init__(
         self,
         *,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slotline._checks import refuse
+from slotline.errors import InvalidOptionError
 from slotline.leases.manager import LeasedExecutorManager
 
 
@@ -90,5 +91,7 @@ def _declared(name: str, value: Any) -> LeasedExecutorManager:
         raise refuse(f"executors[{name!r}]", value, "a LeasedExecutorManager or a mapping of its options")
     try:
         return LeasedExecutorManager(**value)
-    except TypeError as error:  # a missing or misspelt option
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"executors[{name!r}].{error.option}", error.value, error.allowed) from None
+    except TypeError as error:  # an option is missing, or its name is no string
         raise refuse(f"executors[{name!r}]", dict(value), f"the options of a LeasedExecutorManager ({error})") from None
