@@ -86,12 +86,10 @@ def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
 def _executors(option: str, value: Any) -> ManagerRegistry:
     if not isinstance(value, Mapping):
         raise _checks.refuse(option, value, "a dictionary from names to managers or to their options")
-    for name in value:
-        try:
-            ManagerRegistry({name: value[name]})
-        except InvalidOptionError as error:
-            raise InvalidOptionError(f"{option}[{name!r}].{error.option}", error.value, error.allowed) from None
-    return ManagerRegistry(value)
+    try:
+        return ManagerRegistry(value)
+    except InvalidOptionError as error:  # the registry calls the whole of it "executors"
+        raise InvalidOptionError(option + error.option.removeprefix("executors"), error.value, error.allowed) from None
 
 
 def _url(option: str, value: Any) -> str | None:

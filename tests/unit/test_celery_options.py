@@ -200,6 +200,24 @@ def test_a_bad_setting_is_refused_by_name(app: Celery, setting: str, value: Any)
         read_config(app)
 
 
+@pytest.mark.parametrize(
+    ("declared", "option"),
+    [
+        ({"a": {"max_pools": 0}}, "slotline_executors['a'].max_pools"),
+        ({"a": {"backend": "process", "max_pool": 1}}, "slotline_executors['a'].max_pool"),
+        ({"b": {"max_pools": 1}, "a": {}}, "slotline_executors['a']"),
+        ({"a": "process"}, "slotline_executors['a']"),
+        ({"": {"max_pools": 1}}, "slotline_executors"),
+        ("process", "slotline_executors"),
+    ],
+)
+def test_a_wrong_executor_is_named_once(app: Celery, declared: Any, option: str) -> None:
+    app.conf.slotline_executors = declared
+    with pytest.raises(InvalidOptionError) as caught:
+        read_config(app)
+    assert caught.value.option == option
+
+
 def test_settings_are_read_through_a_namespace() -> None:
     written = {"CELERY_SLOTLINE_POOLS": {"crm": 2}, "CELERY_SLOTLINE_CACHE_STORE_HITS": False}
     app = Celery("unit", set_as_current=False)
