@@ -1,4 +1,4 @@
-"""Every method of the process pool that the reference names."""
+"""Every method of billiard's ``Pool``, as the process pool has it."""
 
 import os
 import pickle

@@ -319,7 +319,7 @@ async def test_a_run_under_way_does_not_overwrite_what_came_after_it_began(how):
     assert await cache.get("k") == "new"
 
 
-async def test_statistics_are_those_of_the_reference_and_more():
+async def test_statistics_count_the_calls_and_name_the_keys():
     cache = InMemoryCacheAdapter()
     assert cache.get_stats() == {
         "hits": 0,

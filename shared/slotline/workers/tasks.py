@@ -131,7 +131,7 @@ class TaskMethods(Executor):
     ) -> MapResults:
         """Return the list of ``func``'s results for each item, in the items' order.
 
-        ``map(func, iterable)`` and ``map(func, iterable, chunksize)`` are the reference's ``Pool.map``;
+        ``map(func, iterable)`` and ``map(func, iterable, chunksize)`` are billiard's ``Pool.map``;
         ``map(func, a, b, timeout=..., chunksize=...)`` is ``Executor.map``, whose iterator the list also serves as.
 
         Args:
