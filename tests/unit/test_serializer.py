@@ -33,7 +33,7 @@ def same(left, right):
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
-        return repr(left) == repr(right)  # nan has no sign, and zero has one
+        return repr(left) == repr(right)  # every nan is "nan", whatever its sign; zero's sign counts
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, dict):
@@ -56,6 +56,7 @@ VALUES = [
     math.inf,
     -math.inf,
     math.nan,
+    math.copysign(math.nan, -1),
     "",
     "é\n\u2028",
     "\ud800",
@@ -78,6 +79,7 @@ VALUES = [
     {"$": ["t", [1]]},
     {"a": '{"$":["t",[1]]}'},
     [math.nan, (math.inf,)],
+    {"a": [math.copysign(math.nan, -1)]},
     datetime.fromisoformat("2026-05-01T12:30:01.000005"),
     datetime(2026, 5, 1, tzinfo=UTC),
     datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Zurich"), fold=1),
