@@ -10,6 +10,11 @@ local declared_before = declare(ARGV[3], ARGV[4])
 local function won()
   local life = life_of(lease_ms, cap_ms)
   if take(token, owner, life, cap_ms) then return {1, fence, life, max, declared_before} end
+  if tonumber(redis.call('ZSCORE', slots, token)) <= now_ms then
+    -- What it had has ended by now, unseen: the answer, or the message, was lost.
+    redis.call('ZREM', slots, token)
+    take(token, owner, life, cap_ms)
+  end
   local record = redis.call('HGET', state, 'h:' .. token) or ''
   return {1, string.match(record, '^(%d+)') or fence, redis.call('ZSCORE', slots, token) - now_ms, max, declared_before}
 end

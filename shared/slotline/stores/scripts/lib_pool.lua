@@ -7,7 +7,7 @@
 --                 time (us); paused; name and wake (what to publish, and where, when a lane is called);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
 --                 "w:<token>"  a waiting caller    "place|alive_until_ms|lease_ms|cap_ms|channel|owner"
---                 "m:<digest>" a parked message    "place|lane|cap_ms|owner|message"
+--                 "m:<digest>" a parked message    "place|lane|cap_ms|bytes of owner|", owner, message
 --                 "o:<digest>" who has taken it    "token|place|lane"
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
 --                 "c:<lane>"   since when a lane has been called without an answer (ms)
@@ -103,6 +103,7 @@ local function take(token, owner, life, cap_ms)
   if interval_us then
     arrival_us = arrival_us + interval_us
     redis.call('HSET', state, 'arrival', text(arrival_us))
+    keep_key(state, arrival_us / 1000 - now_ms)
   end
   keep_key(slots, life)
   return true
@@ -131,6 +132,7 @@ end
 -- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
 local function call_lane(lane)
   local known = redis.call('HMGET', state, 'name', 'wake', 'c:' .. lane)
+  if not known[2] then return false end  -- the server has evicted the state, and the messages with it
   if redis.call('PUBLISH', known[2] .. lane, known[1]) == 0 then return false end
   if not known[3] then redis.call('HSET', state, 'c:' .. lane, text(now_ms)) end
   return not known[3] or now_ms - tonumber(known[3]) < CALL_MS

@@ -16,7 +16,7 @@ if not place then
   if admitted then return admitted end
   place = next_place()
   redis.call('HSET', state, 'name', ARGV[10], 'wake', ARGV[11],
-    'm:' .. digest, place .. '|' .. lane .. '|' .. ARGV[6] .. '|' .. owner .. '|' .. ARGV[9])
+    'm:' .. digest, place .. '|' .. lane .. '|' .. ARGV[6] .. '|' .. #owner .. '|' .. owner .. ARGV[9])
   redis.call('ZADD', line, 0, member(lane, place, digest))
   keep_key(line, ROOM_MS)
   keep_key(state, ROOM_MS)

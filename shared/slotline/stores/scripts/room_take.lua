@@ -10,16 +10,20 @@
 local token, lease_ms = ARGV[1], tonumber(ARGV[2])
 tell_time()
 
+-- Nothing where the message is gone: a server may evict the state and keep the line.
 local function parked(digest)
-  return string.match(redis.call('HGET', state, 'm:' .. digest), '^(%d+)|([^|]*)|(-?%d+)|([^|]*)|(.*)$')
+  local record = redis.call('HGET', state, 'm:' .. digest) or ''
+  local place, lane, cap, owned, rest = string.match(record, '^(%d+)|([^|]*)|(-?%d+)|(%d+)|(.*)$')
+  if not place then return nil end
+  return place, lane, tonumber(cap), string.sub(rest, 1, owned), string.sub(rest, owned + 1)
 end
 
 local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
 if until_ms then
-  local _, lane, cap, owner, message = parked(mine_already)
+  local _, lane, cap_ms, owner, message = parked(mine_already)
   local given = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
-  return {1, given, until_ms - now_ms, mine_already, lane, owner, tonumber(cap), message}
+  return {1, given, until_ms - now_ms, mine_already, lane, owner, cap_ms, message}
 end
 
 -- What a dead worker has taken stands at its old place again.
@@ -33,11 +37,16 @@ end
 
 local mine = {}
 for at = 3, #ARGV do mine[ARGV[at]] = true end
-local free, head = serve('', mine)
+local _, head = serve('', mine)
+while head do
+  local digest = string.match(head, '^[^|]*|%d+|(.*)$')
+  if redis.call('HEXISTS', state, 'm:' .. digest) == 1 then break end
+  redis.call('ZREM', line, head)
+  _, head = serve('', mine)
+end
 if head then
   local digest = string.match(head, '^[^|]*|%d+|(.*)$')
-  local place, lane, cap, owner, message = parked(digest)
-  local cap_ms = tonumber(cap)
+  local place, lane, cap_ms, owner, message = parked(digest)
   local life = life_of(lease_ms, cap_ms)
   take(token, owner, life, cap_ms)
   redis.call('ZREM', line, head)

@@ -1,0 +1,71 @@
+"""The pool scripts on a real server: repeated calls, owners of any text, and a server that evicts keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from slotline import Pool, RedisStore, Slot
+from slotline.pools import Parked, Room
+from slotline.pools.place import Place
+from tests.harness.waiting import wait_until
+
+STATE = "slotline:{pool:p}:state"
+
+
+@pytest.fixture
+def store(redis_url):
+    store = RedisStore(redis_url)
+    yield store
+    store.sync.close()
+
+
+@pytest.fixture
+def room(store):
+    room = Room(store, ["q"])
+    yield room
+    room.close()
+
+
+@pytest.mark.parametrize("owner", ["a|b", "3|a", "zwei\nZeilen", "ü|"])
+def test_a_message_is_the_same_byte_for_byte_whoever_owns_it(store, room, owner):
+    pool = Pool("p", 1, store=store)
+    slot = room.sync.park(pool, b"first", lane="q")
+    assert room.sync.park(pool, b"1|message", lane="q", owner=owner) == Parked(0)
+    pool.sync.release(slot)
+    taken = room.sync.take()
+    assert (taken.message, taken.slot.owner) == (b"1|message", owner)
+    taken.sync.settle()
+    pool.sync.release(taken.slot)
+
+
+def test_a_call_repeated_after_its_slot_has_ended_gets_a_new_slot_with_an_end(store):
+    pool = Pool("p", 2, slot_exp=0.05, store=store)
+    command = pool.acquire_command(Place(pool), 0, "")
+    _, fence, *_ = store.sync.execute(command)
+    wait_until("the slot has ended", lambda: pool.sync.size() == 0)
+    code, later_fence, life_ms, *_ = store.sync.execute(command)
+    assert code == 1
+    assert int(later_fence) > int(fence)
+    assert 0 < life_ms <= 50
+    assert pool.sync.size() == 1
+
+
+def test_a_slow_rate_is_remembered_until_its_next_start(store, redis_client):
+    Pool("p", None, rate="1/30d", store=store).sync.acquire()
+    assert redis_client.pttl(STATE) >= 30 * 24 * 3600 * 1000
+
+
+def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
+    pool = Pool("p", 1, store=store)
+    slot = room.sync.park(pool, b"first", lane="q")
+    room.sync.park(pool, b"lost with the state", lane="q")
+    redis_client.delete(STATE)
+    pool.sync.release(slot)
+    with pool:
+        assert isinstance(room.sync.park(pool, b"next", lane="q"), Parked)
+    room.call("p")
+    taken = room.sync.take()
+    assert taken.message == b"next"
+    taken.sync.settle()
+    pool.sync.release(taken.slot)
+    assert isinstance(room.sync.park(pool, b"last", lane="q"), Slot)
