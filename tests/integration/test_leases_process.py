@@ -30,6 +30,7 @@ from slotline.leases import (
     run_in_lease_sync,
 )
 from tests.harness.waiting import await_until, wait_until
+from tests.integration.billiard_tasks import touch_and_sleep
 
 
 def processes(**options):
@@ -195,11 +196,11 @@ async def test_a_task_that_runs_into_its_time_limit_is_killed(face):
         assert await run_in_lease(manager, pow, (2, 3), **options) == 8
 
 
-async def test_a_cancelled_task_is_killed():
+async def test_a_cancelled_task_is_killed(tmp_path):
     async with processes() as manager:
         pid = await run_in_lease(manager, os.getpid)
-        task = asyncio.ensure_future(run_in_lease(manager, time.sleep, (600,)))
-        await await_until("it runs", lambda: [lease["jobs"] for lease in manager.stats()["leases"]] == [1])
+        task = asyncio.ensure_future(run_in_lease(manager, touch_and_sleep, (str(tmp_path / "began"), 600)))
+        await await_until("it runs", (tmp_path / "began").exists)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
