@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slotline import Pool, RedisStore, Slot
+from slotline import Pool, RedisStore
 from slotline.pools import Parked, Room
 from slotline.pools.place import Place
 from tests.harness.waiting import wait_until
@@ -61,11 +61,17 @@ def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
     room.sync.park(pool, b"lost with the state", lane="q")
     redis_client.delete(STATE)
     pool.sync.release(slot)
+    messages = {b"next", b"last"}
     with pool:
-        assert isinstance(room.sync.park(pool, b"next", lane="q"), Parked)
+        for message in messages:
+            assert isinstance(room.sync.park(pool, message, lane="q"), Parked)
+    for _ in range(2):
+        room.call("p")
+        taken = room.sync.take()
+        messages.remove(taken.message)
+        taken.sync.settle()
+        pool.sync.release(taken.slot)
     room.call("p")
-    taken = room.sync.take()
-    assert taken.message == b"next"
-    taken.sync.settle()
-    pool.sync.release(taken.slot)
-    assert isinstance(room.sync.park(pool, b"last", lane="q"), Slot)
+    assert room.sync.take() is None
+    with pool:
+        assert pool.sync.info().waiting == 0

@@ -236,3 +236,15 @@ async def test_a_full_server_is_unavailable_and_not_a_wrong_answer(own_redis):
 def test_impossible_options_are_refused_by_name(option, value):
     with pytest.raises(InvalidOptionError, match=f"^{option}="):
         RedisStore("redis://localhost", **{option: value})
+
+
+def test_an_event_loop_that_has_ended_leaves_nothing_in_the_store(redis_url):
+    store = RedisStore(redis_url)
+
+    async def use() -> None:
+        await store.execute(Command("PING", ()))
+
+    for _ in range(3):
+        asyncio.run(use())
+    assert not store._loops
+    store.sync.close()

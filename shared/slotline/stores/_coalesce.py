@@ -34,6 +34,7 @@ class Coalescer:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._boarding = False
+        self._newest: asyncio.Task[None] | None = None
         self._flights: set[asyncio.Task[None]] = set()
         self._lifeline: AsyncGenerator[None, None] | None = None
 
@@ -48,12 +49,14 @@ class Coalescer:
         # The flight's task starts in the loop's next round: whatever else is asked for in this one travels with it.
         if not self._boarding and len(self._flights) < FLIGHTS:
             self._boarding = True
-            flight = self._loop.create_task(self._fly())
+            flight = self._newest = self._loop.create_task(self._fly())
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
+        if flight is self._newest:  # it may have been cancelled before it began, by a loop that ends
+            self._boarding = False
         if self._waiting:
             self._board()
 

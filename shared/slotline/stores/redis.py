@@ -128,6 +128,7 @@ class RedisStore(Store):
                 return await self._send(client, commands)
 
             async def close() -> None:
+                self._loops.pop(loop, None)  # its client refers to the loop: no weak key ends that
                 await client.aclose()
                 await client.connection_pool.disconnect()
 
