@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PREFIX = "slotline_"
 GATE_TIMEOUT = 1.0
 """Seconds for which the worker's main process waits for an answer of its store."""
-_POOL_FIELDS = {"size": "pool_size", "slot_exp": "pool_slot_exp", "on_full": "pool_on_full", "timeout": "pool_timeout"}
+_POOL_FIELDS = {name: f"pool_{name}" for name in ("size", "rate", "burst", "slot_exp", "on_full", "timeout")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Config:
         store: A store to use instead of ``redis_url``.
         cache: A cache adapter to use instead of the one that belongs to the store.
         prefix: The first part of every key in Redis.
-        pools: Pools that tasks name: ``{"crm": 5}`` or ``{"crm": {"size": 5, "slot_exp": 60, "on_full": "fail"}}``.
+        pools: Pools that tasks name: ``{"crm": 5}`` or ``{"crm": {"size": 5, "rate": "100/m", "on_full": "fail"}}``,
+            each with a size, a rate or both.
         executors: Managers of leased executors that tasks name: ``{"cpu": {"backend": "process", "max_pools": 1}}``,
             with the options of ``LeasedExecutorManager``, or one itself.
         heartbeat_lease: Seconds after which a worker that died has lost its slots.
@@ -72,14 +73,16 @@ def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
     pools: dict[str, dict[str, Any]] = {}
     for key, declared in value.items():
         fields = declared if isinstance(declared, Mapping) else {"size": declared}
-        if "size" not in fields or not all(name in _POOL_FIELDS for name in fields):
-            wanted = f"a size, or a dictionary of a size and any of {', '.join(_POOL_FIELDS)}"
+        if not {"size", "rate"} & set(fields) or not all(name in _POOL_FIELDS for name in fields):
+            wanted = f"a size, or a dictionary of a size, a rate or both, and any of {', '.join(_POOL_FIELDS)}"
             raise _checks.refuse(f"{option}[{key!r}]", declared, wanted)
         try:
             check_option("pool", key)
             pools[key] = {_POOL_FIELDS[name]: check_option(_POOL_FIELDS[name], it) for name, it in fields.items()}
         except InvalidOptionError as error:
             raise InvalidOptionError(f"{option}[{key!r}].{error.option}", error.value, error.allowed) from None
+        if "burst" in fields and "rate" not in fields:
+            raise _checks.refuse(f"{option}[{key!r}].pool_burst", fields["burst"], "used together with a rate")
     return pools
 
 

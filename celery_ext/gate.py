@@ -176,7 +176,7 @@ class Gate:
 
     def _take_now(self, held: Held) -> Slot:
         if held.limit.key in self._waiting:  # others wait for it already
-            raise PoolFullError(held.limit.key, held.limit.size)
+            raise PoolFullError(held.limit.key, held.pool.max_size)
         return self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request)))
 
     def _turn_away(self, request: Any, limit: Limit, error: PoolFullError) -> None:
@@ -226,7 +226,7 @@ class Gate:
             self._parking.take_soon()
 
     def _pool(self, limit: Limit) -> Pool:
-        name = (limit.key, limit.size, limit.slot_exp)
+        name = (limit.key, limit.size, limit.slot_exp, limit.rate, limit.burst)
         pool = self._pools.get(name)
         if pool is None:
             pool = Pool(limit.key, limit.size, store=self._store, **limit.pool_options)

@@ -50,6 +50,7 @@ class Line:
     place: Place | None = None
     served: WeakSet[Place] = field(default_factory=WeakSet)
     look_at: float = 0.0
+    looking: bool = False
 
     def stand(
         self, on_grant: Callable[[Line, Place, Slot], None], on_nudge: Callable[[Line, Place], None]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from slotline import _checks
 from slotline.errors import InvalidOptionError
 from slotline.keys import CallSignature, KeyTemplate
+from slotline.pools.rate import Rate
 
 if TYPE_CHECKING:
     from celery_ext.config import Config
@@ -44,6 +45,15 @@ def _tags(option: str, value: Any) -> tuple[str, ...]:
     return tuple(_template(option, tag) for tag in value)
 
 
+def _rate(option: str, value: Any) -> str:
+    try:
+        rate = Rate.parse("" if value is None else value, None)
+    except InvalidOptionError as error:
+        raise _checks.refuse(option, value, error.allowed) from None
+    assert rate is not None  # noqa: S101 - only None means no rate
+    return rate.text
+
+
 def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     def checked(option: str, value: Any) -> Any:
         return None if value is None else check(option, value)
@@ -54,6 +64,8 @@ def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "pool": _optional(_template),
     "pool_size": _checks.whole_number,
+    "pool_rate": _rate,
+    "pool_burst": _checks.whole_number,
     "pool_slot_exp": _checks.optional_seconds,
     "pool_on_full": lambda option, value: _checks.one_of(option, value, ON_FULL),
     "pool_timeout": lambda option, value: _checks.optional_seconds(option, value, zero=True),
@@ -92,22 +104,27 @@ class Limit:
 
     Attributes:
         key: The pool's key, filled in.
-        size: How many calls may run at once.
+        size: How many calls may run at once; ``None`` where only the rate limits them.
         slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
         on_full: ``"park"``, ``"wait"``, ``"fail"`` or ``"drop"``; ``None`` for what suits the store.
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
+        rate: How often calls may start, ``"100/m"``; ``None`` for no such limit.
+        burst: How many starts may come at once after a pause; ``None`` for one.
     """
 
     key: str
-    size: int
+    size: int | None
     slot_exp: Any
     on_full: str | None
     timeout: float | None
+    rate: str | None = None
+    burst: int | None = None
 
     @property
     def pool_options(self) -> dict[str, Any]:
         """The options of ``Pool`` besides key and size."""
-        return {} if self.slot_exp is _UNSET else {"slot_exp": self.slot_exp}
+        given: dict[str, Any] = {} if self.slot_exp is _UNSET else {"slot_exp": self.slot_exp}
+        return given if self.rate is None else {**given, "rate": self.rate, "burst": self.burst}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +183,8 @@ class TaskOptions:
             slot_exp=option("pool_slot_exp", _UNSET),
             on_full=option("pool_on_full", None),
             timeout=option("pool_timeout", None),
+            rate=option("pool_rate", None),
+            burst=option("pool_burst", None),
         )
 
 
@@ -247,10 +266,13 @@ def _check_limit(options: TaskOptions) -> None:
     values = options.values
     pool = values.get("pool")
     if pool is not None:
-        if "pool_size" not in values and pool not in options.config.pools:
-            raise InvalidOptionError("pool_size", "unset", f"given, or {pool!r} must be declared in slotline_pools")
+        if not {"pool_size", "pool_rate"} & values.keys() and pool not in options.config.pools:
+            allowed = f"given, or pool_rate, or {pool!r} must be declared in slotline_pools"
+            raise InvalidOptionError("pool_size", "unset", allowed)
         _check_template(options, "pool", pool)
         declared = options.config.pools.get(pool, {})
+        if "pool_burst" in values and not ("pool_rate" in values or "pool_rate" in declared):
+            raise _checks.refuse("pool_burst", values["pool_burst"], "used together with pool_rate")
         timeout = values.get("pool_timeout", declared.get("pool_timeout"))
         if timeout is not None and values.get("pool_on_full", declared.get("pool_on_full")) == "park":
             raise _checks.refuse("pool_timeout", timeout, 'left out with pool_on_full="park": what is parked waits')

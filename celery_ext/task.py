@@ -29,6 +29,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
     Attributes:
         pool: The pool that each call counts in, ``"api:{tenant_id}"`` or plain; ``None`` lifts the limit.
         pool_size: How many calls of the pool run at once, in all workers together.
+        pool_rate: How often calls of the pool start, ``"100/m"`` (units s, m, h, d), in all workers together; a pool
+            has a size, a rate or both.
+        pool_burst: How many of them may start at once after a pause; default: one.
         pool_slot_exp: Seconds after which a slot no longer counts; ``None`` for never.
         pool_on_full: ``"park"`` (the message waits in Redis and costs no worker anything), ``"wait"`` (it is held in
             the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result) or ``"drop"`` (no run,
@@ -49,6 +52,8 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
     if TYPE_CHECKING:
         pool: str | None
         pool_size: int
+        pool_rate: str
+        pool_burst: int
         pool_slot_exp: float | None
         pool_on_full: str
         pool_timeout: float | None

@@ -21,6 +21,8 @@ logger = get_logger(__name__)
 
 LOOK_AGAIN = 0.25
 """Seconds between two looks at the clocks and revocations of what is held; no store is asked."""
+SOONEST = 0.005
+"""Seconds between two looks at a pool whose slots come faster than that, by its rate or by their expiry."""
 
 
 class Waiting:
@@ -83,8 +85,9 @@ class Waiting:
                 return slot
             if held.limit.timeout == 0:
                 line.leave()
-                raise PoolTimeoutError(key, held.limit.size, timeout=0.0)
+                raise PoolTimeoutError(key, held.pool.max_size, timeout=0.0)
             self._lines[key] = line
+            self._look_in_time(line)
         else:
             line.waiting.append(held)
         self._keep(held.request, key)
@@ -154,6 +157,7 @@ class Waiting:
             except StoreError:
                 return
             if slot is None:
+                self._look_in_time(line)
                 return
             self._serve(line, slot)
         if self._lines.get(line.key) is line:
@@ -183,6 +187,22 @@ class Waiting:
         else:
             self._start(held, slot)
 
+    def _look_in_time(self, line: Line) -> None:
+        """Look when a slot is due, by its pool's rate or by expiry, where the tick would come too late for that."""
+        seconds = line.look_at - time.monotonic()
+        if seconds < LOOK_AGAIN and not line.looking:
+            line.looking = True
+            self._consumer.timer.call_after(max(seconds, SOONEST), self._mailbox.post, (self._look, line))
+
+    def _look(self, line: Line) -> None:
+        line.looking = False
+        if self._lines.get(line.key) is not line:
+            return
+        if time.monotonic() >= line.look_at:
+            self._pump(line)
+        else:
+            self._look_in_time(line)
+
     def _tick_later(self) -> None:
         if not self._ticking and (self._lines or self._unasked):
             self._ticking = True
@@ -205,5 +225,5 @@ class Waiting:
     def _end(self, held: Held, why: str) -> None:
         self._consumer.qos.decrement_eventually()
         if why == "timeout":
-            limit = held.limit
-            outcome.fail(held.request, PoolTimeoutError(limit.key, limit.size, timeout=limit.timeout))
+            error = PoolTimeoutError(held.limit.key, held.pool.max_size, timeout=held.limit.timeout)
+            outcome.fail(held.request, error)
