@@ -72,6 +72,22 @@ def test_a_killed_worker_fails_only_its_own_task_and_is_replaced(executor, tmp_p
     assert neighbour.result(10) == "unharmed"
 
 
+def test_a_task_that_its_worker_has_no_memory_for_fails_and_the_worker_goes_on():
+    with BilliardExecutor(1) as executor:
+        executor.submit(tasks.cap_address_space, 32 << 20).result(10)
+        worker = executor.submit(tasks.pid).result(10)
+        assert type(executor.submit(tasks.echo, bytes(128 << 20)).exception(30)) is MemoryError
+        assert executor.submit(tasks.pid).result(10) == worker
+
+
+def test_an_error_of_the_worker_itself_is_printed_before_it_ends(capfd):
+    with BilliardExecutor(1) as executor:
+        with pytest.raises(WorkerLostError, match="exit code 1"):
+            executor.submit(tasks.break_the_worker).result(10)
+        assert "TypeError: 'NoneType' object is not callable" in capfd.readouterr().err
+        assert executor.submit(tasks.square, 2).result(10) == 4
+
+
 @pytest.mark.parametrize("code", [0, 1, 155])
 def test_os_exit_fails_only_its_own_task(executor, code):
     start = time.monotonic()

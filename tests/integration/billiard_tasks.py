@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from slotline.workers import outcome
 
 
 def square(x):
@@ -215,6 +218,16 @@ def allocate(megabytes):
     block = bytearray(megabytes * 1024 * 1024)
     block[::4096] = b"x" * len(block[::4096])
     return len(block)
+
+
+def cap_address_space(further):
+    """Let this process grow by so many bytes and no more."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + further, resource.RLIM_INFINITY))
+
+
+def break_the_worker():
+    outcome.pack_value = outcome.pack_error = None
 
 
 def take_signals(path):

@@ -99,6 +99,8 @@ def main(packed_spec: bytes, sock: socket.socket, arena_fd: int, launcher: int, 
         code = error.code if isinstance(error.code, int) else 1
     except (EOFError, ConnectionError):
         code = EX_OK  # the owner is gone or has closed the executor
+    except Exception:  # noqa: BLE001 - what no task has raised ends the worker, and its exit code alone would not say why
+        traceback.print_exc()
     finally:
         _leave(worker, spec, code)
 
@@ -162,10 +164,10 @@ class _Worker:
                 self.results_end = RESULTS
             if flags & wire.CONFIRM and not self._confirmed(job, await_go=bool(flags & wire.AWAIT)):
                 continue
-            task = self.arena.read(TASKS, shared) if flags & wire.SHARED else memoryview(packet)[size:]
+            inline = None if flags & wire.SHARED else memoryview(packet)[size:]
             del packet
-            kind, flags, payload = self._run(task, deadline, number)
-            del task
+            kind, flags, payload = self._run(inline, shared, deadline, number)
+            del inline
             done += 1
             if done == spec.maxtasks:
                 self.answer(kind, flags | wire.LEAVING, job, time.monotonic(), payload)
@@ -186,11 +188,15 @@ class _Worker:
             raise EOFError
         return bool(reply[0] == wire.GO)
 
-    def _run(self, task: bytes | memoryview, deadline: float, memory_kb: int) -> tuple[int, int, wire.Payload]:
-        """Run one task and pack its outcome."""
+    def _run(
+        self, inline: memoryview | None, shared: int, deadline: float, memory_kb: int
+    ) -> tuple[int, int, wire.Payload]:
+        """Run one task, which came in its packet or is ``shared`` bytes long, and pack its outcome."""
         before = resource.RLIM_INFINITY
         try:
+            task = self.arena.read(TASKS, shared) if inline is None else inline
             func, args, kwargs = wire.load("task or argument", task)
+            del task
             try:
                 if memory_kb:
                     before = resource.getrlimit(resource.RLIMIT_DATA)[0]
