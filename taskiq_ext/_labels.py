@@ -15,8 +15,10 @@ from typing import Any, Literal, TypeAlias
 
 from slotline._checks import flag, one_of, optional_seconds, refuse, text, whole_number
 from slotline._default import DEFAULT, Default
+from slotline.errors import InvalidOptionError
 from slotline.keys import KeyTemplate
 from slotline.leases import Limits, ManagerRegistry, limits_for
+from slotline.pools.rate import Rate
 from taskiq_ext._calls import calls_of
 
 Labels: TypeAlias = Mapping[str, Any]
@@ -24,10 +26,11 @@ OnFull: TypeAlias = Literal["park", "wait", "fail", "drop"]
 
 ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop")
 CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
-POOL_LABELS = ("pool", "pool_size", "pool_slot_exp", "pool_on_full", "pool_timeout")
+POOL_LABELS = ("pool", "pool_size", "pool_rate", "pool_burst", "pool_slot_exp", "pool_on_full", "pool_timeout")
 EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit", "max_memory")
 _NUMBERS = frozenset(
-    {"cache_ttl", "cache_grace", "pool_size", "pool_slot_exp", "pool_timeout", *EXECUTOR_LABELS} - {"executor"}
+    {"cache_ttl", "cache_grace", "pool_size", "pool_burst", "pool_slot_exp", "pool_timeout", *EXECUTOR_LABELS}
+    - {"executor"}
 )
 _FLAGS = frozenset({"cache", "cache_errors"})
 _TAGS_ALLOWED = "a list of strings that are not empty, or such strings with commas between them"
@@ -61,10 +64,10 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLimit:
-    """A limit that tasks name by their ``pool`` label.
+    """A limit that tasks name by their ``pool`` label: a size, a rate, or both.
 
     Args:
-        size: How many runs there may be at once.
+        size: How many runs there may be at once; ``None``: as many as the rate lets start.
         slot_exp: Seconds from acquisition after which a run no longer counts; ``None``: no such limit. The default
             is ``default_pool_slot_expiration`` of the settings.
         on_full: What happens to a message that finds no slot: it is parked in the store and costs no worker anything
@@ -73,18 +76,28 @@ class PoolLimit:
             the store, and waits otherwise and where it has a ``timeout``.
         timeout: Seconds that a message waits in the worker at most before it ends with ``PoolTimeoutError``;
             ``None``: no limit.
+        rate: How often a run may start at the most, such as ``"100/m"``; ``None``: however often.
+        burst: How many runs may start at once after a pause; ``None``: one. Only with a rate.
 
     Raises:
-        InvalidOptionError: A value is impossible.
+        InvalidOptionError: A value is impossible, or there is neither a size nor a rate.
     """
 
-    size: int
+    size: int | None = None
     slot_exp: float | Default | None = DEFAULT
     on_full: OnFull | None = None
     timeout: float | None = None
+    rate: str | None = None
+    burst: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", whole_number("pool_size", self.size))
+        rate = _rate(self.rate, self.burst)
+        if rate is not None and self.burst is not None:
+            object.__setattr__(self, "burst", rate.burst)
+        if self.size is not None:
+            object.__setattr__(self, "size", whole_number("pool_size", self.size))
+        elif rate is None:
+            raise refuse("pool_size", None, "a whole number of at least 1, or None beside a pool_rate")
         if self.slot_exp is not DEFAULT:
             object.__setattr__(self, "slot_exp", optional_seconds("pool_slot_exp", self.slot_exp))
         if self.on_full is not None:
@@ -207,20 +220,21 @@ def pool_options(
         return None
     template = _template("pool", text("pool", key), function)
     declared = pools.get(key)
-    size = labels.get("pool_size")
-    if size is None:
-        if declared is None:
-            known = ", ".join(map(repr, pools)) or "there are none"
-            raise refuse(
-                "pool", key, f"one of the pools that the middleware declares ({known}), or come with pool_size"
-            )
-        size = declared.size
+    own = {name: labels[name] for name in ("pool_size", "pool_rate", "pool_burst") if labels.get(name) is not None}
+    if declared is None and not own.keys() & {"pool_size", "pool_rate"}:
+        if "pool_burst" in own:
+            _rate(None, own["pool_burst"])
+        known = ", ".join(map(repr, pools)) or "there are none"
+        allowed = f"one of the pools that the middleware declares ({known}), or come with pool_size or pool_rate"
+        raise refuse("pool", key, allowed)
     base = declared or PoolLimit(size=1)
     limit = PoolLimit(
-        size=size,
+        size=own.get("pool_size", declared.size if declared else None),
         slot_exp=labels.get("pool_slot_exp", base.slot_exp),
         on_full=labels.get("pool_on_full") or base.on_full,
         timeout=labels.get("pool_timeout", base.timeout),
+        rate=own.get("pool_rate", base.rate),
+        burst=own.get("pool_burst", base.burst),
     )
     return PoolOptions(template, limit)
 
@@ -247,6 +261,13 @@ def executor_options(
     manager = managers.declared(name)
     limits = limits_for(manager, **{label: labels.get(label) for label in EXECUTOR_LABELS[1:]})
     return ExecutorOptions(name, limits)
+
+
+def _rate(rate: Any, burst: Any) -> Rate | None:
+    try:
+        return Rate.parse(rate, burst)
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"pool_{error.option}", error.value, error.allowed) from None
 
 
 def _tags(value: Any, function: Callable[..., Any] | None) -> tuple[KeyTemplate, ...]:

@@ -178,7 +178,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     def _pool(self, key: str, limit: PoolLimit) -> Pool:
         pool = self._pools.get((key, limit))
         if pool is None:
-            pool = self._pools[key, limit] = Pool(key, limit.size, limit.slot_exp, store=self.store)
+            pool = self._pools[key, limit] = Pool(
+                key, limit.size, limit.slot_exp, rate=limit.rate, burst=limit.burst, store=self.store
+            )
             if len(self._pools) > _POOLS_KEPT:
                 self._pools.popitem(last=False)
         else:
@@ -245,6 +247,6 @@ def _limit(key: str, limit: int | PoolLimit | Mapping[str, Any]) -> PoolLimit:
     for name, value in limit.items():
         if name not in PoolLimit.__dataclass_fields__:
             raise refuse(f"pools[{key!r}].{name}", value, "one of " + ", ".join(PoolLimit.__dataclass_fields__))
-    if "size" not in limit:
-        raise refuse(f"pools[{key!r}]", dict(limit), "options with a size")
+    if limit.get("size") is None and limit.get("rate") is None:
+        raise refuse(f"pools[{key!r}]", dict(limit), "options with a size, a rate or both")
     return PoolLimit(**limit)

@@ -29,6 +29,20 @@ BAD_POOL_LABELS = [
     ({"pool": "a", "pool_size": "many"}, "pool_size", "'many'"),
     ({"pool": "a", "pool_size": math.nan}, "pool_size", "nan"),
     ({"pool": "a", "pool_size": math.inf}, "pool_size", "inf"),
+    ({"pool_rate": "1/s"}, "pool_rate", "'1/s'"),
+    ({"pool": "a", "pool_rate": 5}, "pool_rate", "5"),
+    ({"pool": "a", "pool_rate": ""}, "pool_rate", "''"),
+    ({"pool": "a", "pool_rate": "fast"}, "pool_rate", "'fast'"),
+    ({"pool": "a", "pool_rate": "0/s"}, "pool_rate", "'0/s'"),
+    ({"pool": "a", "pool_rate": True}, "pool_rate", "True"),
+    ({"pool": "a", "pool_burst": 2}, "pool_burst", "2"),
+    ({"pool": "a", "pool_size": 1, "pool_burst": 2}, "pool_burst", "2"),
+    ({"pool": "a", "pool_rate": "1/s", "pool_burst": 0}, "pool_burst", "0"),
+    ({"pool": "a", "pool_rate": "1/s", "pool_burst": 1.5}, "pool_burst", "1.5"),
+    ({"pool": "a", "pool_rate": "1/s", "pool_burst": True}, "pool_burst", "True"),
+    ({"pool": "a", "pool_rate": "1/s", "pool_burst": math.nan}, "pool_burst", "nan"),
+    ({"pool": "a", "pool_rate": "1/s", "pool_size": 0}, "pool_size", "0"),
+    ({"pool": "a", "pool_rates": "1/s"}, "pool_rates", "'1/s'"),
     ({"pool": "a", "pool_size": 1, "pool_slot_exp": 0}, "pool_slot_exp", "0"),
     ({"pool": "a", "pool_size": 1, "pool_slot_exp": math.nan}, "pool_slot_exp", "nan"),
     ({"pool": "a", "pool_size": 1, "pool_slot_exp": False}, "pool_slot_exp", "False"),
@@ -150,6 +164,39 @@ def test_a_declared_pool_is_named_by_label_and_may_be_adjusted() -> None:
     assert adjusted.limit == PoolLimit(size=3, on_full="wait", slot_exp=9, timeout=2.0)
 
 
+@pytest.mark.parametrize(
+    ("labels", "limit"),
+    [
+        ({"pool": "own", "pool_rate": "100/m"}, PoolLimit(rate="100/m")),
+        ({"pool": "own", "pool_size": 2, "pool_rate": "1/s", "pool_burst": 3}, PoolLimit(size=2, rate="1/s", burst=3)),
+        ({"pool": "own", "pool_rate": "1/s", "pool_burst": 3.0}, PoolLimit(rate="1/s", burst=3)),
+        ({"pool": "mail"}, PoolLimit(rate="100/m", burst=10)),
+        ({"pool": "mail", "pool_rate": "5/s"}, PoolLimit(rate="5/s", burst=10)),
+        ({"pool": "mail", "pool_burst": 2}, PoolLimit(rate="100/m", burst=2)),
+        ({"pool": "mail", "pool_size": 4}, PoolLimit(size=4, rate="100/m", burst=10)),
+    ],
+)
+def test_a_limit_is_a_size_a_rate_or_both(labels: dict[str, Any], limit: PoolLimit) -> None:
+    options = pool_options(labels, function, {"mail": PoolLimit(rate="100/m", burst=10)})
+    assert options is not None
+    assert options.limit == limit
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({}, "pool_size"),
+        ({"rate": "often"}, "pool_rate"),
+        ({"rate": "1/s", "burst": 0}, "pool_burst"),
+        ({"size": 1, "burst": 2}, "pool_burst"),
+    ],
+)
+def test_a_bad_limit_is_refused_by_the_labels_name(options: dict[str, Any], option: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        PoolLimit(**options)
+    assert caught.value.option == option
+
+
 @pytest.mark.parametrize("name", ["executor_pool", "executors", "executor_name"])
 def test_a_label_that_looks_like_an_executor_is_refused(name: str) -> None:
     with pytest.raises(InvalidOptionError, match=name):
@@ -214,6 +261,8 @@ def test_labels_that_lost_their_types_on_the_way_get_them_back() -> None:
         "pool_timeout": "1.5",
         "pool_slot_exp": "None",
         "pool_size": "two",
+        "pool_rate": "100/m",
+        "pool_burst": "10",
     }
     assert from_wire(labels) == {
         "cache_ttl": 60,
@@ -221,6 +270,8 @@ def test_labels_that_lost_their_types_on_the_way_get_them_back() -> None:
         "pool_timeout": 1.5,
         "pool_slot_exp": None,
         "pool_size": "two",
+        "pool_rate": "100/m",
+        "pool_burst": 10,
     }
 
 
@@ -230,6 +281,8 @@ def test_labels_that_lost_their_types_on_the_way_get_them_back() -> None:
         {"pools": {"a": 0}},
         {"pools": {"a": {"size": 1, "colour": "red"}}},
         {"pools": {"a": {}}},
+        {"pools": {"a": {"burst": 2}}},
+        {"pools": {"a": {"rate": "often"}}},
         {"pools": {"": 1}},
         {"pools": {"a": "3"}},
         {"pools": ["a"]},
