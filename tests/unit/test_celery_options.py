@@ -48,6 +48,8 @@ BAD = [
         ("pool_size", value, "a whole number of at least 1")
         for value in (0, -1, 1.5, True, "5", math.nan, math.inf, None)
     ],
+    *[("pool_rate", value, "text like") for value in ("", "5", "0/s", "1.5/s", "5 /s", 5, 0.1, True, math.nan, None)],
+    *[("pool_burst", value, "a whole number of at least 1") for value in (0, -1, 1.5, True, "5", math.nan, None)],
     *[("pool_slot_exp", value, "seconds") for value in (0, -1, True, "5", math.nan, math.inf)],
     *[("pool_timeout", value, "seconds") for value in (-1, True, "5", math.nan, math.inf)],
     *[("pool_on_full", value, "'park', 'wait', 'fail', 'drop'") for value in ("queue", 1, None)],
@@ -67,7 +69,7 @@ BAD = [
 def companions(name: str) -> dict[str, Any]:
     """Return what an option needs beside it, so that nothing else is wrong."""
     if name.startswith("pool"):
-        return {"pool": "p", "pool_size": 1}
+        return {"pool": "p", "pool_size": 1, "pool_rate": "5/s"}
     return {"cache_ttl": 5} if name.startswith("cache_") else {}
 
 
@@ -125,6 +127,9 @@ def test_methods_of_a_task_class_may_have_names_like_options(app: Celery) -> Non
     [
         ({"pool": "p"}, "pool_size"),
         ({"pool_size": 2}, "pool_size"),
+        ({"pool_rate": "5/s"}, "pool_rate"),
+        ({"pool": "p", "pool_size": 1, "pool_burst": 2}, "pool_burst"),
+        ({"pool": "p", "pool_burst": 2}, "pool_size"),
         ({"pool_on_full": "fail"}, "pool_on_full"),
         ({"pool": "p", "pool_size": 1, "pool_on_full": "park", "pool_timeout": 3}, "pool_timeout"),
         ({"cache_key": "k"}, "cache_key"),
@@ -153,6 +158,40 @@ def test_options_of_a_call_override_the_task_and_those_the_declared_pool(app: Ce
     assert (limit.size, limit.on_full, limit.timeout, limit.pool_options) == (1, "drop", 4.0, {"slot_exp": None})
     assert task.slotline_options.with_call({"pool": "plain"}).limit(("t",), {}).size == 2
     assert not task.slotline_options.with_call({"pool": None}).limited
+
+
+def test_a_limit_is_a_size_a_rate_or_both_from_the_call_the_task_or_the_declared_pool(app: Celery) -> None:
+    app.conf.slotline_pools = {"api": {"size": 5, "rate": "100/m", "burst": 10}, "rated": {"rate": "1/s"}}
+    options = bind(app, pool="alone", pool_rate="5/s").slotline_options
+    limit = options.limit(("t",), {})
+    assert (limit.size, limit.pool_options) == (None, {"rate": "5/s", "burst": None})
+    both = options.with_call({"pool_size": 2, "pool_burst": 3}).limit(("t",), {})
+    assert (both.size, both.pool_options) == (2, {"rate": "5/s", "burst": 3})
+    faster = options.with_call({"pool": "api", "pool_rate": "9/s"}).limit(("t",), {})
+    assert (faster.size, faster.pool_options) == (5, {"rate": "9/s", "burst": 10})
+    declared = type(options)({"pool": "rated", "pool_burst": 4}, None, read_config(app)).limit((), {})
+    assert (declared.size, declared.pool_options) == (None, {"rate": "1/s", "burst": 4})
+
+
+def test_a_burst_for_one_call_needs_a_rate_too(app: Celery) -> None:
+    with pytest.raises(InvalidOptionError, match=r"^pool_burst=3.*pool_rate"):
+        bind(app, pool="p", pool_size=1).apply_async(("t",), pool_burst=3)
+
+
+@pytest.mark.parametrize(
+    ("declared", "option"),
+    [
+        ({"rate": "often"}, "slotline_pools['crm'].pool_rate"),
+        ({"size": 1, "rate": "1/s", "burst": 0}, "slotline_pools['crm'].pool_burst"),
+        ({"size": 1, "burst": 2}, "slotline_pools['crm'].pool_burst"),
+        ({"burst": 2}, "slotline_pools['crm']"),
+    ],
+)
+def test_a_wrong_rate_of_a_declared_pool_is_refused_by_name(app: Celery, declared: Any, option: str) -> None:
+    app.conf.slotline_pools = {"crm": declared}
+    with pytest.raises(InvalidOptionError) as caught:
+        read_config(app)
+    assert caught.value.option == option
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [(("t",), {}), ((), {"tenant_id": "t"}), (("t", 1), {})])
