@@ -77,7 +77,8 @@ class Backend(ABC):
     @classmethod
     def executor_options(cls) -> list[str]:
         """Return the constructor's arguments that a user may give; raises UnsupportedBackendError."""
-        return [name for name in inspect.signature(cls.executor_class()).parameters if name not in cls.taken]
+        parameters = inspect.signature(cls.executor_class()).parameters.values()
+        return [it.name for it in parameters if it.kind is not it.VAR_KEYWORD and it.name not in cls.taken]
 
 
 class ThreadBackend(Backend):
