@@ -144,6 +144,7 @@ class Room:
         self._called: dict[str, None] = {}
         self._noted: dict[tuple[str, str], float] = {}
         self._old: dict[str, set[str]] = {}
+        self._look_again: dict[str, float] = {}
         self._look_at = 0.0
         self._open = False
 
@@ -279,10 +280,21 @@ class Room:
             yield Call(self.store, Command("room_pools", (self._index(lane),), (name,)))
 
     def _look_within(self, seconds: float | None, name: str) -> None:
-        if seconds is not None and time.monotonic() + seconds < self._look_at:
-            timer = threading.Timer(seconds, self.call, (name,))
+        if seconds is None:
+            return
+        now = time.monotonic()
+        at = now + seconds
+        # One timer for each pool: every look that finds nothing would otherwise start a line of looks of its own.
+        if at < self._look_at and not now < self._look_again.get(name, 0.0) <= at:
+            self._look_again[name] = at
+            timer = threading.Timer(seconds, self._look_now, (name, at))
             timer.daemon = True
             timer.start()
+
+    def _look_now(self, name: str, at: float) -> None:
+        if self._look_again.get(name) == at:
+            self._look_again.pop(name, None)
+        self.call(name)
 
     def _heard(self, message: bytes) -> None:
         if message:

@@ -20,5 +20,9 @@ if not place then
   redis.call('ZADD', line, 0, member(lane, place, digest))
   keep_key(line, ROOM_MS)
   keep_key(state, ROOM_MS)
+  -- No release tells when a rate allows the next start: who serves an empty lane's first message has to ask.
+  if interval_us and redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. lane .. '|\255') == 1 then
+    redis.call('PUBLISH', ARGV[11] .. lane, ARGV[10])
+  end
 end
 return {0, redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. member(lane, place, digest)), 0, max, declared_before, now_ms}

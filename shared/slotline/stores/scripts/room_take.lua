@@ -67,7 +67,12 @@ if waiting > 0 then
   for lane in pairs(mine) do redis.call('HDEL', state, 'c:' .. lane) end
   local expiry = tonumber(redis.call('ZRANGE', slots, 0, 0, 'WITHSCORES')[2])
   local _, rated_ms = starts()
-  if rated_ms > 0 then expiry = now_ms + rated_ms end
+  if rated_ms > 0 then
+    expiry = now_ms + rated_ms
+  elseif interval_us and room() > 0 then
+    -- Another lane comes first, and no release tells when this one's turn is.
+    expiry = now_ms + math.min(CALL_MS, interval_us / 1000)
+  end
   next_ms = math.min(next_ms or math.huge, expiry or now_ms + CALL_MS)
 end
 return {0, waiting, next_ms and math.max(1, next_ms - now_ms) or -1}
