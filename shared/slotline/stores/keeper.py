@@ -78,8 +78,9 @@ class Keeper:
 
     def later(self, command: Command, seconds: float) -> None:
         """Send ``command`` as soon as the store answers, trying for ``seconds``: a release that must not get lost."""
-        self._later[command] = time.monotonic() + seconds
-        self._look_again()
+        with self._changed:  # the thread goes through them, and makes them anew
+            self._later[command] = time.monotonic() + seconds
+            self._look_again()
 
     def close(self) -> None:
         """Send the releases that are left, once, and stop; what is still kept runs out by its lease."""
@@ -116,6 +117,7 @@ class Keeper:
                     finally:
                         self._changed.acquire()
                     continue
+                self._next_look = math.inf  # whoever is kept from here on says so, and is not missed
                 if self._sender is None:
                     self._start_sending(now)
                 if self._sender is None and not self._kept and not self._later:

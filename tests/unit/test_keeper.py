@@ -1,0 +1,83 @@
+"""The heartbeat without a server: nothing that is kept or handed over at a bad moment is forgotten."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from slotline.stores import keeper as keepers
+from slotline.stores.base import Command
+from slotline.stores.keeper import Keeper
+from tests.harness.waiting import wait_until
+
+
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_releases_from_many_threads_at_once_are_all_sent():
+    sent: set[Command] = set()
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        sent.update(commands)
+        return [1] * len(commands)
+
+    keeper = Keeper(execute_many)
+    releases = [Command("pool_release", ("key",), (number,)) for number in range(4000)]
+
+    def hand_over(share: list[Command]) -> None:
+        for release in share:
+            keeper.later(release, 30)
+
+    threads = [threading.Thread(target=hand_over, args=(releases[at::4],)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until("all are sent", lambda: len(sent) == len(releases))
+    keeper.close()
+
+
+def test_what_is_kept_while_the_thread_is_about_to_end_is_renewed(monkeypatch):
+    monkeypatch.setattr(keepers, "_LINGER", 0.1)
+    renewed: list[Command] = []
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        renewed.extend(commands)
+        return [600] * len(commands)
+
+    keeper = Keeper(execute_many)
+    late = threading.Thread(
+        target=lambda: keeper.keep("late", Command("late", ("key",)), 0.6, time.monotonic(), lambda: None)
+    )
+
+    class Kept(dict):
+        """Lets ``late`` be kept just after the thread, lingering, has seen that nothing is."""
+
+        seen_empty = 0
+
+        def __len__(self) -> int:
+            found = super().__len__()
+            if not found and threading.current_thread() is keeper._thread:
+                self.seen_empty += 1
+                if self.seen_empty == 2:
+                    late.start()
+                    late.join(timeout=0.2)
+            return found
+
+    keeper._kept = Kept()
+    keeper.keep("short", Command("short", ("key",)), 30, time.monotonic(), lambda: None)
+    keeper.drop("short")
+    keeper._look_again()
+    wait_until("the late one is renewed", lambda: Command("late", ("key",)) in renewed)
+    late.join()
+    keeper.close()
