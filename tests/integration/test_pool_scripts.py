@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slotline import Pool, RedisStore
+from slotline import Pool, RedisStore, Slot, configure
 from slotline.pools import Parked, Room
 from slotline.pools.place import Place
 from tests.harness.waiting import wait_until
@@ -75,3 +75,32 @@ def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
     assert room.sync.take() is None
     with pool:
         assert pool.sync.info().waiting == 0
+
+
+def test_many_waiters_of_a_dead_process_delay_nobody(store, redis_client):
+    pool = Pool("p", 1, store=store)
+    slot = pool.sync.acquire()
+    for _ in range(300):
+        store.sync.execute(pool.acquire_command(Place(pool), 30_000, "slotline:wake:dead"))
+    granted: list[Slot] = []
+    waiter = Place(pool, on_grant=granted.append)
+    assert waiter.sync.enter() is None
+    pool.sync.release(slot)
+    wait_until("the waiter behind them has the slot", lambda: bool(granted), timeout=2)
+    waiter.sync.leave()
+    assert pool.sync.size() == 0
+
+
+def test_a_place_that_is_left_loses_no_slot(store):
+    configure(heartbeat_lease=0.6)
+    lost: list[Slot] = []
+    granted: list[Slot] = []
+    pool = Pool("p", 1, store=store, on_lost=lost.append)
+    slot = pool.sync.acquire()
+    place = Place(pool, on_grant=granted.append)
+    assert place.sync.enter() is None
+    pool.sync.release(slot)
+    wait_until("the slot has come", lambda: bool(granted))
+    place.sync.leave()
+    assert store.keeper.drop(granted[0].token) is False
+    assert (granted[0].lost, lost) == (False, [])

@@ -56,6 +56,7 @@ class Place:
         self._queued: Queued | None = None
         self._asked: tuple[float, float | None] = (0.0, None)  # by our clock, and by the store's
         self._lock = threading.Lock()
+        self._left = False
         self.max_size = pool.max_size
 
     @property
@@ -86,10 +87,12 @@ class Place:
 
     def entering(self) -> Steps[Slot | None]:
         """Take a slot or a place in line."""
+        self._left = False
         if self._slot is not None:
             return None if self._on_grant is not None else self._slot
         hub = self.pool.store.wakeups
-        if self._bell is None:
+        if self._bell is None or not self._bell.hangs_on(hub):
+            self.close()
             self._bell = hub.bell(self.token)
             if self._on_grant is not None or self._on_nudge is not None:
                 self._bell.on_ring(self._rung)
@@ -104,26 +107,38 @@ class Place:
 
     def leaving(self) -> Steps[None]:
         """Give up the place or the slot."""
-        self.close()
-        yield Call(self.pool.store, self.pool.release_command(self.token))
+        slot = self._leave()
+        if slot is None:
+            yield Call(self.pool.store, self.pool.release_command(self.token))
+        else:
+            yield from self.pool.closing(slot)
 
     def granted(self, payload: bytes) -> Slot:
         """Return the slot that a message brought."""
-        return self._granted(payload)[0]
+        slot, _ = self._granted(payload)
+        assert slot is not None  # noqa: S101 - whoever reads the message has not left
+        return slot
 
-    def _granted(self, payload: bytes) -> tuple[Slot, bool]:
+    def _granted(self, payload: bytes) -> tuple[Slot | None, bool]:
         grant, clock = read_grant(payload)
         # The store's clock says how long after our question the slot was given: a message that was long on its
         # way brings a slot that is as old as it is.
         asked_at, asked_clock = self._asked
-        return self._won(grant, asked_at + (0.0 if asked_clock is None else max(0.0, clock - asked_clock)))
+        waited = 0.0 if asked_clock is None else max(0.0, clock - asked_clock)
+        return self._won(grant, asked_at + waited, by_message=True)
 
     def abandon(self) -> None:
         """Give up whatever the token has, without waiting for the store."""
-        self.close()
-        if self._slot is None:
+        if self._leave() is None:
             store = self.pool.store
             store.settle(self.pool.release_command(self.token), self.pool.patience)
+
+    def _leave(self) -> Slot | None:
+        # A message on its way in another thread brings nothing any more: the release that follows takes it back.
+        self.close()
+        with self._lock:
+            self._left = True
+            return self._slot
 
     def close(self) -> None:
         """Take the doorbell down."""
@@ -155,10 +170,10 @@ class Place:
         self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
         return None
 
-    def _won(self, grant: Granted, since: float) -> tuple[Slot, bool]:
+    def _won(self, grant: Granted, since: float, *, by_message: bool = False) -> tuple[Slot | None, bool]:
         """Return the slot, and whether this is the first word of it: answers and messages cross."""
         with self._lock:
-            if self._slot is not None:
+            if self._slot is not None or (by_message and self._left):
                 return self._slot, False
             self._slot = self.pool.hold(self.token, self.owner, grant, since, self.pool.slot_exp)
             return self._slot, True
@@ -171,7 +186,7 @@ class Place:
             return
         slot, first = self._granted(payload)
         self.close()
-        if first and self._on_grant is not None:
+        if first and slot is not None and self._on_grant is not None:
             self._on_grant(slot)
 
 

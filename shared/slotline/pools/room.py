@@ -26,7 +26,7 @@ from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key
-from slotline.stores.wakeups import Listen
+from slotline.stores.wakeups import Listen, Wakeups
 
 logger = logging.getLogger("slotline.pools")
 
@@ -146,7 +146,7 @@ class Room:
         self._old: dict[str, set[str]] = {}
         self._look_again: dict[str, float] = {}
         self._look_at = 0.0
-        self._open = False
+        self._hub: Wakeups | None = None
 
     @property
     def lease(self) -> float:
@@ -190,9 +190,10 @@ class Room:
 
     def close(self) -> None:
         """Hear no more calls."""
-        self._open = False
-        for lane in self.lanes:
-            self.store.wakeups.quit(self._channel(lane), self._heard)
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            for lane in self.lanes:
+                hub.quit(self._channel(lane), self._heard)
 
     def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None) -> Steps[Slot | Parked]:
         """Take a slot for a message, or park it."""
@@ -227,11 +228,12 @@ class Room:
         return None
 
     def _listening(self) -> Steps[None]:
-        if not self._open:
-            self._open = True
+        hub = self.store.wakeups
+        if self._hub is not hub:  # at first, and after the store was closed
+            self._hub = hub
             for lane in self.lanes:
-                self.store.wakeups.join(self._channel(lane), self._heard)
-        yield Listen(self.store.wakeups)
+                hub.join(self._channel(lane), self._heard)
+        yield Listen(hub)
 
     def _take_from(self, name: str) -> Steps[Taken | None]:
         pool, token, asked_at = Pool(name, 1, store=self.store), new_token(), time.monotonic()
@@ -310,7 +312,7 @@ class Room:
         self._tell()
 
     def _tell(self) -> None:
-        if self._on_call is not None and self._open:
+        if self._on_call is not None and self._hub is not None:
             self._on_call()
 
     def _channel(self, lane_id: str) -> str:

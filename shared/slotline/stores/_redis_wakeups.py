@@ -121,6 +121,8 @@ class RedisWakeups(Wakeups):
             idle = 0.0 if self._bells or self._joined else idle + _CHECK
             if idle >= LINGER and self._retired():
                 return None
+            if not self._heard.done():
+                self._subscribe(pubsub)  # somebody has joined, and could not tell this thread
             pubsub.ping()  # a connection that died without a word shows here
         return None
 
@@ -142,10 +144,8 @@ class RedisWakeups(Wakeups):
     def _deliver(self, pubsub: Any, message: Any) -> None:
         if message["type"] == "subscribe":
             self._expected -= 1
-            if self._expected == 0 and {self.channel, *self._joined} != self._subscribed:
+            if self._expected == 0 and not self._all_heard():
                 self._subscribe(pubsub)  # somebody has joined while this was under way
-            elif self._expected == 0:
-                self._all_heard()
         elif message["type"] == "message":
             channel = message["channel"].decode()
             if channel != self.channel:
@@ -157,17 +157,20 @@ class RedisWakeups(Wakeups):
             elif token != _STOP:
                 self.ring(token.decode(), payload)
 
-    def _all_heard(self) -> None:
+    def _all_heard(self) -> bool:
         if self._away:
             self._away = False
             logger.info("wake-ups from %s are back", self._name)
         with self._lock:
+            if {self.channel, *self._joined} != self._subscribed:
+                return False
             again = self._heard.done()  # after a broken connection, or an error that somebody has seen
             if again:
                 self._heard = Future()
             self._heard.set_result(None)
         if again:
             self.nudge_all()
+        return True
 
     def _lost(self, error: Exception, patience: Any) -> None:
         if self._closing:
@@ -186,9 +189,12 @@ class RedisWakeups(Wakeups):
         threading.Event().wait(pause)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; whoever waits finds the store's next doorbells when it looks again."""
         self._closing = True
         thread, self._thread = self._thread, None
+        with self._lock:
+            if not self._heard.done():
+                self._heard.set_exception(StoreUnavailableError(self._name, "it was closed"))
         if thread is None or thread is threading.current_thread():
             return
         if self._say(_STOP):

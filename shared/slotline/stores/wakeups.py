@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,6 +17,16 @@ from dataclasses import dataclass
 from typing import Self
 
 from slotline.steps import Step
+
+logger = logging.getLogger("slotline.stores")
+
+
+def _call(callback: Callable[..., None], *args: object) -> None:
+    # In the thread that brings the messages of all: an error of one must not keep them from the others.
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("a callback for a wake-up failed")
 
 
 class Bell:
@@ -54,7 +65,11 @@ class Bell:
                 self.payload = payload
             callbacks = list(self._callbacks)
         for callback in callbacks:
-            callback()
+            _call(callback)
+
+    def hangs_on(self, hub: Wakeups) -> bool:
+        """Whether it is one of ``hub``'s: a store that was closed has other doorbells when it is used again."""
+        return self._hub is hub
 
     def close(self) -> None:
         """Take the bell down; what comes for it later is dropped."""
@@ -123,7 +138,7 @@ class Wakeups(ABC):
     def hear(self, channel: str, message: bytes) -> None:
         """Deliver a message of a shared channel."""
         for heard in self._joined.get(channel, ()):
-            heard(message)
+            _call(heard, message)
 
     @abstractmethod
     def listen_blocking(self) -> None:

@@ -17,7 +17,7 @@
 local SLACK_MS = 60000
 local STATE_MS = 7 * 24 * 3600 * 1000
 local ROOM_MS = 60 * 24 * 3600 * 1000
-local PASSED_OVER = 64
+local PASSED_OVER = 512
 local CALL_MS = 1000
 local CALLERS = '-'
 
@@ -163,16 +163,20 @@ local function oldest(lanes)
   return found
 end
 
+local deaf = {}  -- channels that nobody listens on: all who wait there are passed over at the price of one
+
 -- Gives a slot to a waiting caller. "granted"; "deaf": its process does not listen just now, and it keeps its place;
 -- "gone": it has not looked for longer than its patience.
 local function grant_caller(token)
   local record = redis.call('HGET', state, 'w:' .. token) or ''
   local alive, lease, cap, channel, owner = string.match(record, '^%d+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
   if not alive or tonumber(alive) <= now_ms then return 'gone' end
+  if deaf[channel] then return 'deaf' end
   local cap_ms = tonumber(cap)
   local life = life_of(tonumber(lease), cap_ms)
   local given = fence_after(fence)
   if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
+    deaf[channel] = true
     return 'deaf'
   end
   take(token, owner, life, cap_ms)

@@ -1,0 +1,100 @@
+"""The doorbells on a real server, when something goes wrong at a bad moment."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from slotline import MemoryStore, Pool, RedisStore, Slot, StoreUnavailableError
+from slotline.pools.place import Place
+from slotline.stores import _redis_wakeups
+from tests.harness.ports import free_port
+from tests.harness.waiting import wait_until
+
+
+@pytest.fixture
+def store(redis_url):
+    store = RedisStore(redis_url)
+    yield store
+    store.sync.close()
+
+
+def test_who_cannot_tell_the_thread_of_a_new_channel_is_heard_at_its_next_check(store, monkeypatch):
+    monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.2)
+    hub, connect = store.wakeups, store.wakeups._connect
+    hub.bell("token")
+    hub.listen_blocking()
+
+    def refused() -> redis.Redis:
+        raise redis.ConnectionError("max number of clients reached")
+
+    monkeypatch.setattr(hub, "_connect", refused)
+    hub.join("shared", lambda message: None)
+    monkeypatch.setattr(hub, "_connect", connect)
+    listening = threading.Thread(target=hub.listen_blocking, daemon=True)
+    listening.start()
+    listening.join(timeout=10)
+    assert not listening.is_alive()
+
+
+def test_a_channel_joined_as_the_last_answer_comes_is_listened_to(store, redis_client, monkeypatch):
+    hub, all_heard = store.wakeups, store.wakeups._all_heard
+    joiners = [threading.Thread(target=hub.join, args=("shared", lambda message: None))]
+
+    def join_first() -> bool:
+        if joiners:
+            joiner = joiners.pop()
+            joiner.start()
+            joiner.join()
+        return all_heard()
+
+    monkeypatch.setattr(hub, "_all_heard", join_first)
+    hub.bell("token")
+    hub.listen_blocking()
+    wait_until("it listens", lambda: redis_client.pubsub_numsub("shared") == [(b"shared", 1)])
+
+
+def test_closing_a_store_lets_nobody_wait_for_a_server_that_is_away():
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", retries=0)
+    hub, outcome = store.wakeups, []
+    heard = hub._started()
+    heard.add_done_callback(lambda done: outcome.append(done.exception()))
+    store.sync.close()
+    wait_until("it is told", lambda: bool(outcome))
+    assert isinstance(outcome[0], StoreUnavailableError)
+
+
+def test_a_waiter_whose_store_was_closed_is_called_by_the_next_doorbells(store):
+    pool = Pool("p", 1, store=store)
+    slot = pool.sync.acquire()
+    granted: list[Slot] = []
+    place = Place(pool, on_grant=granted.append)
+    assert place.sync.enter() is None
+    store.sync.close()
+    assert place.sync.enter() is None
+    pool.sync.release(slot)
+    wait_until("the slot has come", lambda: bool(granted), timeout=2)
+    place.sync.leave()
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+def test_an_error_in_one_waiters_callback_is_not_anothers(kind, redis_url, caplog):
+    store = MemoryStore() if kind == "memory" else RedisStore(redis_url)
+    pool = Pool("p", 2, store=store)
+    held = [pool.sync.acquire(), pool.sync.acquire()]
+    granted: list[Slot] = []
+
+    def fail(slot: Slot) -> None:
+        held.append(slot)
+        raise ValueError("not mine")
+
+    places = [Place(pool, on_grant=fail), Place(pool, on_grant=granted.append)]
+    assert [place.sync.enter() for place in places] == [None, None]
+    pool.sync.resize(4)
+    wait_until("the second has its slot", lambda: bool(granted))
+    assert "not mine" in caplog.text
+    for slot in [*held, *granted]:
+        pool.sync.release(slot)
+    store.sync.close()
