@@ -12,7 +12,9 @@ import redis.asyncio
 
 from slotline import InvalidOptionError, Pool, RedisStore, StoreError, StoreUnavailableError
 from slotline.stores import Command
+from slotline.stores import redis as redis_module
 from tests.harness.ports import free_port
+from tests.harness.waiting import await_until
 
 
 @pytest.fixture
@@ -248,3 +250,39 @@ def test_an_event_loop_that_has_ended_leaves_nothing_in_the_store(redis_url):
         asyncio.run(use())
     assert not store._loops
     store.sync.close()
+
+
+async def test_one_callers_text_that_cannot_be_sent_is_nobody_elses_error(redis_store):
+    pool = Pool("p", 5, store=redis_store)
+    owners = ["ann", "\ud800", "bob"]
+    first, unsendable, last = await asyncio.gather(
+        *(pool.acquire(owner=owner) for owner in owners), return_exceptions=True
+    )
+    assert isinstance(unsendable, UnicodeError)
+    assert {holder.owner for holder in (await pool.info()).holders} == {"ann", "bob"}
+    await pool.release(first)
+    await pool.release(last)
+
+
+async def test_a_slot_is_given_back_although_its_caller_was_cancelled_before_the_question_was_sent(
+    redis_store, monkeypatch
+):
+    asking, may_go = asyncio.Event(), asyncio.Event()
+    exchange = redis_module._exchange
+
+    async def slow(*args):
+        asking.set()
+        await may_go.wait()
+        return await exchange(*args)
+
+    monkeypatch.setattr(redis_module, "_exchange", slow)
+    pool = Pool("p", 1, store=redis_store)
+    caller = asyncio.create_task(pool.acquire())
+    await asking.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await await_until("the release is sent", lambda: not redis_store.keeper._later and not redis_store.keeper._sender)
+    may_go.set()
+    await await_until("the question is answered", lambda: not redis_store._coalescer()._flights)
+    await await_until("nobody holds the slot", lambda: pool.sync.size() == 0)

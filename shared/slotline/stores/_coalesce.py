@@ -26,11 +26,15 @@ class Coalescer:
     Args:
         send: Sends commands together and returns their replies or errors, one in each place.
         close: Closes the loop's client.
+        unwanted: Called with each command whose caller was cancelled while it travelled, when it has been answered.
     """
 
-    def __init__(self, send: Send, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, send: Send, close: Callable[[], Awaitable[None]], unwanted: Callable[[Command], None] = lambda _: None
+    ) -> None:
         self._send = send
         self._close = close
+        self._unwanted = unwanted
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._boarding = False
@@ -79,8 +83,11 @@ class Coalescer:
             for _, reply in batch:
                 reply.cancel()
             raise
-        for (_, reply), value in zip(batch, replies, strict=True):
-            _settle(reply, value)
+        for (command, reply), value in zip(batch, replies, strict=True):
+            if reply.cancelled():
+                self._unwanted(command)
+            else:
+                _settle(reply, value)
 
     async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
         # An event loop closes its asynchronous generators before it ends: the one place where a library can close

@@ -37,6 +37,10 @@ class Command(NamedTuple):
     args: tuple[str | bytes | int, ...] = ()
 
 
+TAKING = frozenset({"pool_acquire", "pool_park", "room_take"})
+"""Scripts that take a slot, or a place, for the token that is their first argument; ``pool_release`` gives it back."""
+
+
 class SyncStore(ABC):
     """The blocking face of a :class:`Store`."""
 

@@ -165,7 +165,9 @@ class Keeper:
                 kept.due = self._retry_at
         else:
             for command, reply in zip(later, replies[len(due) :], strict=True):
-                if not isinstance(reply, Exception):
+                if isinstance(reply, Exception):
+                    self._retry_at = sent + _RETRY
+                else:
                     self._later.pop(command, None)
             for kept, reply in zip(due, replies, strict=False):
                 if isinstance(reply, Exception):
@@ -175,7 +177,6 @@ class Keeper:
                     kept.due, kept.deadline = sent + kept.lease / BEATS, sent + kept.lease
                 else:
                     lost.append(kept)
-            self._retry_at = sent + _RETRY
         self._lose(lost)
         self._sender = None
         self._look_again()

@@ -8,20 +8,20 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
-from redis.exceptions import NoScriptError
+from redis.exceptions import DataError, NoScriptError
 
-from slotline import _checks
+from slotline import _checks, settings
 from slotline.stores._coalesce import FLIGHTS, Coalescer
 from slotline.stores._connections import Connections
 from slotline.stores._redis_errors import pauses, translated, worth_retrying
 from slotline.stores._redis_wakeups import RedisWakeups
 from slotline.stores._scripts import load
-from slotline.stores.base import Command, Reply, Store, SyncStore
+from slotline.stores.base import TAKING, Command, Reply, Store, SyncStore
 from slotline.stores.keeper import Keeper
 
 
@@ -132,8 +132,14 @@ class RedisStore(Store):
                 await client.aclose()
                 await client.connection_pool.disconnect()
 
-            coalescer = self._loops[loop] = Coalescer(send, close)
+            coalescer = self._loops[loop] = Coalescer(send, close, self._give_back)
         return coalescer
+
+    def _give_back(self, command: Command) -> None:
+        # The caller's own release travels another way, and may have come before what it was to undo.
+        if command.script in TAKING:
+            release = Command("pool_release", command.keys, command.args[:1])
+            self.settle(release, settings.current().heartbeat_lease)
 
     async def _send(self, client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
         patience = pauses(self.retries)
@@ -147,6 +153,12 @@ class RedisStore(Store):
                         again = await _exchange(client, [_words_with_text(commands[at]) for at in missing])
                     for at, reply in zip(missing, again, strict=True):
                         replies[at] = reply
+            except (UnicodeError, DataError):
+                if len(commands) == 1:
+                    raise
+                # Nothing was sent, since one of them cannot be: the others are not to suffer for it.
+                alone = [self._send(client, (command,)) for command in commands]
+                return [reply for sent in alone for reply in await _outcome(sent)]
             except Exception as error:
                 pause = next(patience, None) if worth_retrying(error) else None
                 if pause is None:
@@ -243,6 +255,13 @@ def _words(command: Command) -> list[Any]:
 
 def _words_with_text(command: Command) -> list[Any]:
     return ["EVAL", load(command.script).text, len(command.keys), *command.keys, *command.args]
+
+
+async def _outcome(sent: Awaitable[list[Any]]) -> list[Any]:
+    try:
+        return await sent
+    except Exception as error:  # noqa: BLE001 - each command has its own outcome
+        return [error]
 
 
 async def _exchange(client: redis.asyncio.Redis, commands: list[list[Any]]) -> list[Any]:
