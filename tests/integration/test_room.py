@@ -8,6 +8,8 @@ import pytest
 
 from slotline import InvalidOptionError, MemoryStore, Pool, PoolFullError, RedisStore, Slot, configure
 from slotline.pools import Parked, Room, Taken
+from slotline.pools._wire import pool_keys
+from slotline.stores import Command
 from tests.harness.waiting import await_until
 
 
@@ -268,3 +270,19 @@ def test_a_room_needs_a_store_that_processes_share(store):
 def test_a_lane_needs_a_name(lane):
     with pytest.raises(InvalidOptionError, match=r"^lanes="):
         Room(RedisStore("redis://localhost"), [lane])
+
+
+async def test_a_paused_pool_is_not_asked_again_until_it_goes_on(store, make_room):
+    room, pool = make_room("q"), Pool("p", 1, store=store)
+    await pool.release(await room.park(pool, b"a", lane="q"))
+    await pool.pause()
+    assert await room.park(pool, b"b", lane="q") == Parked(0)
+    room.call("p")
+    assert await room.take() is None
+    command = Command("room_take", pool_keys(store, "p"), ("token", 30_000, *room.lanes))
+    assert await store.execute(command) == [0, 1, -1]
+    await pool.resume()
+    one = await taken(room)
+    assert one.message == b"b"
+    await one.settle()
+    await pool.release(one.slot)

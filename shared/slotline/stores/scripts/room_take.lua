@@ -62,7 +62,7 @@ end
 local waiting, claimed = 0, redis.call('ZRANGE', claims, 0, 0, 'WITHSCORES')[2]
 for lane in pairs(mine) do waiting = waiting + redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. lane .. '|\255') end
 local next_ms = tonumber(claimed)
-if waiting > 0 then
+if waiting > 0 and not paused then
   -- A worker that asks has capacity: the next free slot is kept for its call again.
   for lane in pairs(mine) do redis.call('HDEL', state, 'c:' .. lane) end
   local expiry = tonumber(redis.call('ZRANGE', slots, 0, 0, 'WITHSCORES')[2])
