@@ -55,6 +55,13 @@ def text(option: str, value: Any) -> str:
     return value
 
 
+def key_prefix(option: str, value: Any) -> str:
+    """Return ``value`` if keys and channels can begin with it."""
+    if any(character in text(option, value) for character in "{}|"):
+        raise refuse(option, value, "text without braces, which Redis Cluster reads as a hash tag, and without a bar")
+    return str(value)
+
+
 def flag(option: str, value: Any) -> bool:
     """Return ``value`` if it is ``True`` or ``False``."""
     if not isinstance(value, bool):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from slotline._checks import optional_seconds, refuse, seconds
+from slotline._checks import key_prefix, optional_seconds, refuse, seconds
 
 if TYPE_CHECKING:
     from slotline.stores.base import Store
@@ -51,10 +51,8 @@ class Settings(BaseModel):
 
     @field_validator("prefix", mode="after")
     @classmethod
-    def _no_braces(cls, value: str) -> str:
-        if "{" in value or "}" in value:
-            raise refuse("prefix", value, "text without braces, which Redis Cluster reads as a hash tag")
-        return value
+    def _prefix(cls, value: str) -> str:
+        return key_prefix("prefix", value)
 
 
 _lock = threading.RLock()

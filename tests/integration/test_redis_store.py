@@ -233,6 +233,8 @@ async def test_a_full_server_is_unavailable_and_not_a_wrong_answer(own_redis):
         ("retries", 1.5),
         ("max_connections", 0),
         ("prefix", ""),
+        ("prefix", "a{b"),
+        ("prefix", "a|b"),
     ],
 )
 def test_impossible_options_are_refused_by_name(option, value):

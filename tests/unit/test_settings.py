@@ -53,6 +53,7 @@ def test_what_the_code_says_is_stronger_than_the_environment(monkeypatch):
         ("default_pool_slot_expiration", "600"),
         ("prefix", ""),
         ("prefix", "a{b"),
+        ("prefix", "a|b"),
         ("prefix", 5),
         ("redis_url", "nowhere"),
         ("redis_url", 7),

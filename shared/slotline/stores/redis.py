@@ -62,7 +62,7 @@ class RedisStore(Store):
             max_connections=_checks.whole_number("max_connections", max_connections),
         )
         self.name = self._connections.name
-        self.prefix = _checks.text("prefix", prefix)
+        self.prefix = _checks.key_prefix("prefix", prefix)
         self.retries = _checks.whole_number("retries", retries, at_least=0)
         self.sync = SyncRedisStore(self)
         self._lock = threading.Lock()
