@@ -35,7 +35,17 @@ def check_worker(worker: Any, consumer: Any) -> None:
     _need(worker, "worker", "_process_task")
     _need(consumer, "consumer", "on_task_request", "timer", "pool", "call_soon", "hub")
     _need(state, "celery.worker.state", "reserved_requests", "requests", "task_reserved", "task_ready", "revoked")
-    _need(Request, "Request", "on_success", "on_failure", "on_timeout", "revoked", "acknowledge", "_already_revoked")
+    _need(
+        Request,
+        "Request",
+        "on_success",
+        "on_failure",
+        "on_timeout",
+        "revoked",
+        "acknowledge",
+        "_already_revoked",
+        "_apply_result",
+    )
     _need(bootsteps, "celery.bootsteps", "StartStopStep")
     if has_semaphore(worker, consumer):
         _need(worker, "worker", "_quick_acquire", "_quick_release", "semaphore")

@@ -109,6 +109,7 @@ class Gate:
         if self._parking is not None:
             self._mailbox.do(self._parking.let_go)
         self._mailbox.do(self._waiting.let_go)
+        self._mailbox.do(self._free_discarded)
 
     def close(self) -> None:
         """Give back what the worker still has; its pool has ended."""
@@ -236,6 +237,19 @@ class Gate:
         else:
             self._pools.move_to_end(name)
         return pool
+
+    def _free_discarded(self) -> None:
+        """Free what the pool has thrown away: on a broken connection it drops the tasks that no process has yet.
+
+        Celery counts on the broker to deliver those again; no callback of theirs will ever come.
+        """
+        if not getattr(self._consumer.pool, "flush", None):
+            return
+        for tenure in [tenure for tenure in list(self._running) if tenure.discarded]:
+            message = tenure.request.message
+            if isinstance(message, TakenMessage):
+                message.requeue()
+            tenure.free()
 
     def _when_gone(self, pid: int, then: Callable[[], None]) -> None:
         if process_lives(pid):

@@ -43,6 +43,12 @@ class Tenure:
         tell(request, slot)
         self._watch()
 
+    @property
+    def discarded(self) -> bool:
+        """Whether the pool has forgotten the request before any process had accepted it."""
+        job = self.request._apply_result  # noqa: SLF001 - checked by check_worker
+        return self.request.time_start is None and job is not None and job() is None
+
     def _watch(self) -> None:
         request = self.request
         on_success, on_failure, on_timeout = request.on_success, request.on_failure, request.on_timeout

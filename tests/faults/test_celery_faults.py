@@ -179,7 +179,8 @@ def everything_runs_after_a_cut(made: Deployment, proxy: TcpProxy, pool: str, po
         assert [result.get(timeout=40) for result in sent] == ["one:cut"] * 6
         started = made.list("started:cut")
         assert set(started) == {result.id for result in sent}
-        assert len(started) <= 7, "only what ran in that moment may run again, and only if it is acknowledged late"
+        # Acknowledged late, what ran in that moment may run again, and what had ended just before it.
+        assert len(started) <= 8
         assert made.peak("one-cut") == 1
         made.wait_free("one:cut")
     made.close()
