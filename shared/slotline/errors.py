@@ -62,7 +62,7 @@ class PoolTimeoutError(PoolFullError, TimeoutError):
         self.args = (key, max_size, list(holders), timeout)
 
     def __str__(self) -> str:
-        return f"No slot of pool {self.key!r} (size {self.max_size}) came free within {self.timeout} s."
+        return f"No slot of pool {self.key!r} came free within {self.timeout} s."
 
 
 class SlotLostError(SlotlineError):
