@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import random
@@ -65,12 +66,11 @@ def cmdline(process):
         return ""
 
 
-def workers_of(pid):
-    """The living processes under an owner, without the helpers that multiprocessing keeps for itself."""
+def workers_of(pid, *strangers):
+    """The living processes under an owner, without multiprocessing's own helpers and what is named otherwise."""
+    no_workers = ("resource_tracker", "forkserver", *strangers)
     under = psutil.Process(pid).children(recursive=True)
-    return {
-        child.pid for child in under if "resource_tracker" not in cmdline(child) and "forkserver" not in cmdline(child)
-    }
+    return {child.pid for child in under if not any(word in cmdline(child) for word in no_workers)}
 
 
 def stuck():
@@ -120,10 +120,14 @@ def test_no_worker_outlives_an_owner_that_is_killed_while_they_start(tmp_path):
         owner = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, start_new_session=True)
         deadline, workers = time.monotonic() + delay, set()
         while time.monotonic() < deadline:
-            workers |= workers_of(owner.pid)
+            workers |= workers_of(owner.pid, script.name)
         owner.kill()
         owner.wait()
-        wait_until("all are dead", lambda seen=workers: not any(map(alive, seen)), timeout=15)
+        try:
+            wait_until("all are dead", lambda seen=workers: not any(map(alive, seen)), timeout=15)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(owner.pid, signal.SIGKILL)  # the stranger, where the owner came so far
 
 
 def hold_a_lease(manager, connection):
