@@ -11,7 +11,7 @@ store then repeats the call. Commands are therefore idempotent, by a token that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -111,7 +111,3 @@ class Store(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close connections and threads of this process; the store opens them again when it is used again."""
-
-    @abstractmethod
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, at the next close."""

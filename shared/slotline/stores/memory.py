@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from slotline.errors import StoreError
@@ -48,7 +48,6 @@ class MemoryStore(Store):
         self.lock = threading.Lock()
         self.pools: dict[str | bytes, PoolState] = {}
         self._wakeups = MemoryWakeups()
-        self._closers: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return "MemoryStore()"
@@ -65,10 +64,6 @@ class MemoryStore(Store):
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`Store.execute_many`."""
         return self.sync.execute_many(commands)
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """See :meth:`Store.on_close`."""
-        self._closers.append(callback)
 
     def settle(self, command: Command, seconds: float) -> None:  # noqa: ARG002 - nothing can keep it waiting
         """See :meth:`Store.settle`."""
@@ -109,10 +104,7 @@ class SyncMemoryStore(SyncStore):
         return replies
 
     def close(self) -> None:
-        """Call what was registered; the state stays."""
-        closers, self._store._closers = self._store._closers, []  # noqa: SLF001 - its other face
-        for callback in closers:
-            callback()
+        """Do nothing: there is nothing open, and the state stays."""
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import redis
@@ -76,7 +76,6 @@ class RedisStore(Store):
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer] = weakref.WeakKeyDictionary()
         self._wakeups: RedisWakeups | None = None
         self._keeper: Keeper | None = None
-        self._closers: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return f"RedisStore({self.name!r}, prefix={self.prefix!r})"
@@ -171,10 +170,6 @@ class RedisStore(Store):
         """See :meth:`Store.settle`."""
         self.keeper.later(command, seconds)
 
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """See :meth:`Store.on_close`."""
-        self._closers.append(callback)
-
     async def close(self) -> None:
         """See :meth:`Store.close`."""
         coalescer = self._loops.pop(asyncio.get_running_loop(), None)
@@ -233,10 +228,8 @@ class SyncRedisStore(SyncStore):
     def close(self) -> None:
         """See :meth:`RedisStore.close`."""
         store = self._store
-        closers, client, wakeups, keeper = store._closers, store._client, store._wakeups, store._keeper  # noqa: SLF001 - its other face
-        store._closers, store._client, store._wakeups, store._keeper = [], None, None, None  # noqa: SLF001 - its other face
-        for callback in closers:
-            callback()
+        client, wakeups, keeper = store._client, store._wakeups, store._keeper  # noqa: SLF001 - its other face
+        store._client, store._wakeups, store._keeper = None, None, None  # noqa: SLF001 - its other face
         if keeper is not None:
             keeper.close()
         if wakeups is not None:
