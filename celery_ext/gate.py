@@ -243,8 +243,8 @@ class Gate:
 
         Celery counts on the broker to deliver those again; no callback of theirs will ever come.
         """
-        if not getattr(self._consumer.pool, "flush", None):
-            return
+        if not (self._has_children and getattr(self._consumer.pool, "flush", None)):
+            return  # only prefork throws work away; the others forget a job's handle as soon as they have it
         for tenure in [tenure for tenure in list(self._running) if tenure.discarded]:
             message = tenure.request.message
             if isinstance(message, TakenMessage):
