@@ -66,14 +66,20 @@ class PoolTimeoutError(PoolFullError, TimeoutError):
 
 
 class SlotLostError(SlotlineError):
-    """A slot was gone before its work had ended: it could not be renewed in time, or an operator released it."""
+    """Work was ended because its slot was lost, or because another was to have it.
 
-    def __init__(self, key: str, token: str) -> None:
-        super().__init__(key, token)
-        self.key, self.token = key, token
+    Args:
+        key: The pool's key.
+        token: What the store knows the slot by.
+        reason: Why, as the end of a sentence.
+    """
+
+    def __init__(self, key: str, token: str, reason: str = "it could not be renewed in time") -> None:
+        super().__init__(key, token, reason)
+        self.key, self.token, self.reason = key, token, reason
 
     def __str__(self) -> str:
-        return f"Slot {self.token} of pool {self.key!r} was lost before its work had ended."
+        return f"Slot {self.token} of pool {self.key!r} was lost before its work had ended: {self.reason}."
 
 
 class StoreError(SlotlineError):

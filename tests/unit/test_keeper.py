@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from slotline.errors import StoreUnavailableError
 from slotline.stores import keeper as keepers
 from slotline.stores.base import Command
 from slotline.stores.keeper import Keeper
@@ -80,4 +81,43 @@ def test_what_is_kept_while_the_thread_is_about_to_end_is_renewed(monkeypatch):
     keeper._look_again()
     wait_until("the late one is renewed", lambda: Command("late", ("key",)) in renewed)
     late.join()
+    keeper.close()
+
+
+def test_work_is_told_a_sixth_of_the_lease_early_and_at_its_end_where_that_is_shortened():
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        raise StoreUnavailableError("test", "it is away")
+
+    keeper = Keeper(execute_many)
+    since, lost = time.monotonic(), threading.Event()
+    kept = [
+        keeper.keep(f"{number}", Command("renew", ("key",)), lease, since, lost.set, work=work)
+        for number, (lease, work) in enumerate([(60, None), (60, 60), (50, 60), (0.6, 0.6)])
+    ]
+    assert [round(it.deadline - since, 3) for it in kept] == [60, 50, 50, 0.5]
+    assert [it.shortened for it in kept] == [False, False, True, False], "slot_exp ends the third"
+    kept[2].lasts(since, 60)
+    assert lost.wait(timeout=20)
+    assert time.monotonic() >= since + 0.5
+    assert [keeper.drop(it.token) for it in kept] == [True, True, True, False]
+    keeper.close()
+
+
+def test_a_holder_that_is_to_end_is_told_once_and_renewed_on():
+    renewed: list[Command] = []
+    told: list[str] = []
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        renewed.extend(commands)
+        return [-300] * len(commands)
+
+    keeper = Keeper(execute_many)
+    kept = keeper.keep(
+        *("it", Command("renew", ("key",)), 0.3, time.monotonic(), lambda: told.append("lost")),
+        work=0.3,
+        on_evict=lambda: told.append("evicted"),
+    )
+    wait_until("it is renewed several times", lambda: len(renewed) > 3)
+    assert (told, kept.gone) == (["evicted"], False)
+    assert keeper.drop("it")
     keeper.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
+from slotline.pools._tending import OnLost, evicting, leave, tend
 from slotline.pools._wire import (
     UNLIMITED,
     Answer,
@@ -28,8 +28,6 @@ from slotline.stores.base import Command, Store
 from slotline.stores.wakeups import Wait
 
 logger = logging.getLogger("slotline.pools")
-
-OnLost = Callable[[Slot], None]
 
 
 class Pool:
@@ -52,7 +50,7 @@ class Pool:
         burst: How many starts may come at once after a pause (default 1).
         store: Where the slots are kept; default: the configured store.
         on_lost: Called in a background thread with a slot that was lost before its release (not when ``slot_exp``
-            ended it).
+            ended it), a sixth of the lease before anybody else can have it; and with one that was evicted.
 
     Raises:
         InvalidOptionError: An argument has a value that it cannot have.
@@ -168,6 +166,21 @@ class Pool:
         """
         return await run_awaiting(self._pausing(paused=False))
 
+    async def evict(self, token: str | None = None) -> str | None:
+        """Tell a holder, in whatever process, to end; its slot counts until it is released, or its lease ends.
+
+        A queue's task is cancelled or killed, as when its slot is lost. Another holder's ``on_lost`` is called, with
+        ``slot.evicted`` set, and one that has none goes on.
+
+        Args:
+            token: The token of its slot. ``None``: the holder that has held its slot longest, if the pool is full and
+                somebody waits for whom no other holder was told yet.
+
+        Returns:
+            The token of the slot whose holder was told, ``None`` if there is none.
+        """
+        return await run_awaiting(self.evicting(token))
+
     def slot(self, *, timeout: float | None = None, owner: str | None = None) -> SlotContext:
         """Return a context manager, for ``with`` and ``async with``, that waits for a slot and gives it back.
 
@@ -200,6 +213,12 @@ class Pool:
         await run_awaiting(self.closing(self._blocks.leave(self)))
 
     # What Place and SlotContext build on.
+
+    def evicting(self, token: str | None) -> Steps[str | None]:
+        """Tell a holder to end."""
+        store, keys = self._where()
+        named = None if token is None else _checks.text("token", token)
+        return (yield from evicting(store, keys, named))
 
     def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
         """The command by which ``place`` asks."""
@@ -235,9 +254,7 @@ class Pool:
         """Make the slot that was granted to ``token``, and keep it alive."""
         slot = Slot(self.key, token, owner, grant.fence, since=since, life=grant.life, cap=cap)
         store, keys = self._where()
-        if store.keeper is not None and grant.life is not None:
-            renew = Command("pool_renew", keys, (token, milliseconds(self.patience)))
-            slot._kept = store.keeper.keep(token, renew, grant.life, since, lambda: self._lose(slot))  # noqa: SLF001 - made here
+        tend(store, keys, slot, grant.life, since=since, lease=self.patience, on_lost=self._on_lost)
         logger.debug("slot %s of pool %r taken by %s", slot.token, self.key, slot.owner)
         return slot
 
@@ -254,15 +271,6 @@ class Pool:
             self._at = (store, pool_keys(store, self.key))
             self._declared = False
         return self._at
-
-    def _lose(self, slot: Slot) -> None:
-        slot._ended = True  # noqa: SLF001 - made here
-        if slot.expired:
-            logger.info("slot %s of pool %r no longer counts: its slot_exp has passed", slot.token, self.key)
-            return
-        logger.warning("slot %s of pool %r, held by %s, is lost", slot.token, self.key, slot.owner)
-        if self._on_lost is not None:
-            self._on_lost(slot)
 
     def _acquiring(self, owner: str | None, timeout: float | None) -> Steps[Slot]:
         timeout = _checks.optional_seconds("timeout", timeout, zero=True)
@@ -301,10 +309,7 @@ class Pool:
         if not isinstance(slot, Slot) or slot.key != self.key:
             raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
         store = self.store
-        if slot._ended is None:  # noqa: SLF001 - made here
-            slot._ended = slot.lost  # noqa: SLF001 - made here
-        if store.keeper is not None:
-            store.keeper.drop(slot.token)
+        leave(store, slot)
         command = self.release_command(slot.token)
         try:
             had = yield Call(store, command)
@@ -362,6 +367,10 @@ class SyncPool:
     def resume(self) -> bool:
         """See :meth:`Pool.resume`."""
         return run_blocking(self._pool._pausing(paused=False))  # noqa: SLF001 - its other face
+
+    def evict(self, token: str | None = None) -> str | None:
+        """See :meth:`Pool.evict`."""
+        return run_blocking(self._pool.evicting(token))
 
     def resize(self, max_size: int) -> int:
         """See :meth:`Pool.resize`."""

@@ -17,15 +17,19 @@ class Slot:
         fence: A number that only grows within its pool; hand it to the resource that the pool protects, which can
             then refuse a holder whose slot has passed to another.
         acquired_at: When it was taken, in seconds since the epoch.
+        evicted: Whether its holder was told to end, by :meth:`Pool.evict` here or anywhere; it counts until then.
     """
 
-    __slots__ = ("_capped_at", "_deadline", "_ended", "_kept", "acquired_at", "fence", "key", "owner", "token")
+    __slots__ = (
+        "_capped_at", "_deadline", "_ended", "_kept", "acquired_at", "evicted", "fence", "key", "owner", "token",
+    )  # fmt: skip
 
     def __init__(
         self, key: str, token: str, owner: str, fence: int, *, since: float, life: float | None, cap: float | None
     ) -> None:
         self.key, self.token, self.owner, self.fence = key, token, owner, fence
         self.acquired_at = time.time()
+        self.evicted = False
         self._deadline = None if life is None else since + life
         self._capped_at = None if cap is None else since + cap
         self._kept: Kept | None = None
@@ -33,13 +37,16 @@ class Slot:
 
     @property
     def expires_at(self) -> float | None:
-        """When it stops counting unless it is renewed, in seconds since the epoch; ``None``: never."""
+        """When it is lost unless it is renewed, in seconds since the epoch; ``None``: never.
+
+        A holder counts its slot as lost a sixth of the lease before anybody else can have it.
+        """
         deadline = self._until()
         return None if deadline is None else time.time() + deadline - time.monotonic()
 
     @property
     def lost(self) -> bool:
-        """Whether it stopped counting before it was released; by this process's own clock, no store is asked."""
+        """Whether it ended before it was released; by this process's own clock, no store is asked."""
         if self._ended is not None:
             return self._ended
         deadline = self._until()
@@ -52,9 +59,15 @@ class Slot:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds that it still counts without a renewal, at least 0; ``None``: for ever."""
+        """Seconds until it is lost without a renewal, at least 0; ``None``: for ever."""
         deadline = self._until()
         return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    @property
+    def _ended_by_cap(self) -> bool:
+        # The last lease of a slot is as short as its slot_exp leaves it: its end is no loss, unless the store says so.
+        kept = self._kept
+        return self.expired or (self._capped_at is not None and kept is not None and kept.shortened and not kept.gone)
 
     def _until(self) -> float | None:
         return self._deadline if self._kept is None else self._kept.deadline

@@ -43,6 +43,7 @@ class PoolState:
     arrival_us: int = 0
     paused: bool = False
     slots: dict[str, Held] = field(default_factory=dict)
+    evicted: set[str] = field(default_factory=set)
     line: OrderedDict[str, Waiting] = field(default_factory=OrderedDict)
 
     def declare(self, spec: str) -> None:
@@ -161,6 +162,21 @@ def pool_pause(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Rep
     return int(was != pool.paused)
 
 
+def pool_evict(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature
+    pool, token = pools.get(command.keys[0]), str(command.args[0])
+    if pool is None:
+        return b""
+    pool.drop_expired(now_ms)
+    pool.evicted &= pool.slots.keys()
+    if not token and not pool.paused and len(pool.slots) >= pool.max and len(pool.evicted) < len(pool.line):
+        staying = [(held.fence, holder) for holder, held in pool.slots.items() if holder not in pool.evicted]
+        token = min(staying)[1] if staying else ""
+    if token not in pool.slots:
+        return b""
+    pool.evicted.add(token)
+    return token.encode()
+
+
 def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature
     most, declared = int(command.args[0]), int(command.args[1])
     pool = pools.get(command.keys[0])
@@ -176,5 +192,6 @@ def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Repl
 
 Script: TypeAlias = Callable[[Pools, int, Command, Rings], Reply]
 SCRIPTS: dict[str, Script] = {
-    function.__name__: function for function in (pool_acquire, pool_release, pool_resize, pool_pause, pool_info)
+    function.__name__: function
+    for function in (pool_acquire, pool_release, pool_resize, pool_pause, pool_evict, pool_info)
 }

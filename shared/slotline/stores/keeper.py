@@ -17,6 +17,8 @@ logger = logging.getLogger("slotline.stores")
 
 BEATS = 3
 """How often something is renewed within its lease."""
+EARLY = 1 / 6
+"""The part of a lease by which work is told early that its slot is lost: it must be over when the lease ends."""
 _TOGETHER = 0.25
 _RETRY = 1.0
 _LINGER = 5.0
@@ -24,7 +26,15 @@ _LINGER = 5.0
 
 @dataclass(slots=True)
 class Kept:
-    """Something held; ``deadline`` is the monotonic time at which it is gone unless a renewal succeeds."""
+    """Something held.
+
+    Attributes:
+        deadline: The monotonic time at which it is lost unless a renewal succeeds: the end of its lease, or as much
+            before it as its work needs to end.
+        shortened: Whether it lasts for less than a lease, since something else ends it then.
+        gone: Whether the store has answered that it is gone.
+        to_end: Whether the store has answered that its holder is to end.
+    """
 
     token: str
     renew: Command
@@ -32,14 +42,27 @@ class Kept:
     due: float
     deadline: float
     on_lost: Callable[[], None]
+    work: float | None
+    on_evict: Callable[[], None] | None
+    shortened: bool = False
+    gone: bool = False
+    to_end: bool = False
+
+    def lasts(self, since: float, seconds: float) -> None:
+        """Take notice of how long it lasts now."""
+        self.lease, self.due = seconds, since + seconds / BEATS
+        self.shortened = self.work is not None and seconds < self.work - 0.001
+        early = 0.0 if self.work is None or self.shortened else self.work * EARLY
+        self.deadline = since + seconds - early
 
 
 class Keeper:
     """Renews what is kept, all of it in one round trip, and says at once when something is lost.
 
     Something is lost when the store answers that it is gone, or when its lease has ended by this process's own clock,
-    counted from before the last successful renewal was sent: always before anybody else can take it. Deadlines are
-    watched by one thread and renewals sent from another, so that a store that does not answer delays no loss. The
+    counted from before the last successful renewal was sent: always before anybody else can take it. For what work
+    depends on that is a sixth of the lease earlier, so that the work can be over by then. Deadlines are watched by one
+    thread and renewals sent from another, so that a store that does not answer delays no loss. The
     threads end when nothing is kept.
 
     Args:
@@ -56,17 +79,31 @@ class Keeper:
         self._sender: threading.Thread | None = None
         self._closed = False
 
-    def keep(self, token: str, renew: Command, lease: float, since: float, on_lost: Callable[[], None]) -> Kept:
+    def keep(
+        self,
+        token: str,
+        renew: Command,
+        lease: float,
+        since: float,
+        on_lost: Callable[[], None],
+        *,
+        work: float | None = None,
+        on_evict: Callable[[], None] | None = None,
+    ) -> Kept:
         """Renew ``token`` every third of its lease until it is dropped.
 
         Args:
             token: What is held.
-            renew: A command that answers how many milliseconds it now lasts, 0 when it is gone.
+            renew: A command that answers how many milliseconds it now lasts, 0 when it is gone; as a negative number
+                when it lasts, but its holder is to end.
             lease: Seconds that it lasts now.
             since: ``time.monotonic()`` before the command was sent that took it.
             on_lost: Called once, in one of the keeper's threads, when it is gone.
+            work: The whole lease, where work must have ended by the end of it: then ``on_lost`` is called earlier.
+            on_evict: Called once, in one of the keeper's threads, when its holder is to end.
         """
-        kept = Kept(token, renew, lease, since + lease / BEATS, since + lease, on_lost)
+        kept = Kept(token, renew, lease, 0.0, 0.0, on_lost, work, on_evict)
+        kept.lasts(since, lease)
         self._kept[token] = kept
         if self._thread is None or kept.due < self._next_look:
             self._look_again()
@@ -154,7 +191,6 @@ class Keeper:
 
     def _send(self, due: list[Kept], later: list[Command]) -> None:
         sent = time.monotonic()
-        lost: list[Kept] = []
         try:
             replies = self._execute_many([*(kept.renew for kept in due), *later])
         except Exception as error:
@@ -170,21 +206,33 @@ class Keeper:
                 else:
                     self._later.pop(command, None)
             for kept, reply in zip(due, replies, strict=False):
-                if isinstance(reply, Exception):
-                    kept.due = sent + _RETRY
-                elif reply > 0:
-                    kept.lease = reply / 1000
-                    kept.due, kept.deadline = sent + kept.lease / BEATS, sent + kept.lease
-                else:
-                    lost.append(kept)
-        self._lose(lost)
+                _note(kept, reply, sent)
+        self._lose([kept for kept in due if kept.gone])
+        for kept in due:
+            if kept.to_end and kept.on_evict is not None:
+                on_evict, kept.on_evict = kept.on_evict, None
+                _tell(on_evict, kept)
         self._sender = None
         self._look_again()
 
     def _lose(self, lost: list[Kept]) -> None:
         for kept in lost:
             if self._kept.get(kept.token) is kept and self.drop(kept.token):
-                try:
-                    kept.on_lost()
-                except Exception:
-                    logger.exception("the callback for the lost %s failed", kept.token)
+                _tell(kept.on_lost, kept)
+
+
+def _note(kept: Kept, reply: Any, sent: float) -> None:
+    if isinstance(reply, Exception):
+        kept.due = sent + _RETRY
+    elif reply:
+        kept.lasts(sent, abs(reply) / 1000)
+        kept.to_end = reply < 0
+    else:
+        kept.gone = True
+
+
+def _tell(callback: Callable[[], None], kept: Kept) -> None:
+    try:
+        callback()
+    except Exception:
+        logger.exception("the callback for the lost %s failed", kept.token)

@@ -10,6 +10,7 @@
 --                 "m:<digest>" a parked message    "place|lane|cap_ms|bytes of owner|", owner, message
 --                 "o:<digest>" who has taken it    "token|place|lane"
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
+--                 "e:<token>"  since when the holder is to end (ms)
 --                 "c:<lane>"   since when a lane has been called without an answer (ms)
 --   claims  zset  digest of a taken message -> until when its taker has said that it lives (ms)
 -- Every key has a TTL: as long as it may be needed, and a minute.
@@ -113,7 +114,7 @@ local function drop_expired()
   local gone = redis.call('ZRANGEBYSCORE', slots, '-inf', now_ms, 'LIMIT', 0, 1000)
   for _, token in ipairs(gone) do
     redis.call('ZREM', slots, token)
-    redis.call('HDEL', state, 'h:' .. token, 'x:' .. token)
+    redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token)
   end
 end
 

@@ -8,7 +8,7 @@
 
 local token = ARGV[1]
 local had = redis.call('ZREM', slots, token)
-redis.call('HDEL', state, 'h:' .. token, 'x:' .. token)
+redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token)
 if redis.call('ZCARD', line) > 0 then
   tell_time()
   leave_line(token)

@@ -1,0 +1,120 @@
+"""Between its grant and its release a slot is tended: renewed, and its holder told when it is lost or is to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from slotline.pools._wire import milliseconds
+from slotline.pools.slot import Slot
+from slotline.steps import Call, Steps
+from slotline.stores.base import Command, Store
+from slotline.stores.wakeups import Wakeups
+
+logger = logging.getLogger("slotline.pools")
+
+OnLost = Callable[[Slot], None]
+
+
+def tend(
+    store: Store,
+    keys: tuple[bytes, ...],
+    slot: Slot,
+    life: float | None,
+    *,
+    since: float,
+    lease: float,
+    on_lost: OnLost | None,
+) -> None:
+    """Renew a slot that was granted for ``life`` seconds, and call ``on_lost`` when its holder must end."""
+
+    def lost() -> None:
+        slot._ended = True  # noqa: SLF001 - of this package
+        evictions_on(store).forget(slot.token)
+        if slot._ended_by_cap:  # noqa: SLF001 - of this package
+            logger.info("slot %s of pool %r no longer counts: its slot_exp has passed", slot.token, slot.key)
+            return
+        logger.warning("slot %s of pool %r, held by %s, is lost", slot.token, slot.key, slot.owner)
+        if on_lost is not None and not slot.evicted:  # then it was told already
+            on_lost(slot)
+
+    def evicted() -> None:
+        if slot.evicted or slot._ended is not None:  # noqa: SLF001 - of this package
+            return
+        slot.evicted = True
+        logger.warning("slot %s of pool %r, held by %s, is evicted", slot.token, slot.key, slot.owner)
+        if on_lost is not None:
+            on_lost(slot)
+
+    if store.keeper is not None and life is not None:
+        renew = Command("pool_renew", keys, (slot.token, milliseconds(lease)))
+        slot._kept = store.keeper.keep(  # noqa: SLF001 - of this package
+            slot.token, renew, life, since, lost, work=lease, on_evict=evicted
+        )
+    if on_lost is not None:
+        evictions_on(store).watch(store, slot.token, evicted)
+
+
+def leave(store: Store, slot: Slot) -> None:
+    """Tend a slot no more: it is released."""
+    if slot._ended is None:  # noqa: SLF001 - of this package
+        slot._ended = slot.lost  # noqa: SLF001 - of this package
+    if store.keeper is not None:
+        store.keeper.drop(slot.token)
+    evictions_on(store).forget(slot.token)
+
+
+class Evictions:
+    """The slots of this process, on one store, whose holders can be told to end."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, Callable[[], None]] = {}
+        self._hub: Wakeups | None = None
+
+    def watch(self, store: Store, token: str, tell: Callable[[], None]) -> None:
+        """Call ``tell`` once, in any thread, when the holder of ``token`` is to end."""
+        self._told[token] = tell
+        self.listen(store)
+
+    def forget(self, token: str) -> None:
+        """Its slot was released or lost."""
+        self._told.pop(token, None)
+
+    def listen(self, store: Store) -> None:
+        """Hear what is said elsewhere, as soon as the process has a reason to listen at all.
+
+        One that has none learns it with its next renewal.
+        """
+        hub = store.wakeups
+        if self._hub is not hub:  # at first, and after the store was closed
+            self._hub = hub
+            hub.join(_channel(store), self.heard)
+
+    def heard(self, message: bytes) -> None:
+        """Tell a holder, if it is one of this process."""
+        tell = self._told.pop(message.decode(), None)
+        if tell is not None:
+            tell()
+
+
+_evictions: WeakKeyDictionary[Store, Evictions] = WeakKeyDictionary()
+
+
+def evictions_on(store: Store) -> Evictions:
+    """Return those of this process that hold slots on ``store``."""
+    return _evictions.get(store) or _evictions.setdefault(store, Evictions())
+
+
+def evicting(store: Store, keys: tuple[bytes, ...], token: str | None) -> Steps[str | None]:
+    """Tell a holder to end, ``None`` for the longest; return its token, ``None`` if there is none to tell."""
+    reply = yield Call(store, Command("pool_evict", keys, (token or "", _channel(store))))
+    if not reply:
+        return None
+    evictions_on(store).heard(reply)  # this process need not wait for the message
+    found: str = reply.decode()
+    return found
+
+
+def _channel(store: Store) -> str:
+    return f"{store.prefix}:evict"

@@ -1,0 +1,44 @@
+"""Evictions between processes: the holder's process hears of it at once, or with its next renewal."""
+
+from __future__ import annotations
+
+import time
+
+from slotline import Pool, RedisStore, configure
+from slotline.stores.wakeups import Listen
+from tests.harness.waiting import await_until
+
+
+async def test_a_process_that_listens_hears_at_once(redis_url):
+    theirs, ours = RedisStore(redis_url), RedisStore(redis_url)  # as in two processes
+    told: list = []
+    pool = Pool("p", 1, store=theirs, on_lost=told.append)
+    slot = await pool.acquire()
+    await Listen(theirs.wakeups).awaiting()
+    began = time.monotonic()
+    assert await Pool("p", 1, store=ours).evict(slot.token) == slot.token
+    await await_until("it is told", lambda: told)
+    assert time.monotonic() - began < 5, "renewals are ten seconds apart"
+    assert (told, slot.evicted, slot.lost) == ([slot], True, False)
+    await pool.release(slot)
+    await theirs.close()
+    await ours.close()
+
+
+async def test_a_lost_message_costs_a_delay_and_the_slot_goes_on_counting(redis_url, redis_client):
+    configure(heartbeat_lease=1.5)
+    theirs, ours = RedisStore(redis_url), RedisStore(redis_url)
+    told: list = []
+    pool = Pool("p", 1, slot_exp=None, store=theirs, on_lost=told.append)
+    slot = await pool.acquire()  # this process listens to nothing
+    other = Pool("p", 1, slot_exp=None, store=ours)
+    await other.evict(slot.token)
+    assert not told
+    await await_until("its renewal says so", lambda: told)
+    told_at = time.monotonic()
+    await await_until("a lease has passed since", lambda: time.monotonic() > told_at + 2)
+    assert (await other.size(), slot.lost, told) == (1, False, [slot]), "it is renewed while its holder ends"
+    await pool.release(slot)
+    assert not [name for name in redis_client.hkeys("slotline:{pool:p}:state") if name.startswith(b"e:")]
+    await theirs.close()
+    await ours.close()
