@@ -104,3 +104,43 @@ def test_a_place_that_is_left_loses_no_slot(store):
     place.sync.leave()
     assert store.keeper.drop(granted[0].token) is False
     assert (granted[0].lost, lost) == (False, [])
+
+
+def test_a_parking_whose_answer_was_lost_parks_nothing_once_its_message_has_run(store, room):
+    pool = Pool("p", 1, store=store)
+    slot = pool.sync.acquire()
+    message, lane = b"message", next(iter(room.lanes))
+    parking = pool.park_command("asks-1", "owner", lane, "digest", message, "slotline:lane:")
+    assert store.sync.execute(parking)[0] == 0
+    assert store.sync.execute(parking)[0] == 0
+    pool.sync.release(slot)
+    room.call("p")
+    taken = room.sync.take()
+    taken.sync.settle()
+    pool.sync.release(taken.slot)
+    assert store.sync.execute(parking)[0] == 0
+    assert (pool.sync.info().used, pool.sync.info().waiting) == (0, 0)
+    again = pool.park_command("asks-2", "owner", lane, "digest", message, "slotline:lane:")
+    assert store.sync.execute(again)[0] == 1
+
+
+def test_what_is_remembered_of_messages_that_have_run_is_forgotten_after_a_minute(store, room, redis_client):
+    pool, claims = Pool("p", 1, store=store), "slotline:{pool:p}:claims"
+
+    def run(message: bytes) -> None:
+        slot = pool.sync.acquire()
+        assert isinstance(room.sync.park(pool, message, lane="q"), Parked)
+        pool.sync.release(slot)
+        room.call("p")
+        taken = room.sync.take()
+        taken.sync.settle()
+        pool.sync.release(taken.slot)
+
+    for message in (b"a", b"b"):
+        run(message)
+    marks = dict(redis_client.zrange(claims, 0, -1, withscores=True))
+    assert len(marks) == 2
+    redis_client.zadd(claims, {mark: score + 60_000 for mark, score in marks.items()})
+    run(b"c")
+    assert redis_client.zcard(claims) == 1
+    assert room.sync.take() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
 import socket
@@ -12,7 +13,7 @@ _count = itertools.count(1)
 
 @lru_cache(maxsize=1)
 def _process() -> str:
-    return os.urandom(9).hex()
+    return base64.urlsafe_b64encode(os.urandom(9)).decode()  # short: each parked message keeps one
 
 
 @lru_cache(maxsize=1)

@@ -40,7 +40,7 @@ _NOTES_KEPT = 10_000
 
 
 class Parked(NamedTuple):
-    """A message in the room: how many of its lane came before it."""
+    """A message in the room: how many of its lane came before it; 0 for one that was there already."""
 
     place: int
 
@@ -358,4 +358,5 @@ def digest_of(message: bytes) -> str:
 
 
 def _lane_id(name: str) -> str:
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

@@ -7,12 +7,13 @@
 --                 time (us); paused; name and wake (what to publish, and where, when a lane is called);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
 --                 "w:<token>"  a waiting caller    "place|alive_until_ms|lease_ms|cap_ms|channel|owner"
---                 "m:<digest>" a parked message    "place|lane|cap_ms|bytes of owner|", owner, message
+--                 "m:<digest>" a parked message    "cap_ms|token that parked it|bytes of owner|", owner, message
 --                 "o:<digest>" who has taken it    "token|place|lane"
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
 --                 "e:<token>"  since when the holder is to end (ms)
 --                 "c:<lane>"   since when a lane has been called without an answer (ms)
---   claims  zset  digest of a taken message -> until when its taker has said that it lives (ms)
+--   claims  zset  digest of a taken message -> until when its taker has said that it lives (ms); and "!<token>" -> minus
+--                 the time (ms) until which a message that was parked by this token is known to have been run
 -- Every key has a TTL: as long as it may be needed, and a minute.
 
 local SLACK_MS = 60000
@@ -20,6 +21,8 @@ local STATE_MS = 7 * 24 * 3600 * 1000
 local ROOM_MS = 60 * 24 * 3600 * 1000
 local PASSED_OVER = 512
 local CALL_MS = 1000
+local REPEATED_MS = 60000
+local MARKS = 10000
 local CALLERS = '-'
 
 local slots, line, state, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -119,12 +122,18 @@ local function drop_expired()
 end
 
 -- Where a token, or a digest, stands in line.
-local function member(lane, place, token) return string.format('%s|%012.0f|%s', lane, place, token) end
+local function member(lane, place, token) return lane .. '|' .. place .. '|' .. token end
 
-local function next_place() return redis.call('HINCRBY', state, 'place', 1) end
+-- Like a fence: it grows whatever happens to the data, and says when it was taken (us); in hexadecimal, to be short.
+local function next_place()
+  local last = tonumber(redis.call('HGET', state, 'place') or '0', 16)
+  local place = string.format('%013x', math.max(last + 1, clock[1] * 1000000 + clock[2]))
+  redis.call('HSET', state, 'place', place)
+  return place
+end
 
 local function leave_line(token)
-  local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^(%d+)|')
+  local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^(%x+)|')
   if not place then return end
   redis.call('HDEL', state, 'w:' .. token)
   redis.call('ZREM', line, member(CALLERS, place, token))
@@ -158,7 +167,7 @@ end
 local function oldest(lanes)
   local found, place
   for _, lane in ipairs(lanes) do
-    local its = lane.head and string.match(lane.head, '|(%d+)|')
+    local its = lane.head and string.match(lane.head, '|(%x+)|')
     if its and (not place or its < place) then found, place = lane, its end
   end
   return found
@@ -170,7 +179,7 @@ local deaf = {}  -- channels that nobody listens on: all who wait there are pass
 -- "gone": it has not looked for longer than its patience.
 local function grant_caller(token)
   local record = redis.call('HGET', state, 'w:' .. token) or ''
-  local alive, lease, cap, channel, owner = string.match(record, '^%d+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
+  local alive, lease, cap, channel, owner = string.match(record, '^%x+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
   if not alive or tonumber(alive) <= now_ms then return 'gone' end
   if deaf[channel] then return 'deaf' end
   local cap_ms = tonumber(cap)
@@ -197,7 +206,7 @@ local function serve(me, mine)
     local lane = oldest(lanes)
     if not lane then break end
     local head = lane.head
-    local token = string.match(head, '^[^|]*|%d+|(.*)$')
+    local token = string.match(head, '^[^|]*|%x+|(.*)$')
     if token == me or (mine and mine[lane.name]) then return free, head end
     advance(lane)
     if lane.name == CALLERS then

@@ -23,7 +23,7 @@ if patience_ms == 0 then
   return {-1, max, owners, declared_before, rated_ms}
 end
 
-local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^(%d+)|') or next_place()
+local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^(%x+)|') or next_place()
 local stands = member(CALLERS, place, token)
 redis.call('ZADD', line, 0, stands)
 redis.call('HSET', state, 'w:' .. token,

@@ -7,11 +7,19 @@
 -- include: lib_pool
 
 local digest = ARGV[1]
-local taker, place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^([^|]*)|(%d+)|(.*)$')
+local taker, place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^([^|]*)|(%x+)|(.*)$')
 if taker ~= ARGV[2] then return 0 end
 redis.call('ZREM', claims, digest)
 redis.call('HDEL', state, 'o:' .. digest)
 if ARGV[3] == 'done' then
+  tell_time()
+  redis.call('ZREMRANGEBYSCORE', claims, text(-now_ms), '(0')
+  -- The call that parked it just now may still be repeated: its answer was lost, and the store asks again.
+  if now_ms - tonumber(place, 16) / 1000 < REPEATED_MS and redis.call('ZCOUNT', claims, '-inf', '(0') < MARKS then
+    local parked_by = string.match(redis.call('HGET', state, 'm:' .. digest) or '', '^[^|]*|([^|]*)|')
+    if parked_by then redis.call('ZADD', claims, text(-now_ms - REPEATED_MS), '!' .. parked_by) end
+    keep_key(claims, REPEATED_MS)
+  end
   redis.call('HDEL', state, 'm:' .. digest)
 else
   redis.call('ZADD', line, 0, member(lane, place, digest))

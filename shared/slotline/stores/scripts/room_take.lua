@@ -10,26 +10,25 @@
 local token, lease_ms = ARGV[1], tonumber(ARGV[2])
 tell_time()
 
--- Nothing where the message is gone: a server may evict the state and keep the line.
 local function parked(digest)
-  local record = redis.call('HGET', state, 'm:' .. digest) or ''
-  local place, lane, cap, owned, rest = string.match(record, '^(%d+)|([^|]*)|(-?%d+)|(%d+)|(.*)$')
-  if not place then return nil end
-  return place, lane, tonumber(cap), string.sub(rest, 1, owned), string.sub(rest, owned + 1)
+  local record = redis.call('HGET', state, 'm:' .. digest)
+  local cap, owned, rest = string.match(record, '^(-?%d+)|[^|]*|(%d+)|(.*)$')
+  return tonumber(cap), string.sub(rest, 1, owned), string.sub(rest, owned + 1)
 end
 
 local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
 if until_ms then
-  local _, lane, cap_ms, owner, message = parked(mine_already)
+  local cap_ms, owner, message = parked(mine_already)
+  local lane = string.match(redis.call('HGET', state, 'o:' .. mine_already) or '', '^[^|]*|%x+|(.*)$')
   local given = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
   return {1, given, until_ms - now_ms, mine_already, lane, owner, cap_ms, message}
 end
 
 -- What a dead worker has taken stands at its old place again.
-for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now_ms, 'LIMIT', 0, 100)) do
+for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, 0, now_ms, 'LIMIT', 0, 100)) do
   redis.call('ZREM', claims, digest)
-  local place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(%d+)|(.*)$')
+  local place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(%x+)|(.*)$')
   redis.call('HDEL', state, 'o:' .. digest)
   if place then redis.call('ZADD', line, 0, member(lane, place, digest)) end
   keep_key(line, ROOM_MS)
@@ -38,15 +37,15 @@ end
 local mine = {}
 for at = 3, #ARGV do mine[ARGV[at]] = true end
 local _, head = serve('', mine)
-while head do
-  local digest = string.match(head, '^[^|]*|%d+|(.*)$')
+while head do  -- a server may evict the state, and the messages with it, and keep the line
+  local digest = string.match(head, '^[^|]*|%x+|(.*)$')
   if redis.call('HEXISTS', state, 'm:' .. digest) == 1 then break end
   redis.call('ZREM', line, head)
   _, head = serve('', mine)
 end
 if head then
-  local digest = string.match(head, '^[^|]*|%d+|(.*)$')
-  local place, lane, cap_ms, owner, message = parked(digest)
+  local lane, place, digest = string.match(head, '^([^|]*)|(%x+)|(.*)$')
+  local cap_ms, owner, message = parked(digest)
   local life = life_of(lease_ms, cap_ms)
   take(token, owner, life, cap_ms)
   redis.call('ZREM', line, head)
@@ -59,7 +58,7 @@ if head then
   return {1, fence, life, digest, lane, owner, cap_ms, message}
 end
 
-local waiting, claimed = 0, redis.call('ZRANGE', claims, 0, 0, 'WITHSCORES')[2]
+local waiting, claimed = 0, redis.call('ZRANGEBYSCORE', claims, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 for lane in pairs(mine) do waiting = waiting + redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. lane .. '|\255') end
 local next_ms = tonumber(claimed)
 if waiting > 0 and not paused then
