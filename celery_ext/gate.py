@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 from celery_ext import outcome
 from celery_ext._compat import check_worker
 from celery_ext.config import runtime
+from celery_ext.flushing import Flushing
 from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
 from celery_ext.mailbox import mailbox_for
@@ -79,6 +80,7 @@ class Gate:
             self._parking = Parking(consumer, self._mailbox, self._processes, self._watch, using.config.room)
         self._pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
         self._running: set[Tenure] = set()
+        self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
         self._open = True
         if self._parking is None and "park" in self._reader.policies:
             raise _cannot_park(self._store)
@@ -100,6 +102,9 @@ class Gate:
     def open(self) -> None:
         """Admit requests from now on; the consumer has a connection."""
         self._open = True
+        self._flushing.install()
+        for tenure in list(self._running):
+            tenure.look_again()
         if self._parking is not None:
             self._mailbox.do(self._parking.open)
 
@@ -115,7 +120,10 @@ class Gate:
         """Give back what the worker still has; its pool has ended."""
         self.let_go()
         for tenure in list(self._running):
-            tenure.free()
+            if self._has_children or tenure.request.time_start is None:
+                self._give_back(tenure)
+        if self._running:  # threads that a cold shutdown has not waited for; they keep their slots to the end
+            return
         self._watch.close()
         self._mailbox.close()
         if self._owns_store:
@@ -246,10 +254,13 @@ class Gate:
         if not (self._has_children and getattr(self._consumer.pool, "flush", None)):
             return  # only prefork throws work away; the others forget a job's handle as soon as they have it
         for tenure in [tenure for tenure in list(self._running) if tenure.discarded]:
-            message = tenure.request.message
-            if isinstance(message, TakenMessage):
-                message.requeue()
-            tenure.free()
+            self._give_back(tenure)
+
+    def _give_back(self, tenure: Tenure) -> None:
+        message = tenure.request.message
+        if isinstance(message, TakenMessage):
+            message.requeue()  # unless its run was acknowledged
+        tenure.free()
 
     def _when_gone(self, pid: int, then: Callable[[], None]) -> None:
         if process_lives(pid):

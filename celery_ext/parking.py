@@ -58,7 +58,7 @@ class Parking:
         self._lanes = {queue: f"celery:{name}:{queue}" for queue in self._consumer.app.amqp.queues.consume_from}
         lanes = list(self._lanes.values())
         self._room = Room(self._watch.store, lanes, on_call=lambda: self._mailbox.post(self.take_soon))
-        self._seeking = False
+        self._seeking = self._waiting = False
         self._look_later(0.0)
 
     def let_go(self) -> None:
@@ -138,11 +138,12 @@ class Parking:
     def _look_later(self, seconds: float) -> None:
         if not self._waiting:
             self._waiting = True
-            self._consumer.timer.call_after(max(seconds, BUSY), self._mailbox.post, (self._look,))
+            self._consumer.timer.call_after(max(seconds, BUSY), self._mailbox.post, (self._look, self._room))
 
-    def _look(self) -> None:
-        self._waiting = False
-        self.take_soon()
+    def _look(self, room: Room | None) -> None:
+        if room is self._room:  # whether a look of before the connection broke still comes depends on Celery's version
+            self._waiting = False
+            self.take_soon()
 
     def _lane_of(self, message: Any) -> str:
         route = message.delivery_info

@@ -44,10 +44,16 @@ class Tenure:
         self._watch()
 
     @property
+    def job(self) -> Any:
+        """What the pool knows the request by; ``None`` when it has forgotten it."""
+        job = self.request._apply_result  # noqa: SLF001 - checked by check_worker
+        return None if job is None else job()
+
+    @property
     def discarded(self) -> bool:
         """Whether the pool has forgotten the request before any process had accepted it."""
-        job = self.request._apply_result  # noqa: SLF001 - checked by check_worker
-        return self.request.time_start is None and job is not None and job() is None
+        handed_over = self.request._apply_result is not None  # noqa: SLF001 - checked by check_worker
+        return self.request.time_start is None and handed_over and self.job is None
 
     def _watch(self) -> None:
         request = self.request
@@ -92,6 +98,11 @@ class Tenure:
         elif self._state == "running":
             self._state = "ending"
             self._when_gone(pid, self.free)
+
+    def look_again(self) -> None:
+        """Look for the process that is being killed, if one is: timers may have been forgotten."""
+        if self._state == "ending":
+            self._when_gone(self.request.worker_pid, self.free)
 
     def free(self) -> None:
         """Give the slot back; again is harmless."""

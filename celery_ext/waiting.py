@@ -55,6 +55,7 @@ class Waiting:
         self._granted: dict[Held, Slot] = {}
         self._unasked: list[Held] = []
         self._ticking = False
+        self._connection = object()
 
     def __contains__(self, key: str) -> bool:
         return key in self._lines
@@ -113,6 +114,7 @@ class Waiting:
         unasked, self._unasked = self._unasked, []
         lines, self._lines = self._lines, {}
         granted, self._granted = self._granted, {}
+        self._ticking, self._connection = False, object()
         for line in lines.values():
             line.leave()
             unasked += line.waiting
@@ -206,9 +208,11 @@ class Waiting:
     def _tick_later(self) -> None:
         if not self._ticking and (self._lines or self._unasked):
             self._ticking = True
-            self._consumer.timer.call_after(LOOK_AGAIN, self._mailbox.post, (self._tick,))
+            self._consumer.timer.call_after(LOOK_AGAIN, self._mailbox.post, (self._tick, self._connection))
 
-    def _tick(self) -> None:
+    def _tick(self, connection: object) -> None:
+        if connection is not self._connection:  # Celery 5.4 forgets its timers with the connection, later versions not
+            return
         self._ticking = False
         now = time.monotonic()
         for line in list(self._lines.values()):

@@ -98,6 +98,30 @@ def test_an_ordered_shutdown_loses_nothing_that_waits(deployment: Deployment, po
 
 
 @pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
+@pytest.mark.parametrize("policy", ["wait", "park"])
+def test_an_ordered_shutdown_waits_for_a_task_that_a_child_was_just_sent(deployment: Deployment, policy: str) -> None:
+    app = deployment.module
+    with deployment.worker("prefork", concurrency=1, args=("-l", "DEBUG")) as worker:
+        app.one.delay("sent", 0).get(timeout=20)
+        deployment.wait_free("one:sent")
+        with deployment.stopped_child(worker):
+            sent = app.one.apply_async(("sent", 0.2), pool_on_full=policy)
+            wait_until("it has its slot", lambda: deployment.holders("one:sent") == 1, 20)
+            app.app.control.ping([worker.nodename], timeout=20, limit=1)  # the worker's loop has gone round since
+            worker.terminate(None)
+            worker.wait_log("Stopping Pool", 20)
+        # A child whose result nobody reads ends after 30 s.
+        wait_until("the worker has ended", lambda: worker.returncode is not None, 25)
+        assert worker.returncode == 0
+    assert sent.get(timeout=1) == "one:sent"
+    deployment.wait_free("one:sent")
+    with deployment.worker("prefork", concurrency=1):
+        assert app.one.delay("sent", 0).get(timeout=20) == "one:sent"
+    assert deployment.list("started:sent").count(sent.id) == 1
+
+
+@pytest.mark.lowest
+@pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
 def test_parked_tasks_outlive_the_worker_that_parked_them(deployment: Deployment) -> None:
     app = deployment.module
     with deployment.worker("prefork", concurrency=2) as first:
@@ -156,6 +180,29 @@ def test_a_broken_connection_to_redis_loses_nothing_that_waits(
 ) -> None:
     with RedisServer() as broker, TcpProxy(broker.port) as proxy:
         everything_runs_after_a_cut(Deployment(tmp_path, server, broker=proxy.redis_url), proxy, pool, policy)
+
+
+@pytest.mark.lowest
+def test_a_task_that_a_child_was_just_sent_keeps_its_slot_when_the_connection_breaks(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    with RedisServer() as broker, TcpProxy(broker.port) as proxy:
+        made = Deployment(tmp_path, server, broker=proxy.redis_url)
+        with made.worker("prefork", concurrency=1) as worker:
+            made.module.one.delay("broken", 0).get(timeout=20)
+            made.wait_free("one:broken")
+            with made.stopped_child(worker):
+                sent = made.module.one.delay("broken", 0.5)
+                wait_until("it has its slot", lambda: made.holders("one:broken") == 1, 20)
+                made.module.app.control.ping([worker.nodename], timeout=20, limit=1)
+                proxy.cut()
+                wait_until("the worker has connected again", lambda: worker.log.count("Connected to") == 2, 20)
+                assert made.holders("one:broken") == 1
+            again = made.module.one.delay("broken", 0)
+            assert [sent.get(timeout=20), again.get(timeout=20)] == ["one:broken"] * 2
+            made.wait_free("one:broken")
+        assert made.peak("one-broken") == 1
+        made.close()
 
 
 @pytest.mark.rabbitmq

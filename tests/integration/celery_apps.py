@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -248,6 +250,16 @@ class Deployment:
         with CeleryWorker(f"{self.name}:app", self.directory, pool=pool, concurrency=concurrency, args=plain) as worker:
             self.workers.append(worker)
             yield worker
+
+    @contextmanager
+    def stopped_child(self, worker: CeleryWorker) -> Iterator[None]:
+        """Stop the only child of a prefork worker: it reads nothing until the end of the block."""
+        (child,) = worker.children()
+        os.kill(child, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(child, signal.SIGCONT)
 
     def clear(self) -> None:
         """Forget the history."""
