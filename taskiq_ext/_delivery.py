@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from taskiq.abc.formatter import TaskiqFormatter
 from taskiq.acks import AckableMessage
+from taskiq.exceptions import NoResultError
 from taskiq.utils import maybe_awaitable
 
 from slotline.errors import StoreError
@@ -25,13 +26,24 @@ if TYPE_CHECKING:
 
     from taskiq.abc.broker import AsyncBroker
     from taskiq.message import BrokerMessage, TaskiqMessage
+    from taskiq.result import TaskiqResult
 
-    from slotline.pools import Parked, Pool, Room, Slot, Taken
+    from slotline.pools import Pool, Taken
     from taskiq_ext._feed import Feed
 
 logger = logging.getLogger(__name__)
 
 _MARK = 12
+
+
+class _RunsLater:
+    """What a message "returns" whose copy in the room will run; it becomes no result."""
+
+    def __repr__(self) -> str:
+        return "<runs later>"
+
+
+RUNS_LATER = _RunsLater()
 _delivery: ContextVar[Delivery | None] = ContextVar("slotline_taskiq_delivery", default=None)
 _background: set[asyncio.Task[Any]] = set()
 
@@ -71,18 +83,13 @@ class Delivery(bytes):
         """The message with a mark in front that makes it one of a kind in the room.
 
         A broker that asks for acknowledgements may deliver a message again, and the copies are told by their bytes,
-        within one lane. One that does not never does: equal bytes are then two messages.
+        within one queue. One that does not never does: equal bytes are then two messages.
         """
         if self._mark is None:
-            lane = self.feed.lane.encode("utf-8", "surrogatepass")
-            digest = hashlib.blake2b(lane, digest_size=_MARK).digest()
+            queue = self.feed.queue.encode("utf-8", "surrogatepass")
+            digest = hashlib.blake2b(queue, digest_size=_MARK).digest()
             self._mark = os.urandom(_MARK) if self._ack is None else digest
         return self._mark + self
-
-    @property
-    def room(self) -> Room:
-        """Where it may be parked."""
-        return self.feed.room
 
     def begin(self) -> None:
         """Note that the asyncio task that calls this handles the message."""
@@ -93,15 +100,18 @@ class Delivery(bytes):
         del pool
         return None
 
-    async def park(self, pool: Pool, owner: str) -> Slot | Parked:
-        """Take a slot for the message or park it; see :meth:`Room.park`."""
-        return await self.room.park(pool, self.sealed, lane=self.feed.lane, owner=owner)
-
     async def acknowledge(self) -> None:
         """Acknowledge the message where it came from, once."""
         if self._ack is not None:
             await maybe_awaitable(self._ack())
             self._ack = _nothing_to_acknowledge
+
+    async def acknowledge_parked(self, task_id: str) -> None:
+        """Acknowledge the message where it came from: the room has it now."""
+        try:
+            await self.acknowledge()
+        except Exception:  # the broker will deliver it again, and the room knows it
+            logger.warning("Message %s cannot be acknowledged.", task_id, exc_info=True)
 
     async def put_back(self, broker: AsyncBroker) -> None:
         """Send the message again: it was delivered to a worker that takes no more."""
@@ -150,7 +160,7 @@ class TakenDelivery(Delivery):
         try:
             await self._taken.give_back()
         except StoreError as error:
-            logger.warning("A message of lane %r is given back in the background: %s", self.feed.lane, error)
+            logger.warning("A message of lane %r is given back in the background: %s", self._taken.lane, error)
 
     async def _settle(self) -> None:
         if self._settled:
@@ -160,7 +170,7 @@ class TakenDelivery(Delivery):
         try:
             await self._taken.settle()
         except StoreError as error:  # the run counts; the store tries again by itself
-            logger.warning("A message of lane %r is settled in the background: %s", self.feed.lane, error)
+            logger.warning("A message of lane %r is settled in the background: %s", self._taken.lane, error)
 
     async def _release(self) -> None:
         # A slot that no limit wanted: a cached result was there by now, or the task is unknown here.
@@ -215,6 +225,13 @@ def delivery_for(broker: AsyncBroker) -> Delivery | None:
     if delivery is None or delivery.feed.broker is not broker or delivery.home is not asyncio.current_task():
         return None
     return delivery
+
+
+def without_result_if_parked(result: TaskiqResult[Any]) -> None:
+    """Keep what stands in for the run of a parked message from becoming a result."""
+    if result.return_value is RUNS_LATER:
+        # Raised from the run, it would be logged as a warning and handed to the error hooks of everyone.
+        result.error, result.return_value = NoResultError(), None
 
 
 def _nothing_to_acknowledge() -> None:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slotline.caches import CacheAdapter
+from slotline.caches.line import peek
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from taskiq.message import TaskiqMessage
 
-    from slotline.caches import BaseCacheAdapter, Hit
+    from slotline.caches import BaseCacheAdapter, EntryOptions, Hit
     from taskiq_ext._calls import TaskCalls
     from taskiq_ext._labels import CacheOptions
 
@@ -51,11 +52,20 @@ class CacheEntry:
         if not self.capable:
             return self.cache.get_or_create(self.key, creator, ttl_seconds=self.ttl)
         ours: Any = self.cache
-        errors = {} if self.keep_errors is None else {"cache_errors": self.keep_errors}
-        awaitable: Awaitable[Any] = ours.get_or_create(
-            self.key, creator, ttl_seconds=self.ttl, own_errors=(NobodyRanError,), beta=0, **errors, **self.overrides
-        )
+        awaitable: Awaitable[Any] = ours.get_or_create(self.key, creator, options=self._options())
         return awaitable
+
+    async def peek(self) -> Hit | None:
+        """Return what :meth:`ask` would find at once."""
+        return await peek(self.cache, self.key, self._options())
+
+    def _options(self) -> EntryOptions:
+        ours: Any = self.cache
+        errors = {} if self.keep_errors is None else {"cache_errors": self.keep_errors}
+        options: EntryOptions = ours.entry_options(
+            self.ttl, own_errors=(NobodyRanError,), beta=0, **errors, **self.overrides
+        )
+        return options
 
     async def look(self, *, stale: bool = False) -> Hit | None:
         """Return what is there, without waiting for anybody."""

@@ -19,7 +19,7 @@ from slotline.pools import Room
 from taskiq_ext._delivery import Delivery, RecordingFormatter, TakenDelivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
@@ -35,21 +35,47 @@ _CLOSING = 2.0
 _KEEPS_LATE_MESSAGES = hasattr(Receiver, "_close_prefetch_state")  # Taskiq 0.12 drops what its last read returns
 
 
+class Rest:
+    """How long a room is not asked that could not be, each time longer."""
+
+    def __init__(self) -> None:
+        self._until, self._pause = 0.0, _FIRST_PAUSE
+
+    @property
+    def left(self) -> float:
+        """Seconds until it may be asked again."""
+        return max(0.0, self._until - time.monotonic())
+
+    def begin(self) -> None:
+        """Note a failure."""
+        self._until = time.monotonic() + self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def end(self) -> None:
+        """Note that the room could be asked."""
+        self._pause = _FIRST_PAUSE
+
+
 class Feed:
     """The messages of one listening receiver.
 
     Args:
         broker: Whose messages.
         own: What the broker's own ``listen()`` has returned.
-        store: Where the room is.
-        lane: The lane of the broker's queue.
+        lanes: The lanes to serve on each store.
+        queue: What the broker's queue is called.
     """
 
     def __init__(
-        self, broker: AsyncBroker, own: AsyncGenerator[bytes | AckableMessage, None], store: Store, lane: str
+        self,
+        broker: AsyncBroker,
+        own: AsyncGenerator[bytes | AckableMessage, None],
+        lanes: Mapping[Store, Sequence[str]],
+        queue: str,
     ) -> None:
-        self.broker, self.lane = broker, lane
-        self.room = Room(store, [lane], on_call=self._called)
+        self.broker, self.queue = broker, queue
+        self.rooms = {store: Room(store, served, on_call=self._called) for store, served in lanes.items()}
+        self._rests = {room: Rest() for room in self.rooms.values()}
         self._own = own
         self._loop = asyncio.get_running_loop()
         self._call: asyncio.Future[None] = self._loop.create_future()
@@ -60,8 +86,6 @@ class Feed:
         self._asked = False
         self._giving_back: set[asyncio.Task[None]] = set()
         self._unstarted: set[TakenDelivery] = set()
-        self._not_before = 0.0
-        self._pause = _FIRST_PAUSE
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -131,14 +155,14 @@ class Feed:
     def _look(self) -> None:
         # One that waits in the receiver's own queue holds its slot idle: one at a time is enough.
         busy = self._looking or self._overdue or self._found or self._unstarted
-        if not busy and self.room.due and time.monotonic() >= self._not_before:
+        if not busy and any(self._wait_for(room) <= 0 for room in self._rests):
             self._looking = asyncio.create_task(self._take())
             self._looking.add_done_callback(self._ring)
 
     def _look_later(self) -> None:
         if self._looking or self._overdue or self._unstarted:
             return  # its end rings
-        at = time.monotonic() + max(self.room.look_after, self._not_before - time.monotonic())
+        at = time.monotonic() + min(map(self._wait_for, self._rests))
         if self._timer is not None:
             if self._timer_at <= at:
                 return
@@ -150,16 +174,25 @@ class Feed:
         self._timer = None
         self._ring()
 
+    def _wait_for(self, room: Room) -> float:
+        rested = self._rests[room].left
+        return rested if room.due else max(room.look_after, rested)
+
     async def _take(self) -> TakenDelivery | None:
-        try:
-            taken = await self.room.take()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the room, the broker's messages go on
-            logger.warning("The waiting room of lane %r cannot be asked now: %r", self.lane, error)
-            self._not_before = time.monotonic() + self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            return None
-        self._pause = _FIRST_PAUSE
-        return None if taken is None else TakenDelivery.from_room(taken, self)
+        for room, rest in list(self._rests.items()):
+            if self._wait_for(room) > 0:
+                continue
+            self._rests[room] = self._rests.pop(room)  # the other comes first next time
+            try:
+                taken = await room.take()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the room, the broker's messages go on
+                logger.warning("The waiting room of queue %r cannot be asked now: %r", self.queue, error)
+                rest.begin()
+                continue
+            rest.end()
+            if taken is not None:
+                return TakenDelivery.from_room(taken, self)
+        return None
 
     async def _taken(self) -> TakenDelivery | None:
         found, self._found = self._found, None
@@ -200,7 +233,8 @@ class Feed:
             return None
 
     async def _close(self) -> None:
-        self.room.close()
+        for room in self._rests:
+            room.close()
         if self._timer is not None:
             self._timer.cancel()
         if looking := self._looking or self._overdue:

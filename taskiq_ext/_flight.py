@@ -17,6 +17,7 @@ from taskiq_ext._errors import error_from_cache, error_to_cache
 
 if TYPE_CHECKING:
     from taskiq_ext._entry import CacheEntry
+    from taskiq_ext._following import Lead
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,34 @@ class _FunctionError(Exception):
 
 
 class Flight:
-    """One message's way to the value of an entry."""
+    """One message's way to the value of an entry.
 
-    __slots__ = ("_asking", "_boarding", "_landing", "_news", "entry")
+    Args:
+        entry: The entry.
+        lead: What the message has in the line for the entry, if it has one; it ends with the flight.
+    """
 
-    def __init__(self, entry: CacheEntry) -> None:
+    __slots__ = ("_asking", "_boarding", "_landing", "_lead", "_news", "entry")
+
+    def __init__(self, entry: CacheEntry, lead: Lead | None = None) -> None:
         self.entry = entry
+        self._lead = lead
         self._asking: asyncio.Future[Any] | None = None
         self._boarding = True
+
+    async def awaited(self, *, errors: bool) -> Served | None:
+        """Return what a message that comes out of the line has waited for, if it is there.
+
+        Args:
+            errors: Whether the error of a run that failed counts.
+        """
+        if self._lead is None or not self._lead.has_waited:
+            return None
+        hit = await self.entry.peek()
+        if hit is not None:
+            return Served(hit.value, hit.error)
+        error = await self._lead.failed_before() if errors else None
+        return None if error is None else Served(None, error)
 
     async def board(self) -> Served | None:
         """Wait for the value; ``None``: this message is the one to run, and :meth:`land` or its like must follow.
@@ -77,6 +98,7 @@ class Flight:
         if not self._landing.done():
             self._landing.set_result(value)
         await self._arrived()
+        await self.give_way()
 
     async def fail(self, error: BaseException) -> None:
         """Hand in what the function raised: those who wait now get it, those who come later if errors are kept."""
@@ -85,15 +107,26 @@ class Flight:
             return
         self._raise(error if self.entry.capable else _FunctionError(error))
         await self._arrived()
+        await self.give_way(error)
 
     async def turn_back(self) -> None:
         """Say that the function did not run to an end: another message takes its place."""
-        self.abandon()
+        self._raise(NobodyRanError())
         await self._arrived()
+        await self.give_way()
 
     def abandon(self) -> None:
         """Say the same from where nothing can be awaited."""
         self._raise(NobodyRanError())
+        if self._lead is not None:
+            self._lead.abandon()
+            self._lead = None
+
+    async def give_way(self, error: BaseException | None = None) -> None:
+        """Let the next message of the line go on; with an error, let those who wait by now have that."""
+        lead, self._lead = self._lead, None
+        if lead is not None:
+            await lead.end(error)
 
     def _raise(self, error: BaseException) -> None:
         if not self._landing.done():

@@ -13,41 +13,91 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
+    from slotline.pools import Room
     from slotline.stores.base import Store
+    from taskiq_ext._delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
 _ORDINARY_GROUP = "taskiq"
+_HOME = "_slotline_waiting_room"
+
+
+class Tenant:
+    """One middleware's part of a broker's waiting room: its store, and its lane there.
+
+    Args:
+        home: The waiting room.
+        store: Returns the store; one that processes do not share has no room.
+        lane: The lane; ``None``: one for each queue, see :func:`lane_of`.
+        part: What tells this lane from those of other middlewares.
+    """
+
+    def __init__(self, home: WaitingRoom, store: Callable[[], Store | None], lane: str | None, part: str) -> None:
+        self._home, self._store, self._lane, self._part = home, store, lane, part
+
+    @property
+    def store(self) -> Store | None:
+        """The store; ``None`` where processes do not share it."""
+        store = self._store()
+        return store if store is not None and store.shared else None
+
+    @property
+    def lane(self) -> str | None:
+        """The name of the lane, ``None`` where it is not known."""
+        lane = self._lane or self._home.lane
+        return None if lane is None else lane + self._part
+
+    def room(self, delivery: Delivery | None) -> Room | None:
+        """Return where ``delivery`` may be parked for this middleware; ``None``: it waits in the worker."""
+        store = self.store
+        return None if delivery is None or store is None or self.lane is None else delivery.feed.rooms.get(store)
 
 
 class WaitingRoom:
     """Makes the parked messages of a broker's queue a second source of its ``listen()``.
 
     Args:
-        broker: The broker; its ``listen`` is replaced, and asks the store only when a worker calls it.
-        store: Returns the store; one that processes do not share has no room.
-        lane: The lane; ``None``: one for each queue, see :func:`lane_of`.
+        broker: The broker; its ``listen`` is replaced, and asks a store only when a worker calls it.
     """
 
-    def __init__(self, broker: AsyncBroker, store: Callable[[], Store], lane: str | None) -> None:
-        self._broker, self._store, self._lane = broker, store, lane
+    def __init__(self, broker: AsyncBroker) -> None:
+        self._broker = broker
         self._own = broker.listen
+        self._tenants: list[Tenant] = []
         self._feeds: list[Feed] = []
+        self._named: str | None = None
         broker.listen = self.listen  # type: ignore[method-assign] # the receiver asks the instance
 
+    @property
+    def lane(self) -> str | None:
+        """What the broker's queue is called, ``None`` where that is not known."""
+        return self._named or lane_of(self._broker)
+
+    def let(self, store: Callable[[], Store | None], lane: str | None = None, *, part: str = "") -> Tenant:
+        """Serve one more middleware; see :class:`Tenant`."""
+        self._named = self._named or lane
+        tenant = Tenant(self, store, lane, part)
+        self._tenants.append(tenant)
+        return tenant
+
     def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
-        """Yield the broker's messages, and those of its lane."""
-        store, lane = self._store(), self._lane or lane_of(self._broker)
-        if not store.shared:
+        """Yield the broker's messages, and those of its lanes."""
+        queue = self.lane
+        lanes: dict[Store, list[str]] = {}
+        for tenant in self._tenants:
+            store, lane = tenant.store, tenant.lane
+            if store is not None and lane is not None:
+                lanes.setdefault(store, []).append(lane)
+            elif store is not None:
+                logger.warning(
+                    "Messages over their limit, or for a value that is being made, wait in the worker: the queue of %s "
+                    "is not known. Give PoolLimitMiddleware a lane, one for each queue, and they are parked.",
+                    type(self._broker).__name__,
+                )
+        if not lanes or queue is None:
             return self._own()
-        if lane is None:
-            logger.warning(
-                "Messages over their limit wait in the worker: the queue of %s is not known. "
-                "Give PoolLimitMiddleware a lane, one for each queue, and they are parked.",
-                type(self._broker).__name__,
-            )
-            return self._own()
-        feed = Feed(self._broker, self._own(), store, lane)
+        feed = Feed(self._broker, self._own(), lanes, queue)
         self._feeds.append(feed)
         return feed.messages()
 
@@ -55,6 +105,15 @@ class WaitingRoom:
         """Give back what was taken and will not be handled any more."""
         for feed in self._feeds:
             await feed.give_back()
+
+
+def waiting_room(broker: AsyncBroker) -> WaitingRoom:
+    """Return the waiting room of ``broker``, made at first."""
+    own: dict[str, Any] = vars(broker)
+    if _HOME not in own:
+        own[_HOME] = WaitingRoom(broker)
+    home: WaitingRoom = own[_HOME]
+    return home
 
 
 def lane_of(broker: AsyncBroker) -> str | None:

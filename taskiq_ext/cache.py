@@ -9,18 +9,22 @@ from taskiq.exceptions import NoResultError, TaskRejectedError
 
 from slotline._checks import flag, optional_seconds, refuse
 from slotline.caches import BaseCacheAdapter, CacheAdapter, InMemoryCacheAdapter
+from slotline.caches.line import shared_part
 from slotline.errors import CacheRecursionError, SerializationError, StoreError
 from slotline.stores import MemoryStore
 from taskiq_ext import _sending
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
+from taskiq_ext._delivery import RUNS_LATER, without_result_if_parked
 from taskiq_ext._entry import CacheEntry, entry_for
 from taskiq_ext._errors import error_from_cache
 from taskiq_ext._flight import Flight, Served
+from taskiq_ext._following import Following, RunsLater
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import CACHE_LABELS, CacheOptions, cache_options
 from taskiq_ext._outage import Outage
 from taskiq_ext._refresh import Refresh
+from taskiq_ext._room import waiting_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -86,6 +90,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         self._answers = flag("answer_senders", answer_senders) and not isinstance(self.cache, InMemoryCacheAdapter)
         self._outage = Outage(on_store_error)
         self._running: dict[Plan, _Run] = {}
+        self._following: Following | None = None
         self._memory: MemoryStore | None = None
 
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> CacheOptions | None:
@@ -98,6 +103,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         super().set_broker(broker)
         if fresh and self._answers and self.enabled:
             _sending.answer_before_kicking(broker)
+        if fresh and shared_part(self.cache) is not None:
+            self._following = Following(self.cache, broker)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
         """Check the labels of this call, and look for its value.
@@ -131,12 +138,14 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
             return  # the arguments do not fit: the function says so itself
         self._refuse_waiting_for_oneself(entry.key, plan)
         found = await self._outage.ride_out(
-            lambda: self._find(entry), f"Task {name} with id {message.task_id} cannot ask the cache and"
+            lambda: self._find(entry, message), f"Task {name} with id {message.task_id} cannot ask the cache and"
         )
-        if isinstance(found, Flight | Refresh):
+        if isinstance(found, RunsLater):
+            plan.serve_value(RUNS_LATER)
+        elif isinstance(found, Flight | Refresh):
             self._running[plan] = found
             plan.hold(self, lambda: self._abandon(plan))
-        elif found is not None and not (found.error is not None and message.labels.get("_retries")):
+        elif found is not None and not (found.error is not None and _is_retry(message)):
             # A retry is not served the very error that it is the retry of.
             logger.debug("Cache hit: %s for task %s with id %s.", entry.key, name, message.task_id)
             plan.hit = True
@@ -145,17 +154,35 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
             else:
                 plan.serve_value(found.value)
 
-    async def _find(self, entry: CacheEntry) -> Served | _Run:
+    async def _find(self, entry: CacheEntry, message: TaskiqMessage) -> Served | _Run | RunsLater:
         if entry.grace > 0:
             hit = await entry.look(stale=True)
             if hit is not None and hit.error is None:
                 refresh = await Refresh.begin(entry, hit.value, self._lock_store()) if hit.stale else None
                 return refresh or Served(hit.value)
-        flight = Flight(entry)
-        return await flight.board() or flight
+        if self._following is None or not self._following.possible:
+            return await self._board(Flight(entry))
+        lead = await self._following.taken(entry.key)
+        if lead is None:
+            hit = None if entry.grace > 0 else await entry.peek()
+            if hit is not None:
+                return Served(hit.value, hit.error)
+            lead = await self._following.join(entry.key, message.task_id)
+        return lead if isinstance(lead, RunsLater) else await self._board(Flight(entry, lead), _is_retry(message))
+
+    async def _board(self, flight: Flight, retry: bool = False) -> Served | Flight:  # noqa: FBT001, FBT002 - called here
+        try:
+            served = await flight.awaited(errors=not retry) or await flight.board()
+        except BaseException:
+            flight.abandon()
+            raise
+        if served is not None:
+            await flight.give_way()
+        return served or flight
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Keep the result of a run, and mark the result of a hit."""
+        without_result_if_parked(result)
         if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
         if plan.hit:
@@ -188,7 +215,9 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         return await self.cache.invalidate(entry.key)
 
     async def shutdown(self) -> None:
-        """Close what the cache has opened in this process; it opens it again if it is used again."""
+        """Give back what was taken and has not begun to run, and close what the cache has opened in this process."""
+        if self._following is not None:
+            await waiting_room(self.broker).close()
         await self.cache.close()
 
     def _lock_store(self) -> Store:
@@ -208,3 +237,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
 
     def _abandon(self, plan: Plan) -> None:
         self._running.pop(plan).abandon()
+
+
+def _is_retry(message: TaskiqMessage) -> bool:
+    return bool(message.labels.get("_retries"))

@@ -18,11 +18,11 @@ from slotline.settings import default_store
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
-from taskiq_ext._delivery import delivery_for
+from taskiq_ext._delivery import RUNS_LATER, delivery_for, without_result_if_parked
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import POOL_LABELS, PoolLimit, PoolOptions, pool_options
 from taskiq_ext._outage import Outage
-from taskiq_ext._room import WaitingRoom, broadcasts
+from taskiq_ext._room import broadcasts, waiting_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -35,20 +35,11 @@ if TYPE_CHECKING:
     from slotline.settings import OnStoreError
     from taskiq_ext._delivery import Delivery
     from taskiq_ext._interception import Plan
+    from taskiq_ext._room import Tenant
 
 logger = logging.getLogger(__name__)
 
 _POOLS_KEPT = 4096
-
-
-class _RunsLater:
-    """What a message "returns" whose copy in the room will run; it becomes no result."""
-
-    def __repr__(self) -> str:
-        return "<runs later>"
-
-
-_RUNS_LATER = _RunsLater()
 
 
 class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
@@ -94,7 +85,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self.store = store
         self.limits = {text("pools", key): _limit(key, limit) for key, limit in (pools or {}).items()}
         self.lane = None if lane is None else text("lane", lane)
-        self._room: WaitingRoom | None = None
+        self._room: Tenant | None = None
         self._serving = False
         self._outage = Outage(on_store_error)
         self._pools: OrderedDict[tuple[str, PoolLimit], Pool] = OrderedDict()
@@ -114,7 +105,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         """Serve ``broker``; see :meth:`LabelledMiddleware.set_broker`."""
         super().set_broker(broker)
         if self._room is None:
-            self._room = WaitingRoom(broker, self._shared_store, self.lane)
+            self._room = waiting_room(broker).let(self._shared_store, self.lane)
 
     def startup(self) -> None:
         """Check the tasks of a worker against its store; see :meth:`LabelledMiddleware.startup`."""
@@ -148,17 +139,15 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 "Task %s with id %s is parked: pool %r is full, and %d of its lane come before it.",
                 *(message.task_name, message.task_id, key, slot.place),
             )
-            plan.serve_value(_RUNS_LATER)
+            plan.serve_value(RUNS_LATER)
             assert delivery is not None  # noqa: S101 - only a delivery can be parked
-            await _acknowledge(delivery, message)
+            await delivery.acknowledge_parked(message.task_id)
         elif slot is not None:
             self._hold(plan, pool, slot)
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Give the slot back."""
-        if result.return_value is _RUNS_LATER:
-            # Raised from the run, it would be logged as a warning and handed to the error hooks of everyone.
-            result.error, result.return_value = NoResultError(), None
+        without_result_if_parked(result)
         if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
         plan.close(self)
@@ -171,7 +160,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     async def shutdown(self) -> None:
         """Give back what was taken and has not begun to run, and wait for slots that are on their way back."""
         if self._room is not None:
-            await self._room.close()
+            await waiting_room(self.broker).close()
         if self._releasing:
             await asyncio.wait(self._releasing)
 
@@ -194,8 +183,11 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self, pool: Pool, limit: PoolLimit, delivery: Delivery | None, owner: str
     ) -> Callable[[], Coroutine[Any, Any, Slot | Parked]]:
         # What no listen() has delivered, as in the InMemoryBroker, cannot be delivered again: it waits instead.
-        if delivery is not None and delivery.room.store is pool.store and self._parks(limit):
-            return lambda: delivery.park(pool, owner)
+        tenant = self._room
+        if tenant is not None and delivery is not None and self._parks(limit):
+            room, lane = tenant.room(delivery), tenant.lane
+            if room is not None and lane is not None and room.store is pool.store:
+                return lambda: room.park(pool, delivery.sealed, lane=lane, owner=owner)
         wait = 0.0 if limit.on_full in ("fail", "drop") else limit.timeout
         return lambda: pool.acquire(owner=owner, timeout=wait)
 
@@ -206,7 +198,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     async def _run_taken(self, plan: Plan, taken: Taken) -> None:
         if taken.lost or taken.slot.lost:  # it waited too long in this worker, and runs elsewhere
-            plan.serve_value(_RUNS_LATER)
+            plan.serve_value(RUNS_LATER)
             await taken.give_back()
         else:
             self._hold(plan, taken.pool, taken.slot)
@@ -223,13 +215,6 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 releasing = asyncio.get_running_loop().create_task(_release(*held))
                 self._releasing.add(releasing)
                 releasing.add_done_callback(self._releasing.discard)
-
-
-async def _acknowledge(delivery: Delivery, message: TaskiqMessage) -> None:
-    try:
-        await delivery.acknowledge()
-    except Exception:  # the broker will deliver it again, and the room knows it
-        logger.warning("Task %s with id %s cannot be acknowledged.", message.task_name, message.task_id, exc_info=True)
 
 
 async def _release(pool: Pool, slot: Slot) -> None:

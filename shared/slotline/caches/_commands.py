@@ -44,7 +44,7 @@ class Names:
 
     def __init__(self, prefix: str, namespace: str) -> None:
         self._prefix = prefix
-        self._kind = namespace
+        self.namespace = namespace
         self._tag_kind = f"{namespace}-tag"
         self.patterns = (f"{_glob(prefix)}:{{{_glob(namespace)}:*", f"{_glob(prefix)}:{{{_glob(self._tag_kind)}:*")
         self.channel = f"{prefix}:{{{namespace}}}:gone"
@@ -53,18 +53,19 @@ class Names:
 
     def base(self, key: str) -> str:
         """Return what the names of all keys of one entry start with."""
-        return base_key(self._prefix, self._kind, _writable(key))
+        return base_key(self._prefix, self.namespace, writable(key))
 
     def tag(self, tag: str) -> str:
         """Return the name of a tag's key."""
-        return base_key(self._prefix, self._tag_kind, _writable(tag))
+        return base_key(self._prefix, self._tag_kind, writable(tag))
 
     def shown(self, name: str) -> str | None:
         """Return the user's key for the name of an entry's value, ``None`` for other names."""
         return name[self._shown_from : -len(ENTRY) - 1] if name.endswith(ENTRY) else None
 
 
-def _writable(name: str) -> str:
+def writable(name: str) -> str:
+    """Return ``name``, or a digest in its place where it cannot be sent."""
     try:
         name.isascii() or name.encode()
     except UnicodeEncodeError:  # half a surrogate pair: redis-py cannot send it
@@ -87,6 +88,10 @@ def milliseconds(seconds: float) -> int:
 
 def read(base: str) -> Command:
     return Command("GET", (base + ENTRY,))
+
+
+def exists(base: str) -> Command:
+    return Command("EXISTS", (base + ENTRY,))
 
 
 def read_timed(base: str) -> Command:

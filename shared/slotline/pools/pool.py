@@ -56,6 +56,9 @@ class Pool:
         InvalidOptionError: An argument has a value that it cannot have.
     """
 
+    fleeting = False
+    """Whether nothing of it is kept when nobody is in it."""
+
     def __init__(
         self,
         key: str,

@@ -37,6 +37,9 @@ _LANE = ":lane:"
 _NOTE_AGAIN = 300.0
 """Seconds after which a pool is noted again: the index may be lost, and forgets what nobody notes for an hour."""
 _NOTES_KEPT = 10_000
+_OLD_AFTER = 3_600_000
+_SOON_OLD = 60_000
+"""Milliseconds for which a pool stays in a lane's index at least; those that soon have nothing, so long only."""
 
 
 class Parked(NamedTuple):
@@ -53,12 +56,13 @@ class Taken:
         lane: The name of its lane.
         slot: Its slot, which the caller releases when the run has ended.
         pool: The slot's pool.
+        place: Where it stood; a later place is a greater text.
         lost: Whether the claim was lost: the store was out of reach for longer than the lease, and another worker may
             run the message again.
     """
 
-    def __init__(self, room: Room, pool: Pool, slot: Slot, lane: str, digest: str, message: bytes) -> None:
-        self.pool, self.slot, self.lane, self.message = pool, slot, lane, message
+    def __init__(self, room: Room, pool: Pool, slot: Slot, lane: str, digest: str, message: bytes, place: str) -> None:
+        self.pool, self.slot, self.lane, self.message, self.place = pool, slot, lane, message, place
         self.lost = False
         self.sync = SyncTaken(self)
         self._room, self._digest = room, digest
@@ -252,10 +256,10 @@ class Room:
                 yield from self._forget(name)
             return None
         self.call(name)  # there may be more where this came from
-        fence, life_ms, digest, lane, owner, cap_ms, message = reply[1:]
+        fence, life_ms, digest, lane, owner, cap_ms, message, place = reply[1:]
         cap = None if cap_ms < 0 else cap_ms / 1000
         slot = pool.hold(token, owner.decode(), Granted(int(fence), life_ms / 1000), asked_at, cap)
-        taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message)
+        taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode())
         taken.keep(self.lease, asked_at)
         return taken
 
@@ -271,8 +275,11 @@ class Room:
     def _note(self, pool: Pool, lane_id: str) -> Steps[None]:
         # Before the message is parked: a name too many in the index is harmless, a missing one is not.
         now, noted = time.monotonic(), (pool.key, lane_id)
-        if now - self._noted.get(noted, -math.inf) > _NOTE_AGAIN:
-            yield Call(self.store, Command("room_note", (self._index(lane_id),), (pool.key,)))
+        if pool.fleeting:
+            index = (self._index(lane_id),)
+            yield Call(self.store, Command("room_note", index, (pool.key, _OLD_AFTER - _SOON_OLD)))
+        elif now - self._noted.get(noted, -math.inf) > _NOTE_AGAIN:
+            yield Call(self.store, Command("room_note", (self._index(lane_id),), (pool.key, 0)))
             if len(self._noted) >= _NOTES_KEPT:
                 self._noted.clear()
             self._noted[noted] = now

@@ -4,7 +4,9 @@
 --   slots   zset  token -> when it no longer counts (ms)
 --   line    zset  all scores 0: "<lane>|<place>|<token>"; lane "-" is for callers, any other for parked messages
 --   state   hash  max, declared, fence, place; rate ("interval_us/burst") and arrival, which is GCRA's theoretical arrival
---                 time (us); paused; name and wake (what to publish, and where, when a lane is called);
+--                 time (us); paused; name and wake (what to publish, and where, when a lane is called); of a cache
+--                 entry's line also verdict ("place|payload": what messages up to that place get) and fleeting (nothing
+--                 is kept of it when it is empty);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|owner"  (cap_at_ms: slot_exp's end, 0: none)
 --                 "w:<token>"  a waiting caller    "place|alive_until_ms|lease_ms|cap_ms|channel|owner"
 --                 "m:<digest>" a parked message    "cap_ms|token that parked it|bytes of owner|", owner, message
@@ -110,6 +112,14 @@ local function take(token, owner, life, cap_ms)
     keep_key(state, arrival_us / 1000 - now_ms)
   end
   keep_key(slots, life)
+  return true
+end
+
+-- Leaves nothing of a pool in which nobody is left but the marks of messages that were parked just now.
+local function remove_if_empty()
+  if redis.call('ZCARD', slots) + redis.call('ZCARD', line) + redis.call('ZCOUNT', claims, 0, '+inf') > 0 then return false end
+  redis.call('UNLINK', slots, line, state)
+  redis.call('PEXPIRE', claims, REPEATED_MS)
   return true
 end
 

@@ -21,6 +21,7 @@ if ARGV[3] == 'done' then
     keep_key(claims, REPEATED_MS)
   end
   redis.call('HDEL', state, 'm:' .. digest)
+  if redis.call('HEXISTS', state, 'fleeting') == 1 then remove_if_empty() end
 else
   redis.call('ZADD', line, 0, member(lane, place, digest))
   keep_key(line, ROOM_MS)

@@ -3,7 +3,7 @@
 --
 -- KEYS  slots, line, state, claims
 -- ARGV  1 token of the run   2 lease_ms, of the slot and of the claim   3, 4, ... lanes
--- Returns  {1, fence, life_ms, digest, lane, owner, cap_ms, message}
+-- Returns  {1, fence, life_ms, digest, lane, owner, cap_ms, message, its place}
 --          {0, messages that wait in these lanes, ms after which to look again (-1: no reason to)}
 -- include: lib_pool
 
@@ -20,9 +20,9 @@ local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
 if until_ms then
   local cap_ms, owner, message = parked(mine_already)
-  local lane = string.match(redis.call('HGET', state, 'o:' .. mine_already) or '', '^[^|]*|%x+|(.*)$')
+  local place, lane = string.match(redis.call('HGET', state, 'o:' .. mine_already) or '', '^[^|]*|(%x+)|(.*)$')
   local given = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
-  return {1, given, until_ms - now_ms, mine_already, lane, owner, cap_ms, message}
+  return {1, given, until_ms - now_ms, mine_already, lane, owner, cap_ms, message, place}
 end
 
 -- What a dead worker has taken stands at its old place again.
@@ -55,7 +55,7 @@ if head then
   keep_key(claims, ROOM_MS)
   keep_key(line, ROOM_MS)
   keep_key(state, ROOM_MS)
-  return {1, fence, life, digest, lane, owner, cap_ms, message}
+  return {1, fence, life, digest, lane, owner, cap_ms, message, place}
 end
 
 local waiting, claimed = 0, redis.call('ZRANGEBYSCORE', claims, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
