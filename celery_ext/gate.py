@@ -17,6 +17,7 @@ from celery_ext import outcome
 from celery_ext._compat import check_worker
 from celery_ext.config import runtime
 from celery_ext.flushing import Flushing
+from celery_ext.following import Following, Lead
 from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
 from celery_ext.mailbox import mailbox_for
@@ -24,10 +25,12 @@ from celery_ext.options import Limit
 from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.processes import Processes
+from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
 from celery_ext.tenure import Tenure, process_lives
 from celery_ext.waiting import Waiting
 from slotline._checks import refuse
+from slotline.caches.line import is_line
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, StoreError, StoreUnavailableError
 from slotline.pools import Pool, Slot
 from slotline.stores import Store
@@ -60,7 +63,6 @@ class Gate:
         using = runtime(worker.app)
         self._consumer = consumer
         self._on_store_error = using.on_store_error
-        self._reader = LimitReader(worker.app, using.config)
         self._run: Callable[[Any], Any] = worker._process_task  # noqa: SLF001 - checked by check_worker
         self._has_children = bool(getattr(consumer.pool, "uses_semaphore", False))
         self._mailbox = mailbox_for(consumer)
@@ -72,12 +74,15 @@ class Gate:
             self._mailbox,
             self._processes,
             self._watch,
-            start=lambda held, slot: self._start(held.request, held.pool, slot),
+            start=lambda held, slot: self._begin(held.request, held.pool, slot),
             hand_over=self.process,
         )
         self._parking: Parking | None = None
+        self._following: Following | None = None
         if self._store.shared:
             self._parking = Parking(consumer, self._mailbox, self._processes, self._watch, using.config.room)
+            self._following = Following.of(using, self._watch, self._parking)
+        self._reader = LimitReader(worker.app, using.config, follows=self._following is not None)
         self._pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
         self._running: set[Tenure] = set()
         self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
@@ -132,7 +137,7 @@ class Gate:
     def counts(self) -> dict[str, Any]:
         """Return how many requests run with a slot and how many are held, by pool."""
         running: dict[str, int] = {}
-        for tenure in list(self._running):
+        for tenure in [tenure for tenure in list(self._running) if not is_line(tenure.slot.key)]:
             running[tenure.slot.key] = running.get(tenure.slot.key, 0) + 1
         return {"running": running, "held": self._waiting.counts()}
 
@@ -143,28 +148,10 @@ class Gate:
         if is_over(request) or not self._open:
             self._processes.give_back()
             return
-        try:
-            limit = self._reader.limit_of(request)
-        except (InvalidOptionError, TypeError) as error:
-            self._refuse(request, error)
-            return
-        if limit is None:
-            self._run(request)
-            return
-        held = Held.from_now(request, limit, self._pool(limit))
-        try:
-            slot = self._slot_for(held)
-        except PoolFullError as error:
-            self._turn_away(request, limit, error)
-        except StoreUnavailableError as error:
-            self._without_store(held, error)
-        except (StoreError, InvalidOptionError) as error:  # asking again brings nothing else
-            self._refuse(request, error)
-        else:
-            if slot is not None:
-                self._start(request, held.pool, slot)
+        self._admit_here(request)
 
     def _admit_taken(self, request: Any, message: TakenMessage) -> None:
+        taken = message.taken
         if is_over(request):  # acknowledged, and its slot with it
             self._processes.give_back()
         elif not self._open:
@@ -173,14 +160,81 @@ class Gate:
         else:
             assert self._parking is not None  # noqa: S101 - it has delivered the message
             self._parking.begun(message)
-            self._start(request, message.taken.pool, message.taken.slot)
+            if self._following is not None and is_line(taken.pool.key):
+                lead = self._following.resume(request, message)
+                self._admit_here(request, lead, looked=True)
+            else:
+                self._begin(request, taken.pool, taken.slot)
+
+    def _admit_here(self, request: Any, lead: Lead | None = None, *, looked: bool = False) -> None:
+        """Have a request take the slot that its limit asks for, and begin.
+
+        Args:
+            request: The request; a process is free for it.
+            lead: Its right to make a value; if it cannot begin at once it gives that back.
+            looked: Whether the cache was looked at by now.
+        """
+        begun = False
+        try:
+            limit = None if failure_of(request) else self._reader.limit_of(request)
+            if limit is None:
+                begun = True
+                self._begin(request, lead=lead, looked=looked)
+                return
+            held = Held.from_now(request, limit, self._pool(limit))
+            slot = self._slot_or_turn_away(held)
+            if slot is not None:
+                begun = True
+                self._begin(request, held.pool, slot, lead=lead, looked=looked)
+        except (InvalidOptionError, TypeError) as error:
+            self._refuse(request, error)
+        finally:
+            if lead is not None and not begun:
+                lead.end()
+
+    def _slot_or_turn_away(self, held: Held) -> Slot | None:
+        try:
+            return self._slot_for(held)
+        except PoolFullError as error:
+            self._turn_away(held.request, held.limit, error)
+        except StoreUnavailableError as error:
+            self._without_store(held, error)
+        except (StoreError, InvalidOptionError) as error:  # asking again brings nothing else
+            self._refuse(held.request, error)
+        return None
+
+    def _begin(
+        self,
+        request: Any,
+        pool: Pool | None = None,
+        slot: Slot | None = None,
+        *,
+        lead: Lead | None = None,
+        looked: bool = False,
+    ) -> None:
+        """Start a request that has what its limit asks for, unless it is parked for a value that is being made."""
+        if not looked and self._following is not None:
+            found = self._following.lead(request)
+            if isinstance(found, Lead):
+                lead = found
+            elif found is not None:
+                if pool is not None and slot is not None:
+                    self._watch.release(pool, slot)
+                return
+        if slot is None and lead is None:
+            self._run(request)
+        else:
+            self._start(request, pool, slot, lead)
 
     def _slot_for(self, held: Held) -> Slot | None:
         policy = held.limit.on_full
         if policy == "park" or (policy is None and self._parking is not None and held.limit.timeout is None):
             if self._parking is None:
                 raise _cannot_park(self._store)
-            return self._parking.park(held)
+            return self._parking.park(
+                held.request,
+                lambda room, message, lane, owner: room.sync.park(held.pool, message, lane=lane, owner=owner),
+            )
         return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._take_now(held)
 
     def _take_now(self, held: Held) -> Slot:
@@ -211,14 +265,23 @@ class Gate:
         finally:
             self._processes.give_back()
 
-    def _start(self, request: Any, pool: Pool, slot: Slot) -> None:
+    def _start(self, request: Any, pool: Pool | None, slot: Slot | None, lead: Lead | None) -> None:
+        def release() -> None:
+            if pool is not None and slot is not None:
+                self._watch.release(pool, slot)
+            if lead is not None:
+                lead.end(tenure.error)
+
+        counts = slot if slot is not None or lead is None else lead.slot
+        assert counts is not None  # noqa: S101 - who needs neither is not started here
         tenure = Tenure(
             request,
-            slot,
-            release=lambda: self._watch.release(pool, slot),
+            counts,
+            release=release,
             has_child=self._has_children,
             when_gone=self._when_gone,
             on_free=self._running.discard,
+            told=slot is not None,
         )
         self._running.add(tenure)
         try:

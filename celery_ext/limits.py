@@ -21,20 +21,21 @@ class LimitReader:
     Args:
         app: The app; its tasks are checked at once.
         config: Its settings.
+        follows: Whether cached tasks wait for one another in the room, so that the gate has to do with them.
 
     Raises:
         InvalidOptionError: An option of a task cannot be used.
     """
 
-    def __init__(self, app: Celery, config: Config) -> None:
-        self._config = config
+    def __init__(self, app: Celery, config: Config, *, follows: bool = False) -> None:
+        self._config, self._follows = config, follows
         self._known: dict[str, TaskOptions] = {}
         self._free: set[str] = set()
         for task in app.tasks.values():
             self._read(task)
 
     def is_free(self, request: Any) -> bool:
-        """Return whether a request surely has no limit: this is asked for each task, and asks nothing back."""
+        """Return whether a request is surely none of the gate's business: asked for each task, it asks nothing."""
         return request.task.name in self._free and HEADER not in request.request_dict
 
     @property
@@ -61,7 +62,7 @@ class LimitReader:
 
         options = options_of(task if isinstance(task, Task) else _Foreign(task), self._config)
         self._known[task.name] = options
-        if not options.limited:
+        if not options.limited and not (self._follows and options.cached):
             self._free.add(task.name)
         return options
 

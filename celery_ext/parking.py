@@ -9,21 +9,21 @@ message under a claim, which lapses with its worker.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_ext.held import Held, owner_of
+from celery_ext.held import owner_of
 from celery_ext.mailbox import Mailbox
 from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import StoreError
-from slotline.pools import Slot
 from slotline.pools.room import Parked, Room, Taken
 
 logger = get_logger(__name__)
+T = TypeVar("T")
 
 BUSY = 0.05
 """Seconds between two looks at a worker that has no capacity now, or is not ready yet."""
@@ -69,19 +69,25 @@ class Parking:
         for message in list(self._delivered):
             message.requeue()
 
-    def park(self, held: Held) -> Slot | None:
-        """Return a slot for a request, or park its message and acknowledge it.
+    def park(self, request: Any, ask: Callable[[Room, bytes, str, str], T | Parked]) -> T | None:
+        """Return what ``ask`` gets for a request, or acknowledge its message if that was parked (``None``).
+
+        Args:
+            request: The request.
+            ask: Asks the room, given that, the message, its lane and its owner.
 
         Raises:
             StoreError: The store cannot be asked; the request is as it was.
         """
-        room, request = self._room, held.request
+        room, came = self._room, request.message
         assert room is not None  # noqa: S101 - nothing is admitted before the gate is open
-        message, lane = pack(request.message), self._lane_of(request.message)
-        outcome = self._watch.ask(lambda: room.sync.park(held.pool, message, lane=lane, owner=owner_of(request)))
+        taken = came.taken if isinstance(came, TakenMessage) else None
+        message = pack(came) if taken is None else taken.message
+        lane = self._lane_of(came) if taken is None else taken.lane
+        outcome = self._watch.ask(lambda: ask(room, message, lane, owner_of(request)))
         if not isinstance(outcome, Parked):
             return outcome
-        logger.debug("%s is parked: pool %r is full, %d before it", request, held.limit.key, outcome.place)
+        logger.debug("%s is parked, %d of its lane before it", request, outcome.place)
         state.task_ready(request)
         request.acknowledge()
         self._processes.give_back()

@@ -10,6 +10,8 @@ from slotline.pools import Slot
 DELIVERY_KEY: Final = "slotline"
 """Where a request's ``delivery_info`` names its slot: it is about one delivery alone, so no retry inherits it."""
 
+_FAILURE_KEY: Final = "slotline_failure"
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSlot:
@@ -42,3 +44,14 @@ def slot_of(request: Any) -> TaskSlot | None:
     """Return the slot of a running request, ``None`` without one."""
     told = (request.delivery_info or {}).get(DELIVERY_KEY)
     return None if told is None else TaskSlot(**told)
+
+
+def tell_failure(request: Any, failure: bytes) -> None:
+    """Have the process that will run ``request`` know that the run it was waiting for has failed."""
+    request.delivery_info[_FAILURE_KEY] = failure
+
+
+def failure_of(request: Any) -> bytes | None:
+    """Return how the run has failed that a running request was waiting for."""
+    found: bytes | None = (request.delivery_info or {}).get(_FAILURE_KEY)
+    return found

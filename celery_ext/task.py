@@ -12,8 +12,9 @@ from celery_ext import cache as _cache
 from celery_ext import executors, sender
 from celery_ext.config import read_config, runtime
 from celery_ext.options import HEADER, TaskOptions, options_of, refuse_unknown, split_call
-from celery_ext.slot import TaskSlot, slot_of
+from celery_ext.slot import TaskSlot, failure_of, slot_of
 from celery_ext.step import setup
+from slotline.caches.line import failure_in
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -91,6 +92,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         request = self.request_stack.top
         if request is None or request.called_directly or _INSIDE in vars(request):
             return super().__call__(*args, **kwargs)
+        failure = failure_of(request)
+        if failure is not None:
+            raise failure_in(failure)  # of the run whose value this one was waiting for
         vars(request)[_INSIDE] = True  # a body that calls its own task means the plain function
         options = self.slotline_options
         changes = call_options(request)

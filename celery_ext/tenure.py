@@ -24,6 +24,10 @@ class Tenure:
         has_child: Whether it runs in a process of its own.
         when_gone: Calls its second argument once the process of its first has ended.
         on_free: Called after the slot was given back.
+        told: Whether the task may know of the slot.
+
+    Attributes:
+        error: What the request has ended with; ``None`` as long as it has not, and where it ended well.
     """
 
     def __init__(
@@ -35,12 +39,15 @@ class Tenure:
         has_child: bool,
         when_gone: Callable[[int, Callable[[], None]], None],
         on_free: Callable[[Tenure], None],
+        told: bool = True,
     ) -> None:
         self.request, self.slot = request, slot
+        self.error: BaseException | None = None
         self._release, self._has_child = release, has_child
         self._when_gone, self._on_free = when_gone, on_free
         self._state = "running"
-        tell(request, slot)
+        if told:
+            tell(request, slot)
         self._watch()
 
     @property
@@ -85,6 +92,7 @@ class Tenure:
         error = getattr(info, "exception", None)
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
+        self.error = error
         if isinstance(error, TimeLimitExceeded):
             self._free_after_kill()
         else:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_enable_prefetch_count_reduction=False,  # Celery's own, and stalls a threads worker on RabbitMQ
     task_default_queue=QUEUE,
-    broker_transport_options={"visibility_timeout": 3600},
+    broker_transport_options=TRANSPORT,
     slotline_redis_url=STORE,
     slotline_heartbeat_lease=LEASE,
     slotline_pools={"declared": {"size": 1, "on_full": "fail"}},
@@ -141,6 +141,31 @@ def slow_add(left, right=1, seconds=0.3):
     return left + right
 
 
+def until_told(number):
+    history().rpush("celery-test:runs", number)
+    history().rpush("celery-test:pids", os.getpid())
+    while not history().exists("celery-test:go"):
+        time.sleep(0.02)
+
+
+@app.task(shared=False, name="app.price", cache_ttl=60)
+def price(item):
+    until_told(item)
+    return os.getpid()
+
+
+@app.task(shared=False, name="app.unavailable", cache_ttl=60)
+def unavailable(item):
+    until_told(item)
+    raise LookupError("no luck", item)
+
+
+@app.task(shared=False, name="app.limited_price", cache_ttl=60, pool="prices", pool_size=1)
+def limited_price(item):
+    until_told(item)
+    return item
+
+
 AUTORETRY = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0}}
 
 
@@ -212,6 +237,7 @@ class Deployment:
         queue: The queue's name.
         acks_late: Celery's ``task_acks_late``.
         lease: Seconds after which a dead worker's slots are free.
+        transport: Celery's ``broker_transport_options``.
     """
 
     def __init__(
@@ -223,6 +249,7 @@ class Deployment:
         queue: str = "celery",
         acks_late: bool = False,
         lease: float = 10.0,
+        transport: Mapping[str, Any] | None = None,
     ) -> None:
         self.server, self.directory = server, directory
         self.pool = "prefork"
@@ -230,7 +257,7 @@ class Deployment:
         self.name = f"celery_app_{uuid.uuid4().hex[:8]}"
         header = (
             f"BROKER = {broker or server.url!r}\nBACKEND = STORE = {server.url!r}\nQUEUE = {queue!r}\n"
-            f"ACKS_LATE = {acks_late}\nLEASE = {lease}\n"
+            f"ACKS_LATE = {acks_late}\nLEASE = {lease}\nTRANSPORT = {transport or {'visibility_timeout': 3600}!r}\n"
         )
         (directory / f"{self.name}.py").write_text(header + SOURCE)
         sys.path.insert(0, str(directory))

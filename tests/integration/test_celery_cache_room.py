@@ -1,0 +1,124 @@
+"""Calls whose value is being made wait in the room, in real workers of each pool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.harness.workers import CeleryWorker
+from tests.integration.celery_apps import Deployment
+
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own call, in its result backend
+
+LEASE = 3.0
+REDELIVERY = {"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+"""What a dead worker has not acknowledged comes again soon."""
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """An application that acknowledges late."""
+    with RedisServer() as server:
+        directory = tmp_path_factory.mktemp(request.param)
+        made = Deployment(directory, server, acks_late=True, lease=LEASE, transport=REDELIVERY)
+        made.pool = request.param
+        yield made
+        made.close()
+
+
+@pytest.fixture(autouse=True)
+def workers(deployment: Deployment) -> Iterator[list[CeleryWorker]]:
+    """Two workers of two processes or threads."""
+    with (
+        deployment.worker(deployment.pool, concurrency=2) as one,
+        deployment.worker(deployment.pool, concurrency=2) as two,
+    ):
+        yield [one, two]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_cached(deployment: Deployment) -> None:
+    deployment.clear()
+    for key in deployment.history.scan_iter("slotline:*"):
+        deployment.history.delete(key)
+
+
+def wait_in_line(deployment: Deployment, count: int) -> None:
+    wait_until("one runs", lambda: deployment.list("runs"), 30)
+    wait_until(f"{count} wait in the room", lambda: deployment.parked("cache-line:*") == count, 30, 0.05)
+
+
+def go(deployment: Deployment) -> None:
+    deployment.history.set("celery-test:go", 1, ex=60)
+
+
+def nothing_left(deployment: Deployment) -> None:
+    def left() -> list[bytes]:
+        # Marks of what was parked just now stay a minute longer.
+        keys = deployment.history.scan_iter("slotline:{pool:cache-line:*")
+        return [key for key in keys if not key.endswith(b":claims")]
+
+    wait_until("nothing is left of the lines", lambda: not left(), 10)
+
+
+def test_two_hundred_calls_run_once_and_those_that_wait_hold_no_process(deployment: Deployment) -> None:
+    app = deployment.module
+    sent = [app.price.delay(7) for _ in range(200)]
+    wait_in_line(deployment, 199)
+    # Nobody who waits is in one of the workers' four places.
+    assert [app.free.delay(number).get(timeout=10) for number in range(10)] == list(range(10))
+    go(deployment)
+    told = time.monotonic()
+    assert len({result.get(timeout=60) for result in sent}) == 1
+    assert time.monotonic() - told < 30
+    assert deployment.list("runs") == ["7"]
+    nothing_left(deployment)
+
+
+def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served(
+    deployment: Deployment, workers: list[CeleryWorker]
+) -> None:
+    app = deployment.module
+    sent = [app.price.delay(7) for _ in range(200)]
+    wait_in_line(deployment, 199)
+    pid = int(deployment.list("pids")[0])
+    next(worker for worker in workers if pid in (worker.pid, *worker.children())).kill_all()
+    wait_until("the other worker runs it", lambda: len(deployment.list("runs")) == 2, 40)
+    go(deployment)
+    wait_until("those that waited are served", lambda: sum(result.ready() for result in sent) >= 199, 40, 0.1)
+    if deployment.pool == "threads":  # which ask the broker for what it misses only after half a minute
+        sent = [result for result in sent if result.ready()]
+    # The dead run's own message comes again when the broker has missed its acknowledgement for long enough.
+    assert {result.get(timeout=60) for result in sent} == {int(deployment.list("pids")[1])}
+    assert deployment.list("runs") == ["7", "7"]
+    nothing_left(deployment)
+
+
+def test_when_the_run_fails_everyone_who_waits_gets_its_error_and_the_next_call_runs(deployment: Deployment) -> None:
+    app = deployment.module
+    sent = [app.unavailable.delay(7) for _ in range(20)]
+    wait_in_line(deployment, 19)
+    go(deployment)
+    for result in sent:
+        with pytest.raises(LookupError, match="no luck"):
+            result.get(timeout=30)
+    assert deployment.list("runs") == ["7"]
+    with pytest.raises(LookupError):
+        app.unavailable.delay(7).get(timeout=30)
+    assert deployment.list("runs") == ["7", "7"]
+    nothing_left(deployment)
+
+
+def test_a_task_with_a_limit_keeps_to_both(deployment: Deployment) -> None:
+    app = deployment.module
+    sent = [app.limited_price.delay(number % 3) for number in range(30)]
+    wait_until("one runs", lambda: deployment.list("runs"), 30)
+    wait_until("29 wait in the room", lambda: deployment.parked("cache-line:*") + deployment.parked("prices") == 29, 30)
+    go(deployment)
+    assert [result.get(timeout=30) for result in sent] == [number % 3 for number in range(30)]
+    assert sorted(deployment.list("runs")) == ["0", "1", "2"]
+    nothing_left(deployment)
