@@ -15,6 +15,7 @@ from celery_ext.config import runtime
 from celery_ext.foreign_cache import get_or_create_here
 from celery_ext.options import TaskOptions, fill
 from slotline.caches import BaseCacheAdapter, CacheAdapter, Hit
+from slotline.caches._options import KEPT_FOR_FULL_POOLS
 from slotline.errors import SerializationError
 from slotline.keys import call_key
 
@@ -66,6 +67,7 @@ def _told(task: Task, options: TaskOptions, cache: BaseCacheAdapter, args: Any, 
         tags=tags,
         returns=returned_type(task),
         own_errors=(_OwnError,),
+        keep_seconds=KEPT_FOR_FULL_POOLS if options.serves_old else None,
     )
     return {"options": entry}
 

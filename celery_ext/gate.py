@@ -15,6 +15,7 @@ from celery.utils.log import get_logger
 
 from celery_ext import outcome
 from celery_ext._compat import check_worker
+from celery_ext.answers import tell_answer
 from celery_ext.config import runtime
 from celery_ext.flushing import Flushing
 from celery_ext.following import Following, Lead
@@ -181,6 +182,9 @@ class Gate:
                 begun = True
                 self._begin(request, lead=lead, looked=looked)
                 return
+            if self._following is not None and tell_answer(request, self._watch, old=False):
+                self._run(request)
+                return
             held = Held.from_now(request, limit, self._pool(limit))
             slot = self._slot_or_turn_away(held)
             if slot is not None:
@@ -228,6 +232,14 @@ class Gate:
 
     def _slot_for(self, held: Held) -> Slot | None:
         policy = held.limit.on_full
+        if policy == "stale":
+            try:
+                return self._take_now(held)
+            except PoolFullError:
+                if tell_answer(held.request, self._watch, old=True):
+                    self._run(held.request)
+                    return None
+            policy = None
         if policy == "park" or (policy is None and self._parking is not None and held.limit.timeout is None):
             if self._parking is None:
                 raise _cannot_park(self._store)

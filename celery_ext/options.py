@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = "slotline"
 """The message header in which the options of one call travel."""
-ON_FULL: Final = ("park", "wait", "fail", "drop")
+ON_FULL: Final = ("park", "wait", "fail", "drop", "stale")
 _FAMILIES: Final = ("pool_", "cache_", "executor")
 _UNSET: Any = object()
 
@@ -106,7 +106,7 @@ class Limit:
         key: The pool's key, filled in.
         size: How many calls may run at once; ``None`` where only the rate limits them.
         slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
-        on_full: ``"park"``, ``"wait"``, ``"fail"`` or ``"drop"``; ``None`` for what suits the store.
+        on_full: ``"park"``, ``"wait"``, ``"fail"``, ``"drop"`` or ``"stale"``; ``None`` for what suits the store.
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
         rate: How often calls may start, ``"100/m"``; ``None`` for no such limit.
         burst: How many starts may come at once after a pause; ``None`` for one.
@@ -160,6 +160,13 @@ class TaskOptions:
         """Whether a call may be answered from the cache: it carries ``cache_ttl``, or ``cache=True``."""
         wanted = self.values.get("cache")
         return bool(wanted) if wanted is not None else "cache_ttl" in self.values
+
+    @property
+    def serves_old(self) -> bool:
+        """Whether a call whose pool is full ends with the last value that the cache has of it."""
+        pool = self.values.get("pool")
+        declared = self.config.pools.get(pool, {}) if pool is not None else {}
+        return pool is not None and self.values.get("pool_on_full", declared.get("pool_on_full")) == "stale"
 
     @property
     def executor(self) -> str | None:
@@ -284,6 +291,8 @@ def _check_limit(options: TaskOptions) -> None:
 
 def _check_cache(options: TaskOptions) -> None:
     values = options.values
+    if options.serves_old and not options.cached:
+        raise _checks.refuse("pool_on_full", "stale", "used on a task that is cached: with cache_ttl or cache=True")
     if values.get("cache_key") is not None:
         _check_template(options, "cache_key", values["cache_key"])
     for tag in values.get("cache_tags", ()):

@@ -10,6 +10,7 @@ import celery
 
 from celery_ext import cache as _cache
 from celery_ext import executors, sender
+from celery_ext.answers import answer_of, has_answer
 from celery_ext.config import read_config, runtime
 from celery_ext.options import HEADER, TaskOptions, options_of, refuse_unknown, split_call
 from celery_ext.slot import TaskSlot, failure_of, slot_of
@@ -35,8 +36,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         pool_burst: How many of them may start at once after a pause; default: one.
         pool_slot_exp: Seconds after which a slot no longer counts; ``None`` for never.
         pool_on_full: ``"park"`` (the message waits in Redis and costs no worker anything), ``"wait"`` (it is held in
-            the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result) or ``"drop"`` (no run,
-            no result). Default: parked on Redis, unless there is a ``pool_timeout``; held in the worker otherwise.
+            the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result), ``"drop"`` (no run,
+            no result) or ``"stale"`` (the last value that the cache has is the result; where it has none, as by
+            default). Default: parked on Redis, unless there is a ``pool_timeout``; held in the worker otherwise.
         pool_timeout: Seconds that a call waits at the most, then ``PoolTimeoutError`` is its result.
         cache: Whether results are cached; a ``cache_ttl`` implies it.
         cache_ttl: Seconds that a result is kept; 0 and ``None`` for ever.
@@ -95,6 +97,8 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         failure = failure_of(request)
         if failure is not None:
             raise failure_in(failure)  # of the run whose value this one was waiting for
+        if has_answer(request):
+            return answer_of(self)
         vars(request)[_INSIDE] = True  # a body that calls its own task means the plain function
         options = self.slotline_options
         changes = call_options(request)

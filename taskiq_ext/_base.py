@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.message import TaskiqMessage
 
+    from slotline.caches import Hit
     from taskiq_ext._interception import AnyTask, Plan
 
 Options = TypeVar("Options")
@@ -49,6 +50,18 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
     @abstractmethod
     async def admit(self, plan: Plan, options: Options, message: TaskiqMessage) -> None:
         """Decide what runs for a message; an exception becomes the result."""
+
+    def serves_old(self, task: AnyTask, message: TaskiqMessage) -> bool:  # noqa: ARG002 - for those who do
+        """Whether the message may end with an old value of the cache."""
+        return False
+
+    async def old_value(self, plan: Plan, message: TaskiqMessage) -> Hit | None:  # noqa: ARG002 - for those who have one
+        """Return the last value that is known for a message, however old."""
+        return None
+
+    def others(self) -> list[LabelledMiddleware[Any]]:
+        """Return the broker's other middlewares of this package."""
+        return [one for one in self.broker.middlewares if isinstance(one, LabelledMiddleware) and one is not self]
 
     def set_broker(self, broker: AsyncBroker) -> None:
         """Serve ``broker``, whose tasks' labels are checked from now on.
@@ -133,11 +146,9 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         labels: dict[str, Any],
         message: TaskiqMessage,
     ) -> TaskiqMessage:
-        _, own, options = known
         plan: Plan | None = None
         try:
-            if any(own.get(name) != value for name, value in labels.items()):
-                options = self.read(from_wire({**own, **labels}), task.original_func)
+            options = self._with_labels(known, labels)
             if options is not None:
                 plan = plan_for(self, task, message)
                 if plan.outcome is None:
@@ -145,6 +156,22 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         except Exception as error:  # noqa: BLE001 - an exception out of pre_execute would lose the message
             (plan or plan_for(self, task, message)).fail(error)
         return message
+
+    def options_for(self, task: AnyTask, message: TaskiqMessage) -> Options | None:
+        """Return the options of a message that has arrived.
+
+        Raises:
+            InvalidOptionError: A label is unknown or has an impossible value.
+        """
+        return self._with_labels(self._known_of(task), pick(self.family, message.labels))
+
+    def _with_labels(
+        self, known: tuple[AnyTask, dict[str, Any], Options | None], labels: dict[str, Any]
+    ) -> Options | None:
+        task, own, options = known
+        if any(own.get(name) != value for name, value in labels.items()):
+            return self.read(from_wire({**own, **labels}), task.original_func)
+        return options
 
     def _known_of(self, task: AnyTask) -> tuple[AnyTask, dict[str, Any], Options | None]:
         known = self._known.get(task.task_name)

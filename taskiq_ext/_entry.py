@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slotline.caches import CacheAdapter
+from slotline.caches._options import KEPT_FOR_FULL_POOLS
 from slotline.caches.line import peek
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ class CacheEntry:
             return await self.cache.lookup(self.key, returns=self.overrides.get("returns"), stale=stale)
         return await self.cache.lookup(self.key)
 
+    async def old(self) -> Hit | None:
+        """Return the last value, however old."""
+        if isinstance(self.cache, CacheAdapter):
+            return await self.cache.kept(self.key, returns=self.overrides.get("returns"))
+        return None
+
     async def keep(self, value: Any) -> None:
         """Store a value."""
         if isinstance(self.cache, CacheAdapter):
@@ -82,9 +89,23 @@ class CacheEntry:
 
 
 def entry_for(
-    cache: BaseCacheAdapter, task_name: str, calls: TaskCalls, options: CacheOptions, message: TaskiqMessage
+    cache: BaseCacheAdapter,
+    task_name: str,
+    calls: TaskCalls,
+    options: CacheOptions,
+    message: TaskiqMessage,
+    *,
+    serves_old: bool = False,
 ) -> CacheEntry | None:
     """Return where the result of a message's call is kept; ``None`` where its arguments do not fit the function.
+
+    Args:
+        cache: The cache.
+        task_name: The task's name.
+        calls: What is known of its calls.
+        options: What its labels ask for.
+        message: The message.
+        serves_old: Whether the last value is to be had after its end.
 
     Raises:
         SerializationError: An argument cannot be part of a key.
@@ -96,6 +117,8 @@ def entry_for(
     if not isinstance(cache, CacheAdapter):
         return CacheEntry(cache, key, options.ttl, options.errors, 0.0, {})
     overrides: dict[str, Any] = {"returns": calls.returns}
+    if serves_old:
+        overrides["keep_seconds"] = KEPT_FOR_FULL_POOLS
     if options.grace is not None:
         overrides["grace_seconds"] = options.grace
     if options.tags:

@@ -22,9 +22,9 @@ from slotline.pools.rate import Rate
 from taskiq_ext._calls import calls_of
 
 Labels: TypeAlias = Mapping[str, Any]
-OnFull: TypeAlias = Literal["park", "wait", "fail", "drop"]
+OnFull: TypeAlias = Literal["park", "wait", "fail", "drop", "stale"]
 
-ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop")
+ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop", "stale")
 CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
 POOL_LABELS = ("pool", "pool_size", "pool_rate", "pool_burst", "pool_slot_exp", "pool_on_full", "pool_timeout")
 EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit", "max_memory")
@@ -73,7 +73,8 @@ class PoolLimit:
         on_full: What happens to a message that finds no slot: it is parked in the store and costs no worker anything
             until there is a slot for it (``"park"``), waits in the worker (``"wait"``), ends with ``PoolFullError``
             (``"fail"``), or ends without a run or a result (``"drop"``). ``None``: it is parked where processes share
-            the store, and waits otherwise and where it has a ``timeout``.
+            the store, and waits otherwise and where it has a ``timeout``. ``"stale"``: it ends with the last value
+            that the cache has of it, however old, and does as with ``None`` where there is none.
         timeout: Seconds that a message waits in the worker at most before it ends with ``PoolTimeoutError``;
             ``None``: no limit.
         rate: How often a run may start at the most, such as ``"100/m"``; ``None``: however often.
@@ -237,6 +238,18 @@ def pool_options(
         burst=own.get("pool_burst", base.burst),
     )
     return PoolOptions(template, limit)
+
+
+def refuse_stale_without_cache(options: PoolOptions | None, labels: Labels) -> None:
+    """Refuse ``pool_on_full="stale"`` for a task whose labels do not ask for the cache.
+
+    Raises:
+        InvalidOptionError: They do not.
+    """
+    if options is None or options.limit.on_full != "stale":
+        return
+    if cache_options(from_wire(pick(CACHE_LABELS, labels)), None, None) is None:
+        raise refuse("pool_on_full", "stale", "used on a task that is cached: with cache_ttl or cache=True")
 
 
 def executor_options(

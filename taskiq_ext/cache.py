@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from taskiq.message import TaskiqMessage
     from taskiq.result import TaskiqResult
 
+    from slotline.caches import Hit
     from slotline.settings import OnStoreError
     from slotline.stores.base import Store
     from taskiq_ext._interception import AnyTask, Plan
@@ -133,7 +134,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
     async def admit(self, plan: Plan, options: CacheOptions, message: TaskiqMessage) -> None:
         """Serve the message from the cache, or let it run for everyone who waits for the same."""
         name = plan.task.task_name
-        entry = entry_for(self.cache, name, calls_of(plan.real), options, message)
+        serves_old = any(other.serves_old(plan.task, message) for other in self.others())
+        entry = entry_for(self.cache, name, calls_of(plan.real), options, message, serves_old=serves_old)
         if entry is None:
             return  # the arguments do not fit: the function says so itself
         self._refuse_waiting_for_oneself(entry.key, plan)
@@ -153,6 +155,18 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
                 plan.fail(found.error)
             else:
                 plan.serve_value(found.value)
+
+    async def old_value(self, plan: Plan, message: TaskiqMessage) -> Hit | None:
+        """Return the last value of a message's call, however old; its task must be one that keeps it."""
+        options = self.options_for(plan.task, message) if self.enabled else None
+        if options is None:
+            return None
+        try:
+            entry = entry_for(self.cache, plan.task.task_name, calls_of(plan.real), options, message)
+            return None if entry is None else await entry.old()
+        except (StoreError, SerializationError) as error:
+            logger.debug("There is no old value for task %s with id %s: %s", message.task_name, message.task_id, error)
+            return None
 
     async def _find(self, entry: CacheEntry, message: TaskiqMessage) -> Served | _Run | RunsLater:
         if entry.grace > 0:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from taskiq.exceptions import NoResultError
 
 from slotline._checks import refuse, text
-from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
+from slotline.caches import CacheAdapter, Hit
+from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, StoreError
 from slotline.pools import Parked, Pool, Slot
 from slotline.settings import default_store
 from slotline.stores.base import Store
@@ -20,7 +21,15 @@ from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
 from taskiq_ext._delivery import RUNS_LATER, delivery_for, without_result_if_parked
 from taskiq_ext._interception import current_plan, plan_of
-from taskiq_ext._labels import POOL_LABELS, PoolLimit, PoolOptions, pool_options
+from taskiq_ext._labels import (
+    CACHE_LABELS,
+    POOL_LABELS,
+    PoolLimit,
+    PoolOptions,
+    pick,
+    pool_options,
+    refuse_stale_without_cache,
+)
 from taskiq_ext._outage import Outage
 from taskiq_ext._room import broadcasts, waiting_room
 
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
     from slotline.pools import Taken
     from slotline.settings import OnStoreError
     from taskiq_ext._delivery import Delivery
-    from taskiq_ext._interception import Plan
+    from taskiq_ext._interception import AnyTask, Plan
     from taskiq_ext._room import Tenant
 
 logger = logging.getLogger(__name__)
@@ -101,6 +110,30 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 raise refuse("pool_on_full", "park", "used with a store that processes share, such as RedisStore(url)")
         return options
 
+    def serves_old(self, task: AnyTask, message: TaskiqMessage) -> bool:
+        """Whether the message may end with an old value of the cache."""
+        try:
+            options = self.options_for(task, message)
+        except InvalidOptionError:  # its result says so
+            return False
+        return options is not None and options.limit.on_full == "stale"
+
+    def options_to_send(self, message: TaskiqMessage) -> PoolOptions | None:
+        """Return the options that a message on its way out asks for; see :class:`LabelledMiddleware`."""
+        options = super().options_to_send(message)
+        task = self.broker.find_task(message.task_name)
+        if task is not None:
+            refuse_stale_without_cache(options, {**task.labels, **message.labels})
+        return options
+
+    def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
+        options = self.read(pick(self.family, labels), function)
+        refuse_stale_without_cache(options, labels)
+        if self._serving and options is not None and options.limit.on_full == "stale":
+            caches = [other for other in self.others() if CACHE_LABELS[0] in other.family]
+            if not any(isinstance(getattr(cache, "cache", None), CacheAdapter) for cache in caches):
+                raise refuse("pool_on_full", "stale", "used with a CacheMiddleware whose cache is a CacheAdapter")
+
     def set_broker(self, broker: AsyncBroker) -> None:
         """Serve ``broker``; see :meth:`LabelledMiddleware.set_broker`."""
         super().set_broker(broker)
@@ -124,7 +157,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             return
         try:
             slot = await self._outage.ride_out(
-                self._asking(pool, limit, delivery, message.task_id),
+                self._asking(pool, limit, delivery, plan, message),
                 f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
             )
         except PoolTimeoutError:
@@ -134,7 +167,13 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 raise
             logger.info("Task %s with id %s is dropped: pool %r is full.", message.task_name, message.task_id, key)
             raise NoResultError from None
-        if isinstance(slot, Parked):
+        if isinstance(slot, Hit):
+            logger.debug(
+                "Task %s with id %s gets an old value: pool %r is full.", message.task_name, message.task_id, key
+            )
+            plan.hit = True
+            plan.serve_value(slot.value)
+        elif isinstance(slot, Parked):
             logger.info(
                 "Task %s with id %s is parked: pool %r is full, and %d of its lane come before it.",
                 *(message.task_name, message.task_id, key, slot.place),
@@ -180,19 +219,33 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         return self.store or default_store()
 
     def _asking(
-        self, pool: Pool, limit: PoolLimit, delivery: Delivery | None, owner: str
-    ) -> Callable[[], Coroutine[Any, Any, Slot | Parked]]:
+        self, pool: Pool, limit: PoolLimit, delivery: Delivery | None, plan: Plan, message: TaskiqMessage
+    ) -> Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]:
+        owner, tenant = message.task_id, self._room
+        wait = 0.0 if limit.on_full in ("fail", "drop") else limit.timeout
+        ask: Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]] = lambda: pool.acquire(owner=owner, timeout=wait)  # noqa: E731 - one of three ways
         # What no listen() has delivered, as in the InMemoryBroker, cannot be delivered again: it waits instead.
-        tenant = self._room
         if tenant is not None and delivery is not None and self._parks(limit):
             room, lane = tenant.room(delivery), tenant.lane
             if room is not None and lane is not None and room.store is pool.store:
-                return lambda: room.park(pool, delivery.sealed, lane=lane, owner=owner)
-        wait = 0.0 if limit.on_full in ("fail", "drop") else limit.timeout
-        return lambda: pool.acquire(owner=owner, timeout=wait)
+                ask = lambda: room.park(pool, delivery.sealed, lane=lane, owner=owner)  # noqa: E731 - see above
+        if limit.on_full != "stale":
+            return ask
+
+        async def now_or_an_old_value() -> Slot | Parked | Hit:
+            try:
+                return await pool.acquire(owner=owner)
+            except PoolFullError:
+                for other in self.others():
+                    old = await other.old_value(plan, message)
+                    if old is not None:
+                        return old
+            return await ask()
+
+        return now_or_an_old_value
 
     def _parks(self, limit: PoolLimit) -> bool:
-        if limit.on_full is None:
+        if limit.on_full in (None, "stale"):
             return limit.timeout is None and not broadcasts(self.broker)
         return limit.on_full == "park"
 

@@ -166,6 +166,12 @@ def limited_price(item):
     return item
 
 
+@app.task(shared=False, name="app.stale_price", cache_ttl=1, pool="stale", pool_size=1, pool_on_full="stale")
+def stale_price(item):
+    history().rpush("celery-test:runs", item)
+    return len(history().lrange("celery-test:runs", 0, -1))
+
+
 AUTORETRY = {"autoretry_for": (ValueError,), "retry_kwargs": {"countdown": 0}}
 
 
@@ -309,6 +315,19 @@ class Deployment:
         store = RedisStore(self.server.url)
         try:
             return Pool(key, 1, store=store).sync.size()
+        finally:
+            store.sync.close()
+
+    @contextmanager
+    def slot(self, key: str) -> Iterator[None]:
+        """Hold the only slot of a pool inside the block."""
+        from slotline import Pool
+        from slotline.stores import RedisStore
+
+        store = RedisStore(self.server.url)
+        try:
+            with Pool(key, 1, store=store):
+                yield
         finally:
             store.sync.close()
 

@@ -122,3 +122,26 @@ def test_a_task_with_a_limit_keeps_to_both(deployment: Deployment) -> None:
     assert [result.get(timeout=30) for result in sent] == [number % 3 for number in range(30)]
     assert sorted(deployment.list("runs")) == ["0", "1", "2"]
     nothing_left(deployment)
+
+
+def test_a_call_whose_pool_is_full_gets_an_old_value_and_one_without_is_parked(deployment: Deployment) -> None:
+    app = deployment.module
+    assert app.stale_price.delay(7).get(timeout=30) == 1
+    wait_until("the value has ended", lambda: not list(deployment.history.scan_iter("slotline:{cache:app.stale*}:v")))
+    with deployment.slot("stale"):
+        assert app.stale_price.delay(7).get(timeout=30) == 1
+        parked = app.stale_price.delay(8)
+        wait_until("it is parked", lambda: deployment.parked("stale") == 1)
+    assert parked.get(timeout=30) == 2
+    assert app.stale_price.delay(7).get(timeout=30) == 3
+    nothing_left(deployment)
+
+
+def test_a_call_whose_value_is_there_needs_no_slot(deployment: Deployment) -> None:
+    app = deployment.module
+    go(deployment)
+    assert app.limited_price.delay(7).get(timeout=30) == 7
+    with deployment.slot("prices"):
+        # A call that is part of something larger goes to the worker, hit or not.
+        assert app.limited_price.apply_async((7,), link=app.free.s()).get(timeout=30) == 7
+    assert deployment.list("runs") == ["7"]

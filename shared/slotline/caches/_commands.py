@@ -14,7 +14,7 @@ from slotline.stores.layout import base_key
 _AGES_MS = 10 * 365 * 24 * 3600 * 1000
 """How long a tag remembers an entry without expiry."""
 _TAG_SLACK_MS = 3600 * 1000
-ENTRY, CLAIM, WAITERS = ":v", ":c", ":w"
+ENTRY, CLAIM, WAITERS, KEPT = ":v", ":c", ":w", ":k"
 EVERYTHING = "*"
 """Announced when a cache was cleared."""
 _BATCH = 500
@@ -81,6 +81,10 @@ def _three(base: str) -> tuple[str, str, str]:
     return base + ENTRY, base + CLAIM, base + WAITERS
 
 
+def _four(base: str) -> tuple[str, str, str, str]:
+    return *_three(base), base + KEPT
+
+
 def milliseconds(seconds: float) -> int:
     """Return whole milliseconds, 0 for ``math.inf``, and never 0 for what is more than nothing."""
     return 0 if seconds == math.inf else max(1, round(seconds * 1000))
@@ -92,6 +96,10 @@ def read(base: str) -> Command:
 
 def exists(base: str) -> Command:
     return Command("EXISTS", (base + ENTRY,))
+
+
+def read_kept(base: str) -> Command:
+    return Command("GET", (base + KEPT,))
 
 
 def read_timed(base: str) -> Command:
@@ -110,20 +118,20 @@ def regain(base: str, token: str, lease_ms: int) -> Command:
     return Command("cache_regain", (base + ENTRY, base + CLAIM), (token, lease_ms))
 
 
-def fill(base: str, token: str, raw: bytes, life_ms: int) -> Command:
-    return Command("cache_fill", _three(base), (token, raw, life_ms))
+def fill(base: str, token: str, raw: bytes, life_ms: int, keep_ms: int) -> Command:
+    return Command("cache_fill", _four(base), (token, raw, life_ms, keep_ms))
 
 
 def fail(base: str, token: str, payload: bytes, rest_ms: int) -> Command:
     return Command("cache_fail", _three(base), (token, payload, rest_ms))
 
 
-def put(base: str, raw: bytes, life_ms: int, channel: str) -> Command:
-    return Command("cache_set", _three(base), (raw, life_ms, channel))
+def put(base: str, raw: bytes, life_ms: int, keep_ms: int, channel: str) -> Command:
+    return Command("cache_set", _four(base), (raw, life_ms, channel, keep_ms))
 
 
 def invalidate(base: str, channel: str) -> Command:
-    return Command("cache_invalidate", _three(base), (channel,))
+    return Command("cache_invalidate", _four(base), (channel,))
 
 
 def announce(channel: str, what: str) -> Command:

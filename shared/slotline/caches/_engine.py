@@ -39,6 +39,7 @@ class Overrides(TypedDict, total=False):
     tags: Iterable[str]
     returns: Any
     own_errors: tuple[type[BaseException], ...]
+    keep_seconds: float | None
 
 
 class _Known(NamedTuple):
@@ -120,6 +121,9 @@ class CacheAdapter(BaseCacheAdapter):
     def _lookup(self, key: str, returns: Any, *, stale: bool) -> Steps[Hit | None]: ...
 
     @abstractmethod
+    def _kept(self, key: str, returns: Any) -> Steps[Hit | None]: ...
+
+    @abstractmethod
     def _set(self, key: str, value: Any, options: EntryOptions) -> Steps[None]: ...
 
     @abstractmethod
@@ -156,6 +160,15 @@ class CacheAdapter(BaseCacheAdapter):
         """
         return await run_awaiting(self._lookup(key, returns, stale=stale))
 
+    async def kept(self, key: str, *, returns: Any = None) -> Hit | None:
+        """Return the last value under ``key``, however old, where it was stored with ``keep_seconds``.
+
+        Args:
+            key: The entry's name.
+            returns: The declared type, for models and dataclasses.
+        """
+        return await run_awaiting(self._kept(key, returns))
+
     async def set(
         self,
         key: str,
@@ -172,7 +185,7 @@ class CacheAdapter(BaseCacheAdapter):
             value: Anything that comes back equal.
             ttl_seconds: Seconds (default: the cache's ``default_ttl``, 3600); 0 and ``None`` mean no expiry.
             options: Prepared options in place of the others.
-            **overrides: ``grace_seconds``, ``tags`` and ``returns`` matter here.
+            **overrides: ``grace_seconds``, ``keep_seconds``, ``tags`` and ``returns`` matter here.
 
         Raises:
             SerializationError: The value would not come back equal.
@@ -308,6 +321,10 @@ class SyncCacheAdapter:
     def lookup(self, key: str, *, returns: Any = None, stale: bool = False) -> Hit | None:
         """See :meth:`CacheAdapter.lookup`."""
         return run_blocking(self._cache._lookup(key, returns, stale=stale))  # noqa: SLF001 - its other face
+
+    def kept(self, key: str, *, returns: Any = None) -> Hit | None:
+        """See :meth:`CacheAdapter.kept`."""
+        return run_blocking(self._cache._kept(key, returns))  # noqa: SLF001 - its other face
 
     def set(
         self,

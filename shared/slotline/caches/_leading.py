@@ -193,14 +193,15 @@ class Leading:
                 return commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
             life = self._fresh_for = options.life()
             cache.remember(key, life + options.grace)
-            return commands.fill(self.base, self.token, raw, commands.milliseconds(life + options.grace))
+            keep_ms = commands.milliseconds(options.keep) if options.keep else 0
+            return commands.fill(self.base, self.token, raw, commands.milliseconds(life + options.grace), keep_ms)
         if self.aged_ms:
             logger.warning("refreshing %r failed, its old value serves on: %r", key, outcome.error)
             cache.rest(key, REFRESH_PAUSE)
             return commands.fail(self.base, self.token, to_payload(outcome.error), commands.milliseconds(REFRESH_PAUSE))
         if options.errors_ttl:
             raw = cache.codec.write_error(key, outcome.error)
-            return commands.fill(self.base, self.token, raw, commands.milliseconds(options.errors_ttl))
+            return commands.fill(self.base, self.token, raw, commands.milliseconds(options.errors_ttl), -1)
         return commands.fail(self.base, self.token, to_payload(outcome.error), 0)
 
     def _hand_over_later(self, command: Any, error: StoreError) -> None:

@@ -20,6 +20,9 @@ class _Default(int):
 DEFAULT_TTL: Final[Any] = _Default(3600)
 """Stands for the adapter's ``default_ttl``, which is 3600 seconds unless it was told otherwise."""
 
+KEPT_FOR_FULL_POOLS: Final = 86_400.0
+"""Seconds after its end for which the last value serves calls whose pool is full (``pool_on_full="stale"``)."""
+
 UNSET: Final[Any] = type("Unset", (), {"__repr__": lambda _: "UNSET", "__slots__": ()})()
 """Stands for what the adapter was told at its construction."""
 
@@ -38,6 +41,7 @@ class EntryOptions:
         returns: The declared type of the value, for models and dataclasses.
         own_errors: Exceptions that concern the one caller alone whose creator raised them: a queue's retry, a time
             limit. Nobody else gets them, and the next caller in line runs its own creator.
+        keep: How long after its end, grace included, the last value can still be had by ``kept``.
     """
 
     ttl: float = 3600.0
@@ -48,6 +52,7 @@ class EntryOptions:
     tags: tuple[str, ...] = ()
     returns: Any = None
     own_errors: tuple[type[BaseException], ...] = ()
+    keep: float = 0.0
 
     def life(self) -> float:
         """Return the seconds that a value stored now is fresh, jitter taken off."""
@@ -64,6 +69,7 @@ class EntryOptions:
         tags: Iterable[str] = (),
         returns: Any = None,
         own_errors: tuple[type[BaseException], ...] = (),
+        keep_seconds: Any = UNSET,
     ) -> EntryOptions:
         """Return these options with what one call says otherwise.
 
@@ -85,6 +91,8 @@ class EntryOptions:
             changes["returns"] = returns
         if own_errors:
             changes["own_errors"] = own_errors
+        if keep_seconds is not UNSET:
+            changes["keep"] = checked_grace("keep_seconds", keep_seconds)
         return replace(self, **changes) if changes else self
 
 

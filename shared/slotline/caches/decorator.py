@@ -73,8 +73,8 @@ def cached(
         key: A template such as ``"user:{user_id}"``; by default the function's name and a hash of its arguments.
         cache: Where results are kept; by default on the configured store, or in memory where none is shared.
         version: Part of the key; change it when old results must not be found any more.
-        **overrides: ``grace_seconds``, ``beta``, ``cache_errors``, ``tags``, ``returns`` and ``own_errors``, see
-            :class:`EntryOptions`.
+        **overrides: ``grace_seconds``, ``beta``, ``cache_errors``, ``tags``, ``returns``, ``own_errors`` and
+            ``keep_seconds``, see :class:`EntryOptions`.
 
     Raises:
         InvalidOptionError: An option is impossible, or the template names what is no argument.

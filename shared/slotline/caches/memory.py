@@ -32,7 +32,9 @@ _AT_ONCE = 1000
 
 
 class _Entry:
-    __slots__ = ("delta", "error", "fresh_until", "key", "retry_at", "stale_until", "sure_until", "tags", "value")
+    __slots__ = (
+        "delta", "error", "fresh_until", "kept_until", "key", "retry_at", "stale_until", "sure_until", "tags", "value",
+    )  # fmt: skip
 
     def __init__(self, key: str, value: Any, options: EntryOptions, delta: float, *, error: bool) -> None:
         now = monotonic()
@@ -45,6 +47,7 @@ class _Entry:
         self.retry_at = 0.0
         self.fresh_until = now + life
         self.stale_until = self.fresh_until + (0.0 if error else options.grace)
+        self.kept_until = self.stale_until + (0.0 if error else options.keep)
         # Until then a hit needs no second look: neither an early refresh nor an exception is possible.
         self.sure_until = -math.inf if error else self.fresh_until - options.beta * delta * _LEAST_CHANCE
 
@@ -107,7 +110,8 @@ class InMemoryCacheAdapter(CacheAdapter):
             creator: Called without arguments; an awaitable that it returns is awaited once.
             ttl_seconds: Seconds (default: the cache's ``default_ttl``, 3600); 0 and ``None`` mean no expiry.
             options: Prepared options (:meth:`entry_options`) in place of the others.
-            **overrides: ``grace_seconds``, ``beta``, ``cache_errors``, ``tags``, ``returns`` and ``own_errors``.
+            **overrides: ``grace_seconds``, ``beta``, ``cache_errors``, ``tags``, ``returns``, ``own_errors`` and
+                ``keep_seconds``.
 
         Raises:
             Exception: Whatever the creator raised, to everyone who waited for it.
@@ -207,9 +211,9 @@ class InMemoryCacheAdapter(CacheAdapter):
             self._entries[entry.key] = entry
             for tag in entry.tags:
                 self._tagged.setdefault(tag, set()).add(entry.key)
-            if entry.stale_until < math.inf:
+            if entry.kept_until < math.inf:
                 self._stored += 1
-                heappush(self._ends, (entry.stale_until, self._stored, entry))
+                heappush(self._ends, (entry.kept_until, self._stored, entry))
             while len(self._entries) > self.max_size:
                 self._remove(next(iter(self._entries)))
 
@@ -256,6 +260,15 @@ class InMemoryCacheAdapter(CacheAdapter):
         with self._flights.lock():
             self._sweep()
         return None
+
+    def _kept(self, key: str, returns: Any) -> Steps[Hit | None]:
+        del returns  # see _lookup
+        yield from ()  # see _lookup
+        check_key(key)
+        entry = self._entries.get(key)
+        if entry is None or entry.error or monotonic() >= entry.kept_until or entry.kept_until == entry.stale_until:
+            return None
+        return Hit(entry.value, stale=monotonic() >= entry.fresh_until)
 
     async def get(self, key: str, *, returns: Any = None) -> Any | None:
         """See :meth:`CacheAdapter.get`."""

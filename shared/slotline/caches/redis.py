@@ -18,6 +18,7 @@ from slotline.caches._leading import Leading
 from slotline.caches._options import DEFAULT_TTL, EntryOptions
 from slotline.caches._outage import Outage
 from slotline.caches._reads import SharedReads
+from slotline.caches._where import store_for
 from slotline.caches.base import Creator, Hit
 from slotline.caches.serializer import Entry, Serializer
 from slotline.errors import StoreError, StoreUnavailableError
@@ -83,7 +84,7 @@ class RedisCacheAdapter(CacheAdapter):
             raise refuse("namespace", namespace, "text without braces and colons")
         if redis_url is not None and store is not None:
             raise refuse("redis_url", "...", "None where store is given")
-        self.store, self._owns_store = _store(redis_url, store)
+        self.store, self._owns_store = store_for(redis_url, store)
         self.codec = Codec(serializer or Serializer())
         self.names = commands.Names(self.store.prefix, namespace)
         self.on_value: Callable[[str, Any, float, float], None] | None = None
@@ -117,7 +118,8 @@ class RedisCacheAdapter(CacheAdapter):
             creator: Called without arguments; an awaitable that it returns is awaited once.
             ttl_seconds: Seconds (default: the cache's ``default_ttl``, 3600); 0 and ``None`` mean no expiry.
             options: Prepared options (:meth:`entry_options`) in place of the others.
-            **overrides: ``grace_seconds``, ``beta``, ``cache_errors``, ``tags``, ``returns`` and ``own_errors``.
+            **overrides: ``grace_seconds``, ``beta``, ``cache_errors``, ``tags``, ``returns``, ``own_errors`` and
+                ``keep_seconds``.
 
         Raises:
             Exception: Whatever the creator raised, to everyone who waited for it, in other processes too.
@@ -216,6 +218,12 @@ class RedisCacheAdapter(CacheAdapter):
             self._count.misses += 1
         return hit
 
+    def _kept(self, key: str, returns: Any) -> Steps[Hit | None]:
+        check_key(key)
+        raw = yield Call(self.store, commands.read_kept(self.names.base(key)))
+        entry = None if raw is None else self.codec.read(key, raw, returns)
+        return None if entry is None else Hit(entry.value, stale=True)
+
     def _set(self, key: str, value: Any, options: EntryOptions) -> Steps[None]:
         check_key(key)
         entry = Entry(value, grace_ms=round(options.grace * 1000))
@@ -228,7 +236,8 @@ class RedisCacheAdapter(CacheAdapter):
             self._try_store()
             if tags:
                 yield from all_or_error(self.store, tags)
-            yield Call(self.store, commands.put(base, raw, commands.milliseconds(life), self.names.channel))
+            keep_ms = commands.milliseconds(options.keep) if options.keep else 0
+            yield Call(self.store, commands.put(base, raw, commands.milliseconds(life), keep_ms, self.names.channel))
             self.store_took()
         except StoreError as error:
             self.store_failed(error)
@@ -382,17 +391,3 @@ class SyncRedisCacheAdapter(SyncCacheAdapter):
         """See :meth:`RedisCacheAdapter.close`."""
         if self._cache._owns_store:  # noqa: SLF001 - its other face
             self._cache.store.sync.close()
-
-
-def _store(redis_url: str | None, store: Store | None) -> tuple[Store, bool]:
-    if redis_url is not None:
-        from slotline.stores.redis import RedisStore  # noqa: PLC0415 - redis is an extra
-
-        return RedisStore(redis_url), True
-    if store is None:
-        from slotline.settings import default_store  # noqa: PLC0415 - only where nothing is named
-
-        store = default_store()
-    if not store.shared:
-        raise refuse("store", store, "a RedisStore (name redis_url, or configure a store that processes share)")
-    return store, False

@@ -138,6 +138,9 @@ class TieredCacheAdapter(CacheAdapter):
             hit = yield from self.shared._lookup(key, returns, stale=stale)  # noqa: SLF001 - its other half
         return hit
 
+    def _kept(self, key: str, returns: Any) -> Steps[Hit | None]:
+        return self.shared._kept(key, returns)  # noqa: SLF001 - its other half
+
     def _set(self, key: str, value: Any, options: EntryOptions) -> Steps[None]:
         try:
             yield from self.shared._set(key, value, options)  # noqa: SLF001 - its other half

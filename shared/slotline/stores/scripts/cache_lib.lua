@@ -5,9 +5,10 @@
 --   claim    string  who creates the value: a token; '' when the value was set or invalidated meanwhile, so that
 --                    the creator no longer counts; '~' while refreshing rests after a failure
 --   waiters  hash    waiting token -> the channel of its process
--- Claim and waiters always have a TTL.
+--   kept     string  the last value, for those who would have it however old; only where somebody asked for that
+-- Claim, waiters and kept always have a TTL.
 
-local entry, claim, waiters = KEYS[1], KEYS[2], KEYS[3]
+local entry, claim, waiters, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 -- Wakes everyone who waits for the value.
 local function ring(payload)
@@ -18,11 +19,17 @@ local function ring(payload)
   if #waiting > 0 then redis.call('DEL', waiters) end
 end
 
-local function store(value, life_ms)
+-- life_ms 0: no expiry. keep_ms: how much longer the value is kept as the last one; -1: what is kept stays.
+local function store(value, life_ms, keep_ms)
   if tonumber(life_ms) > 0 then
     redis.call('SET', entry, value, 'PX', life_ms)
   else
     redis.call('SET', entry, value)
+  end
+  if tonumber(keep_ms) > 0 and tonumber(life_ms) > 0 then
+    redis.call('SET', kept, value, 'PX', life_ms + keep_ms)
+  elseif tonumber(keep_ms) >= 0 then
+    redis.call('UNLINK', kept)
   end
 end
 
