@@ -52,6 +52,19 @@ def check_worker(worker: Any, consumer: Any) -> None:
         _need(worker.semaphore, "kombu's semaphore", "value", "_waiting")
 
 
+def check_redis_transport() -> None:
+    """Refuse a kombu whose Redis transport lacks something that keeping its messages fresh uses.
+
+    Raises:
+        UnsupportedFrameworkError: The first part that is missing is named.
+    """
+    from kombu.transport import redis, virtual  # noqa: PLC0415 - redis is an extra
+
+    parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos")
+    _need(redis.Channel, "kombu's Redis channel", *parts)
+    _need(virtual.QoS, "kombu's QoS", "_delivered")
+
+
 def has_semaphore(worker: Any, consumer: Any) -> bool:
     """Return whether the worker waits for a free pool process before it hands over a request."""
     return getattr(consumer.on_task_request, "__name__", "") == "_process_task_sem" and worker.semaphore is not None

@@ -47,6 +47,8 @@ class Config:
         cache_on_send: Whether a hit is answered on the sending side at all.
         room: Part of the names of this app's lanes in the waiting room; apps that share a store, and have queues of the
             same name on brokers with the same virtual host, each need one of their own.
+        keep_unacked_fresh: Whether a worker keeps the Redis transport from delivering again, after its
+            ``visibility_timeout``, what the worker has in hand.
     """
 
     redis_url: str | None = None
@@ -62,6 +64,7 @@ class Config:
     cache_store_hits: bool = True
     cache_on_send: bool = True
     room: str | None = None
+    keep_unacked_fresh: bool = True
 
 
 def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
@@ -124,6 +127,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "cache_store_hits": _checks.flag,
     "cache_on_send": _checks.flag,
     "room": _checks.text,
+    "keep_unacked_fresh": _checks.flag,
 }
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from celery_ext._compat import check_version
+from celery_ext.config import runtime
+from celery_ext.freshness import Freshness
 from celery_ext.gate import Gate
 from celery_ext.signals import connect
 
@@ -23,9 +25,12 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery ships no
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self.gate = Gate(consumer.controller, consumer)
+        self.freshness = Freshness(consumer) if runtime(consumer.app).config.keep_unacked_fresh else None
 
     def start(self, consumer: Any) -> None:  # noqa: ARG002 - the signature is Celery's
         """Begin with a fresh connection."""
+        if self.freshness is not None:
+            self.freshness.open()
         self.gate.open()
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 - the signature is Celery's
@@ -34,6 +39,8 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery ships no
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002 - the signature is Celery's
         """Give back everything; the worker's pool has ended."""
+        if self.freshness is not None:
+            self.freshness.close()
         self.gate.close()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:  # noqa: ARG002 - the signature is Celery's

@@ -92,6 +92,13 @@ def free(number):
     return number
 
 
+@app.task(shared=False, name="app.free_late", bind=True, acks_late=True)
+def free_late(self, key, seconds):
+    history().rpush(f"celery-test:started:{key}", self.request.id)
+    inside(f"free-{key}", seconds)
+    return key
+
+
 @app.task(shared=False, name="app.declared", pool="declared")
 def declared(seconds=0.5):
     time.sleep(seconds)

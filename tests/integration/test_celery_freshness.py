@@ -1,0 +1,106 @@
+"""A short visibility timeout of the Redis transport: what a living worker has in hand is delivered once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_ext.freshness import refresh
+from tests.harness.proxy import TcpProxy
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+
+TIMEOUT = 4
+LONG = 9.0
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def deploy(directory: Path, server: RedisServer, broker: str | None = None) -> Deployment:
+    # Celery looks for overdue messages every second, not every hundred.
+    looks = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    transport = {"visibility_timeout": TIMEOUT, **looks}
+    return Deployment(directory, server, broker=broker, acks_late=True, transport=transport)
+
+
+@pytest.mark.lowest
+def test_what_a_worker_has_in_hand_longer_than_the_visibility_timeout_runs_once(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    with TcpProxy(server.port) as proxy:
+        made = deploy(tmp_path, server, proxy.redis_url)
+        app = made.module
+        with made.worker("prefork", concurrency=4) as worker:
+            proxy.cut()  # whatever the first connection had is gone
+            wait_until("the worker has connected again", lambda: worker.log.count("Connected to") == 2, 20)
+            running = app.free_late.delay("running", LONG)
+            scheduled = app.free_late.apply_async(("scheduled", 0), countdown=LONG)
+            first = app.one.delay("held", LONG)
+            held = app.one.apply_async(("held", 0), pool_on_full="wait")
+            sent = [running, scheduled, first, held]
+            assert [result.get(timeout=LONG + 30) for result in sent] == ["running", "scheduled"] + ["one:held"] * 2
+            wait_until("all is acknowledged", lambda: not made.history.zcard("unacked_index"), 10)
+            assert made.list("started:running") == [running.id]
+            assert made.list("started:scheduled") == [scheduled.id]
+            assert made.list("started:held") == [first.id, held.id]
+            assert not made.parked("one:held"), "nothing was delivered twice"
+        made.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_once(
+    tmp_path: Path, server: RedisServer, pool: str
+) -> None:
+    made = deploy(tmp_path, server)
+    with made.worker(pool, concurrency=1) as first, made.worker(pool, concurrency=1) as second:
+        sent = made.module.one.delay("ending", LONG)
+        wait_until("it runs", lambda: made.list("started:ending"), 20)
+        ending = first if sent.id in first.log else second
+        assert ending.terminate(60) == 0
+        assert sent.get(timeout=10) == "one:ending"
+        assert made.list("started:ending") == [sent.id]
+    made.close()
+
+
+def test_a_killed_workers_message_is_delivered_again_after_the_visibility_timeout(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    made = deploy(tmp_path, server)
+    with made.worker("prefork", concurrency=1) as first:
+        sent = made.module.free_late.delay("killed", 3.0)
+        wait_until("it runs", lambda: made.list("started:killed"), 20)
+        first.kill_all()
+    with made.worker("prefork", concurrency=1):
+        assert sent.get(timeout=TIMEOUT + 30) == "killed"
+    assert made.list("started:killed") == [sent.id] * 2
+    made.close()
+
+
+def test_a_message_that_was_acknowledged_meanwhile_is_not_revived(server: RedisServer) -> None:
+    app = Celery("unit", broker=server.url, set_as_current=False)
+    with app.connection_for_read() as connection:
+        queue: Any = connection.SimpleQueue("fresh")
+        for number in range(2):
+            queue.put(number)
+        first, second = queue.get(timeout=10), queue.get(timeout=10)
+        channel, client = first.channel, server.client()
+        before = dict(client.zrange("unacked_index", 0, -1, withscores=True))
+        client.zrem("unacked_index", first.delivery_tag)  # acknowledged in Redis, and not yet known here
+        refresh(channel)
+        after = dict(client.zrange("unacked_index", 0, -1, withscores=True))
+        assert list(after) == [second.delivery_tag.encode()]
+        assert after[second.delivery_tag.encode()] > before[second.delivery_tag.encode()]
+        first.ack()
+        second.ack()
+        queue.close()
+        client.close()
+    app.close()
