@@ -19,11 +19,12 @@ from slotline.pools import Room
 from taskiq_ext._delivery import Delivery, RecordingFormatter, TakenDelivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
+    from slotline.pools import Slot
     from slotline.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Feed:
         own: What the broker's own ``listen()`` has returned.
         lanes: The lanes to serve on each store.
         queue: What the broker's queue is called.
+        on_lost: Called, in any thread, with the slot of a taken message that is lost or evicted.
     """
 
     def __init__(
@@ -72,9 +74,12 @@ class Feed:
         own: AsyncGenerator[bytes | AckableMessage, None],
         lanes: Mapping[Store, Sequence[str]],
         queue: str,
+        on_lost: Callable[[Slot], None],
     ) -> None:
         self.broker, self.queue = broker, queue
-        self.rooms = {store: Room(store, served, on_call=self._called) for store, served in lanes.items()}
+        self.rooms = {
+            store: Room(store, served, on_call=self._called, on_lost=on_lost) for store, served in lanes.items()
+        }
         self._rests = {room: Rest() for room in self.rooms.values()}
         self._own = own
         self._loop = asyncio.get_running_loop()

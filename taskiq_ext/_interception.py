@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from taskiq.message import TaskiqMessage
 
     from slotline.pools import Slot
+    from taskiq_ext._guard import Guard
 
 AnyTask: TypeAlias = AsyncTaskiqDecoratedTask[Any, Any]
 Function: TypeAlias = "Callable[..., Any]"
@@ -41,12 +43,15 @@ class Plan:
         slot: The slot that the message's run holds, if it needs one.
         outcome: Stands in for the function altogether: a cached value, an error.
         runner: Runs the function elsewhere; an ``outcome`` comes before it.
+        guard: Can end the run, where :attr:`can_be_ended`.
+        killable: Whether what the ``runner`` runs ends when it is cancelled.
         hit: The ``outcome`` is the function's own, of an earlier run.
+        runs_later: Nothing runs for this copy of the message, and nothing of it may become a result.
     """
 
     __slots__ = (
         "_cleanups", "_home", "_opener", "_parent", "_seen",
-        "hit", "message_id", "outcome", "runner", "settled", "slot", "task",
+        "guard", "hit", "killable", "message_id", "outcome", "runner", "runs_later", "settled", "slot", "task",
     )  # fmt: skip
 
     def __init__(self, task: AnyTask, message_id: str, opener: TaskiqMiddleware, outer: Plan | None) -> None:
@@ -55,7 +60,8 @@ class Plan:
         self.slot: Slot | None = None
         self.outcome: Function | None = None
         self.runner: Function | None = None
-        self.settled = self.hit = False
+        self.guard: Guard | None = None
+        self.settled = self.hit = self.killable = self.runs_later = False
         self._opener = opener
         self._home = asyncio.current_task()
         # A message that is handled within the handling of another (InMemoryBroker(await_inplace=True)) gives the
@@ -78,7 +84,17 @@ class Plan:
     @property
     def function(self) -> Function:
         """What the receiver is given to run."""
-        return self.real if self.settled else self.outcome or self.runner or self.real
+        if self.settled:
+            return self.real
+        function, guard = self.runner or self.real, self.guard
+        if self.outcome is not None or guard is None or not (self.can_be_ended or guard.error):
+            return self.outcome or function
+        return self._standing_in(lambda args, kwargs: guard.run(lambda: function(*args, **kwargs)))
+
+    @property
+    def can_be_ended(self) -> bool:
+        """Whether cancelling the run ends it: a plain function runs on in its thread."""
+        return self.killable if self.runner is not None else inspect.iscoroutinefunction(self.real)
 
     def serve(self, answer: Callable[[], Awaitable[Any]]) -> None:
         """Let the message end with what ``answer()`` returns or raises; the function does not run."""
@@ -100,9 +116,11 @@ class Plan:
 
         self.serve(answer)
 
-    def run_through(self, run: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]) -> None:
+    def run_through(
+        self, run: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]], *, killable: bool = False
+    ) -> None:
         """Let ``run(args, kwargs)`` run the function, in the worker's event loop."""
-        self.runner = self._standing_in(run)
+        self.runner, self.killable = self._standing_in(run), killable
 
     def _standing_in(self, run: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]) -> Function:
         # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.

@@ -11,7 +11,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from slotline._checks import flag, one_of, optional_seconds, refuse, text, whole_number
 from slotline._default import DEFAULT, Default
@@ -22,11 +22,16 @@ from slotline.pools.rate import Rate
 from taskiq_ext._calls import calls_of
 
 Labels: TypeAlias = Mapping[str, Any]
-OnFull: TypeAlias = Literal["park", "wait", "fail", "drop", "stale"]
+OnFull: TypeAlias = Literal["park", "wait", "fail", "drop", "stale", "cancel_newest", "cancel_oldest"]
+OnLost: TypeAlias = Literal["cancel", "warn"]
 
-ON_FULL: tuple[OnFull, ...] = ("park", "wait", "fail", "drop", "stale")
+ON_FULL: tuple[OnFull, ...] = get_args(OnFull)
+ON_LOST: tuple[OnLost, ...] = get_args(OnLost)
 CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
-POOL_LABELS = ("pool", "pool_size", "pool_rate", "pool_burst", "pool_slot_exp", "pool_on_full", "pool_timeout")
+POOL_LABELS = (
+    *("pool", "pool_size", "pool_rate", "pool_burst", "pool_slot_exp"),
+    *("pool_on_full", "pool_timeout", "pool_on_lost"),
+)
 EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit", "max_memory")
 _NUMBERS = frozenset(
     {"cache_ttl", "cache_grace", "pool_size", "pool_burst", "pool_slot_exp", "pool_timeout", *EXECUTOR_LABELS}
@@ -72,13 +77,18 @@ class PoolLimit:
             is ``default_pool_slot_expiration`` of the settings.
         on_full: What happens to a message that finds no slot: it is parked in the store and costs no worker anything
             until there is a slot for it (``"park"``), waits in the worker (``"wait"``), ends with ``PoolFullError``
-            (``"fail"``), or ends without a run or a result (``"drop"``). ``None``: it is parked where processes share
-            the store, and waits otherwise and where it has a ``timeout``. ``"stale"``: it ends with the last value
-            that the cache has of it, however old, and does as with ``None`` where there is none.
+            (``"fail"``) or ``RunCancelledError`` (``"cancel_newest"``), or ends without a run or a result
+            (``"drop"``). ``None``: it is parked where processes share the store, and waits otherwise and where it has
+            a ``timeout``. ``"cancel_oldest"``: so it is, and the longest run ends for it with ``SlotLostError``.
+            ``"stale"``: it ends with the last value that the cache has of it, however old, and does as with ``None``
+            where there is none.
         timeout: Seconds that a message waits in the worker at most before it ends with ``PoolTimeoutError``;
             ``None``: no limit.
         rate: How often a run may start at the most, such as ``"100/m"``; ``None``: however often.
         burst: How many runs may start at once after a pause; ``None``: one. Only with a rate.
+        on_lost: What happens to a run whose slot is lost, or whose pool is told to evict it: it ends with
+            ``SlotLostError`` before anybody else can have its slot, where it can be ended (``"cancel"``), or goes on
+            (``"warn"``). ``None``: as the middleware says.
 
     Raises:
         InvalidOptionError: A value is impossible, or there is neither a size nor a rate.
@@ -90,6 +100,7 @@ class PoolLimit:
     timeout: float | None = None
     rate: str | None = None
     burst: int | None = None
+    on_lost: OnLost | None = None
 
     def __post_init__(self) -> None:
         rate = _rate(self.rate, self.burst)
@@ -106,6 +117,18 @@ class PoolLimit:
         object.__setattr__(self, "timeout", optional_seconds("pool_timeout", self.timeout))
         if self.on_full == "park" and self.timeout is not None:
             raise refuse("pool_timeout", self.timeout, 'left out with pool_on_full="park": what is parked waits')
+        if self.on_lost is not None:
+            object.__setattr__(self, "on_lost", one_of("pool_on_lost", self.on_lost, ON_LOST))
+        self.check_on_lost(self.on_lost)
+
+    def check_on_lost(self, on_lost: OnLost | None) -> None:
+        """Refuse to cancel the oldest run where runs are not cancelled.
+
+        Raises:
+            InvalidOptionError: ``on_lost`` is what holds, and contradicts ``on_full``.
+        """
+        if self.on_full == "cancel_oldest" and on_lost == "warn":
+            raise refuse("pool_on_full", self.on_full, 'used with pool_on_lost="cancel": the oldest run must end')
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +259,7 @@ def pool_options(
         timeout=labels.get("pool_timeout", base.timeout),
         rate=own.get("pool_rate", base.rate),
         burst=own.get("pool_burst", base.burst),
+        on_lost=labels.get("pool_on_lost") or base.on_lost,
     )
     return PoolOptions(template, limit)
 

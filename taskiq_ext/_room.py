@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
-    from slotline.pools import Room
+    from slotline.pools import Room, Slot
     from slotline.stores.base import Store
     from taskiq_ext._delivery import Delivery
 
@@ -31,10 +31,18 @@ class Tenant:
         store: Returns the store; one that processes do not share has no room.
         lane: The lane; ``None``: one for each queue, see :func:`lane_of`.
         part: What tells this lane from those of other middlewares.
+        on_lost: Called, in any thread, with the slot of a taken message, of any tenant, that is lost or evicted.
     """
 
-    def __init__(self, home: WaitingRoom, store: Callable[[], Store | None], lane: str | None, part: str) -> None:
-        self._home, self._store, self._lane, self._part = home, store, lane, part
+    def __init__(
+        self,
+        home: WaitingRoom,
+        store: Callable[[], Store | None],
+        lane: str | None,
+        part: str,
+        on_lost: Callable[[Slot], None] | None,
+    ) -> None:
+        self._home, self._store, self._lane, self._part, self.on_lost = home, store, lane, part, on_lost
 
     @property
     def store(self) -> Store | None:
@@ -74,10 +82,17 @@ class WaitingRoom:
         """What the broker's queue is called, ``None`` where that is not known."""
         return self._named or lane_of(self._broker)
 
-    def let(self, store: Callable[[], Store | None], lane: str | None = None, *, part: str = "") -> Tenant:
+    def let(
+        self,
+        store: Callable[[], Store | None],
+        lane: str | None = None,
+        *,
+        part: str = "",
+        on_lost: Callable[[Slot], None] | None = None,
+    ) -> Tenant:
         """Serve one more middleware; see :class:`Tenant`."""
         self._named = self._named or lane
-        tenant = Tenant(self, store, lane, part)
+        tenant = Tenant(self, store, lane, part, on_lost)
         self._tenants.append(tenant)
         return tenant
 
@@ -97,9 +112,14 @@ class WaitingRoom:
                 )
         if not lanes or queue is None:
             return self._own()
-        feed = Feed(self._broker, self._own(), lanes, queue)
+        feed = Feed(self._broker, self._own(), lanes, queue, self._lost)
         self._feeds.append(feed)
         return feed.messages()
+
+    def _lost(self, slot: Slot) -> None:
+        for tenant in self._tenants:
+            if tenant.on_lost is not None:
+                tenant.on_lost(slot)
 
     async def close(self) -> None:
         """Give back what was taken and will not be handled any more."""

@@ -59,14 +59,15 @@ class ExecutorMiddleware(LabelledMiddleware[ExecutorOptions]):
 
     async def admit(self, plan: Plan, options: ExecutorOptions, message: TaskiqMessage) -> None:
         """Send the run to a lease."""
-        in_this_process = self.managers.declared(options.name).backend is ExecutorBackend.THREAD
+        manager = self.managers.declared(options.name)
+        in_this_process = manager.backend is ExecutorBackend.THREAD
         function = plan.real if in_this_process else Shipped(plan.real)
 
         async def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            manager = self.managers.get(options.name)
-            return await run_in_lease(manager, function, args, kwargs, owner=message.task_id, limits=options.limits)
+            running = self.managers.get(options.name)
+            return await run_in_lease(running, function, args, kwargs, owner=message.task_id, limits=options.limits)
 
-        plan.run_through(run)
+        plan.run_through(run, killable=manager.killable)
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """End the message's plan."""

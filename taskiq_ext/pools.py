@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from taskiq.exceptions import NoResultError
 
-from slotline._checks import refuse, text
+from slotline._checks import one_of, refuse, text
 from slotline.caches import CacheAdapter, Hit
-from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, StoreError
+from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, RunCancelledError, StoreError
 from slotline.pools import Parked, Pool, Slot
 from slotline.settings import default_store
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
 from taskiq_ext._delivery import RUNS_LATER, delivery_for, without_result_if_parked
+from taskiq_ext._guard import GuardedRuns
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import (
     CACHE_LABELS,
+    ON_LOST,
     POOL_LABELS,
     PoolLimit,
     PoolOptions,
@@ -40,10 +42,11 @@ if TYPE_CHECKING:
     from taskiq.message import TaskiqMessage
     from taskiq.result import TaskiqResult
 
-    from slotline.pools import Taken
+    from slotline.pools import Room, Taken
     from slotline.settings import OnStoreError
     from taskiq_ext._delivery import Delivery
     from taskiq_ext._interception import AnyTask, Plan
+    from taskiq_ext._labels import OnLost
     from taskiq_ext._room import Tenant
 
 logger = logging.getLogger(__name__)
@@ -69,6 +72,10 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         pools: Limits that tasks name by their ``pool`` label: a size, a :class:`PoolLimit`, or its options.
         on_store_error: What happens to a message while the store is away: it waits (``"wait"``), runs without the
             limit (``"open"``), or ends with ``StoreUnavailableError`` (``"fail"``). Default: the settings'.
+        on_lost: What happens to a run whose slot is lost, as it is when the store was out of reach for longer than the
+            heartbeat's lease, or whose pool is told to evict it. ``"cancel"``: it ends with ``SlotLostError``, before
+            anybody else can have its slot; what runs in a thread cannot be ended, is warned about and counted in
+            ``losses``. ``"warn"``: it goes on.
         lane: Where this broker's messages are parked; applications that share a store must not share lanes. Default:
             ``"taskiq:"`` and the names of the broker's queues.
 
@@ -84,6 +91,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         *,
         pools: Mapping[str, int | PoolLimit | Mapping[str, Any]] | None = None,
         on_store_error: OnStoreError | None = None,
+        on_lost: OnLost = "cancel",
         lane: str | None = None,
     ) -> None:
         super().__init__()
@@ -92,11 +100,15 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if pools is not None and not isinstance(pools, Mapping):
             raise refuse("pools", pools, "a mapping of keys to sizes or PoolLimits")
         self.store = store
+        self.on_lost: OnLost = one_of("on_lost", on_lost, ON_LOST)
         self.limits = {text("pools", key): _limit(key, limit) for key, limit in (pools or {}).items()}
+        for limit in self.limits.values():
+            limit.check_on_lost(limit.on_lost or self.on_lost)
         self.lane = None if lane is None else text("lane", lane)
         self._room: Tenant | None = None
         self._serving = False
         self._outage = Outage(on_store_error)
+        self._runs = GuardedRuns()
         self._pools: OrderedDict[tuple[str, PoolLimit], Pool] = OrderedDict()
         self._held: dict[Plan, tuple[Pool, Slot]] = {}
         self._releasing: set[asyncio.Task[Any]] = set()
@@ -108,6 +120,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             store = self._shared_store() if self._serving else self.store
             if store is not None and not store.shared:
                 raise refuse("pool_on_full", "park", "used with a store that processes share, such as RedisStore(url)")
+        if options is not None:
+            options.limit.check_on_lost(options.limit.on_lost or self.on_lost)
         return options
 
     def serves_old(self, task: AnyTask, message: TaskiqMessage) -> bool:
@@ -134,11 +148,16 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             if not any(isinstance(getattr(cache, "cache", None), CacheAdapter) for cache in caches):
                 raise refuse("pool_on_full", "stale", "used with a CacheMiddleware whose cache is a CacheAdapter")
 
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """How many runs of this process had to end: what was ``"ended"``, and what went on ``"running"``."""
+        return {"ended": self._runs.losses["ended"], "running": self._runs.losses["running"]}
+
     def set_broker(self, broker: AsyncBroker) -> None:
         """Serve ``broker``; see :meth:`LabelledMiddleware.set_broker`."""
         super().set_broker(broker)
         if self._room is None:
-            self._room = waiting_room(broker).let(self._shared_store, self.lane)
+            self._room = waiting_room(broker).let(self._shared_store, self.lane, on_lost=self._runs.forfeit)
 
     def startup(self) -> None:
         """Check the tasks of a worker against its store; see :meth:`LabelledMiddleware.startup`."""
@@ -153,7 +172,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         pool, limit = self._pool(key, options.limit), options.limit
         delivery = delivery_for(self.broker)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
-            await self._run_taken(plan, taken)
+            await self._run_taken(plan, taken, limit, message)
             return
         try:
             slot = await self._outage.ride_out(
@@ -162,7 +181,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             )
         except PoolTimeoutError:
             raise
-        except PoolFullError:
+        except PoolFullError as error:
+            if limit.on_full == "cancel_newest":
+                raise RunCancelledError(error.key, error.max_size, error.holders, error.retry_after) from None
             if limit.on_full != "drop":
                 raise
             logger.info("Task %s with id %s is dropped: pool %r is full.", message.task_name, message.task_id, key)
@@ -178,22 +199,25 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 "Task %s with id %s is parked: pool %r is full, and %d of its lane come before it.",
                 *(message.task_name, message.task_id, key, slot.place),
             )
-            plan.serve_value(RUNS_LATER)
+            _run_later(plan)
             assert delivery is not None  # noqa: S101 - only a delivery can be parked
             await delivery.acknowledge_parked(message.task_id)
         elif slot is not None:
-            self._hold(plan, pool, slot)
+            self._hold(plan, pool, slot, limit, message)
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Give the slot back."""
         without_result_if_parked(result)
         if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
+        if plan.runs_later:  # the error of a dependency, which is resolved all the same, is no result either
+            result.error, result.return_value = NoResultError(), None
         plan.close(self)
         held = self._held.pop(plan, None)
         if held is None:
             return None
         plan.let_go(self)
+        self._runs.remove(held[1])
         return _release(*held)
 
     async def shutdown(self) -> None:
@@ -207,7 +231,11 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         pool = self._pools.get((key, limit))
         if pool is None:
             pool = self._pools[key, limit] = Pool(
-                key, limit.size, limit.slot_exp, rate=limit.rate, burst=limit.burst, store=self.store
+                *(key, limit.size, limit.slot_exp),
+                rate=limit.rate,
+                burst=limit.burst,
+                store=self.store,
+                on_lost=self._runs.forfeit,
             )
             if len(self._pools) > _POOLS_KEPT:
                 self._pools.popitem(last=False)
@@ -221,14 +249,15 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     def _asking(
         self, pool: Pool, limit: PoolLimit, delivery: Delivery | None, plan: Plan, message: TaskiqMessage
     ) -> Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]:
-        owner, tenant = message.task_id, self._room
-        wait = 0.0 if limit.on_full in ("fail", "drop") else limit.timeout
-        ask: Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]] = lambda: pool.acquire(owner=owner, timeout=wait)  # noqa: E731 - one of three ways
+        owner, tenant, evict = message.task_id, self._room, limit.on_full == "cancel_oldest"
+        wait = 0.0 if limit.on_full in ("fail", "drop", "cancel_newest") else limit.timeout
+        ask: Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]
+        ask = lambda: pool.acquire(owner=owner, timeout=wait, evict=evict)  # noqa: E731 - one of three ways
         # What no listen() has delivered, as in the InMemoryBroker, cannot be delivered again: it waits instead.
         if tenant is not None and delivery is not None and self._parks(limit):
             room, lane = tenant.room(delivery), tenant.lane
             if room is not None and lane is not None and room.store is pool.store:
-                ask = lambda: room.park(pool, delivery.sealed, lane=lane, owner=owner)  # noqa: E731 - see above
+                ask = lambda: _park(room, lane, pool, delivery, owner, evict=evict)  # noqa: E731 - see above
         if limit.on_full != "stale":
             return ask
 
@@ -245,29 +274,44 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         return now_or_an_old_value
 
     def _parks(self, limit: PoolLimit) -> bool:
-        if limit.on_full in (None, "stale"):
+        if limit.on_full in (None, "stale", "cancel_oldest"):
             return limit.timeout is None and not broadcasts(self.broker)
         return limit.on_full == "park"
 
-    async def _run_taken(self, plan: Plan, taken: Taken) -> None:
-        if taken.lost or taken.slot.lost:  # it waited too long in this worker, and runs elsewhere
-            plan.serve_value(RUNS_LATER)
+    async def _run_taken(self, plan: Plan, taken: Taken, limit: PoolLimit, message: TaskiqMessage) -> None:
+        if taken.lost or (taken.slot.lost and not taken.slot.evicted):  # it waited here too long, and runs elsewhere
+            _run_later(plan)
             await taken.give_back()
         else:
-            self._hold(plan, taken.pool, taken.slot)
+            self._hold(plan, taken.pool, taken.slot, limit, message)
 
-    def _hold(self, plan: Plan, pool: Pool, slot: Slot) -> None:
+    def _hold(self, plan: Plan, pool: Pool, slot: Slot, limit: PoolLimit, message: TaskiqMessage) -> None:
         plan.slot = slot
         self._held[plan] = pool, slot
         plan.hold(self, lambda: self._abandon(plan))
+        name = f"Task {message.task_name} with id {message.task_id}"
+        self._runs.add(plan, slot, limit.on_lost or self.on_lost, name)
 
     def _abandon(self, plan: Plan) -> None:
         held = self._held.pop(plan, None)
         if held is not None:
+            self._runs.remove(held[1])
             with contextlib.suppress(RuntimeError):  # the loop is gone, and with it the process: the lease runs out
                 releasing = asyncio.get_running_loop().create_task(_release(*held))
                 self._releasing.add(releasing)
                 releasing.add_done_callback(self._releasing.discard)
+
+
+def _run_later(plan: Plan) -> None:
+    plan.runs_later = True
+    plan.serve_value(RUNS_LATER)
+
+
+async def _park(room: Room, lane: str, pool: Pool, delivery: Delivery, owner: str, *, evict: bool) -> Slot | Parked:
+    outcome = await room.park(pool, delivery.sealed, lane=lane, owner=owner)
+    if evict and isinstance(outcome, Parked):
+        await pool.evict()
+    return outcome
 
 
 async def _release(pool: Pool, slot: Slot) -> None:

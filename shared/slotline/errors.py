@@ -65,6 +65,13 @@ class PoolTimeoutError(PoolFullError, TimeoutError):
         return f"No slot of pool {self.key!r} came free within {self.timeout} s."
 
 
+class RunCancelledError(PoolFullError):
+    """A queue's task was cancelled before it ran, since its pool was full."""
+
+    def __str__(self) -> str:
+        return f"The run was cancelled before it began. {super().__str__()}"
+
+
 class SlotLostError(SlotlineError):
     """Work was ended because its slot was lost, or because another was to have it.
 

@@ -108,20 +108,21 @@ class Pool:
         """Seconds for which the store keeps a place in line, or a slot, of a process that says nothing."""
         return settings.current().heartbeat_lease
 
-    async def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0) -> Slot:
+    async def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0, evict: bool = False) -> Slot:
         """Take a slot.
 
         Args:
             owner: Who takes it, for people; default ``"host:pid"``.
             timeout: Seconds to wait in line, first come, first served; 0 (the default) does not wait, ``None`` waits
                 for as long as it takes.
+            evict: Whether a caller that has to wait has the longest holder told to end; see :meth:`evict`.
 
         Raises:
             PoolFullError: There is none, and ``timeout`` is 0.
             PoolTimeoutError: None came free in time.
             StoreUnavailableError: The store cannot be reached; nothing is held then.
         """
-        return await run_awaiting(self._acquiring(owner, timeout))
+        return await run_awaiting(self._acquiring(owner, timeout, evict))
 
     async def release(self, slot: Slot) -> bool:
         """Give a slot back; the longest waiter gets it. Releasing twice is harmless.
@@ -275,13 +276,13 @@ class Pool:
             self._declared = False
         return self._at
 
-    def _acquiring(self, owner: str | None, timeout: float | None) -> Steps[Slot]:
+    def _acquiring(self, owner: str | None, timeout: float | None, evict: bool = False) -> Steps[Slot]:  # noqa: FBT001, FBT002 - private
         timeout = _checks.optional_seconds("timeout", timeout, zero=True)
         place = Place(self, owner=owner)
         try:
             if timeout == 0:
                 return (yield from place.at_once())
-            return (yield from self._waiting(place, timeout))
+            return (yield from self._waiting(place, timeout, evict))
         except PoolFullError:
             raise
         except BaseException:
@@ -289,9 +290,11 @@ class Pool:
             place.abandon()
             raise
 
-    def _waiting(self, place: Place, timeout: float | None) -> Steps[Slot]:
+    def _waiting(self, place: Place, timeout: float | None, evict: bool) -> Steps[Slot]:  # noqa: FBT001 - private
         until = None if timeout is None else time.monotonic() + timeout
         slot = yield from place.entering()
+        if slot is None and evict:
+            yield from self.evicting(None)
         while slot is None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
@@ -347,9 +350,9 @@ class SyncPool:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0) -> Slot:
+    def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0, evict: bool = False) -> Slot:
         """See :meth:`Pool.acquire`."""
-        return run_blocking(self._pool._acquiring(owner, timeout))  # noqa: SLF001 - its other face
+        return run_blocking(self._pool._acquiring(owner, timeout, evict))  # noqa: SLF001 - its other face
 
     def release(self, slot: Slot) -> bool:
         """See :meth:`Pool.release`."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from slotline import _checks, settings
+from slotline.pools._tending import OnLost, evictions_on
 from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys, read_answer
 from slotline.pools.pool import Pool
@@ -132,18 +133,26 @@ class Room:
         lanes: The lanes that this worker serves, one for each queue of each broker. Applications that share a store
             must not share lanes.
         on_call: Called, in any thread, when there may be something to take.
+        on_lost: Called in a background thread with the slot of a taken message that was lost or evicted; see ``Pool``.
 
     Raises:
         InvalidOptionError: An argument has a value that it cannot have.
     """
 
-    def __init__(self, store: Store, lanes: Sequence[str], *, on_call: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lanes: Sequence[str],
+        *,
+        on_call: Callable[[], None] | None = None,
+        on_lost: OnLost | None = None,
+    ) -> None:
         if not isinstance(store, Store) or not store.shared:
             raise _checks.refuse("store", store, "a store that processes share, such as RedisStore(url)")
         self.store = store
         self.lanes = {_lane_id(_checks.text("lanes", name)): name for name in lanes}
         self.sync = SyncRoom(self)
-        self._on_call = on_call
+        self._on_call, self._on_lost = on_call, on_lost
         self._lock = threading.Lock()
         self._called: dict[str, None] = {}
         self._noted: dict[tuple[str, str], float] = {}
@@ -235,12 +244,15 @@ class Room:
         hub = self.store.wakeups
         if self._hub is not hub:  # at first, and after the store was closed
             self._hub = hub
+            if self._on_lost is not None:
+                evictions_on(self.store).listen(self.store)
             for lane in self.lanes:
                 hub.join(self._channel(lane), self._heard)
         yield Listen(hub)
 
     def _take_from(self, name: str) -> Steps[Taken | None]:
-        pool, token, asked_at = Pool(name, 1, store=self.store), new_token(), time.monotonic()
+        pool = Pool(name, 1, store=self.store, on_lost=self._on_lost)
+        token, asked_at = new_token(), time.monotonic()
         keys = pool_keys(self.store, name)
         with self._lock:
             self._called.pop(name, None)

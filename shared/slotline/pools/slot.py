@@ -64,6 +64,11 @@ class Slot:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     @property
+    def forfeited(self) -> bool:
+        """Whether its holder must end: it is lost, and not by ``slot_exp``, or was evicted."""
+        return self.evicted or (self.lost and not self._ended_by_cap)
+
+    @property
     def _ended_by_cap(self) -> bool:
         # The last lease of a slot is as short as its slot_exp leaves it: its end is no loss, unless the store says so.
         kept = self._kept

@@ -1,0 +1,122 @@
+"""The end of a run whose slot is lost, or is to go to another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from slotline.errors import SlotLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from slotline.pools import Slot
+    from taskiq_ext._interception import Plan
+    from taskiq_ext._labels import OnLost
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """Lets a run be ended from outside, with an error of its own; all of it in the run's event loop.
+
+    Attributes:
+        error: What the run ends with, once :meth:`end` was called.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    async def run(self, start: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what ``await start()`` returns.
+
+        Raises:
+            Exception: What :meth:`end` was given; the run was cancelled, or did not begin.
+        """
+        self._check()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        cancelled_before = task.cancelling()
+        self._task = task
+        try:
+            return await start()
+        except asyncio.CancelledError:
+            # As asyncio.timeout() does: a cancellation that comes from elsewhere at the same time goes on.
+            if task.cancelling() - 1 <= cancelled_before:
+                self._check()
+            raise
+        finally:
+            self._task = None
+            if self._cancelled:
+                task.uncancel()
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error from None
+
+    def end(self, error: Exception) -> None:
+        """Cancel the run, or keep it from beginning; again is harmless."""
+        if self.error is None:
+            self.error = error
+            if self._task is not None:
+                self._cancelled = self._task.cancel()
+
+
+class _Run(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+    plan: Plan
+    name: str
+
+
+class GuardedRuns:
+    """The runs that hold slots, and what becomes of those that must end.
+
+    Attributes:
+        losses: How many runs had to end: ``"ended"``, or ``"running"`` on, since nothing can end them or nothing is to.
+    """
+
+    def __init__(self) -> None:
+        self.losses: Counter[str] = Counter()
+        self._runs: dict[str, _Run] = {}
+
+    def add(self, plan: Plan, slot: Slot, on_lost: OnLost, name: str) -> None:
+        """Guard the run of ``plan``, which is about to begin in this event loop."""
+        if on_lost == "cancel":
+            plan.guard = Guard()
+        self._runs[slot.token] = _Run(asyncio.get_running_loop(), plan, name)
+        if slot.forfeited:  # before it was known here
+            self.forfeit(slot)
+
+    def remove(self, slot: Slot) -> None:
+        """Its run is over."""
+        self._runs.pop(slot.token, None)
+
+    def forfeit(self, slot: Slot) -> None:
+        """End the run that holds ``slot``, which is lost or evicted; called in any thread."""
+        run = self._runs.get(slot.token)
+        if run is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and what ran in it is over
+                run.loop.call_soon_threadsafe(self._end, slot)
+
+    def _end(self, slot: Slot) -> None:
+        run = self._runs.pop(slot.token, None)
+        if run is None:
+            return
+        loss = f"{run.name} is to give its slot up" if slot.evicted else f"{run.name} has lost its slot"
+        guard = run.plan.guard
+        if guard is not None:
+            reason = {"reason": "it was evicted"} if slot.evicted else {}
+            guard.end(SlotLostError(slot.key, slot.token, **reason))
+        if guard is not None and run.plan.can_be_ended:
+            self.losses["ended"] += 1
+            logger.warning("%s of pool %r, and is cancelled.", loss, slot.key)
+            return
+        self.losses["running"] += 1
+        why = "a thread cannot be ended" if guard is not None else 'pool_on_lost="warn"'
+        beside = "" if slot.evicted else " beside its successor"
+        logger.error("%s of pool %r, and runs on%s: %s.", loss, slot.key, beside, why)
