@@ -41,9 +41,11 @@ def check_worker(worker: Any, consumer: Any) -> None:
         "on_success",
         "on_failure",
         "on_timeout",
+        "on_accepted",
         "revoked",
         "acknowledge",
         "_already_revoked",
+        "_announce_revoked",
         "_apply_result",
     )
     _need(bootsteps, "celery.bootsteps", "StartStopStep")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PREFIX = "slotline_"
 GATE_TIMEOUT = 1.0
 """Seconds for which the worker's main process waits for an answer of its store."""
-_POOL_FIELDS = {name: f"pool_{name}" for name in ("size", "rate", "burst", "slot_exp", "on_full", "timeout")}
+_POOL_FIELDS = {name: f"pool_{name}" for name in ("size", "rate", "burst", "slot_exp", "on_full", "timeout", "on_lost")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class Config:
         heartbeat_lease: Seconds after which a worker that died has lost its slots.
         default_pool_slot_expiration: Seconds after which a slot no longer counts unless its pool says otherwise.
         on_store_error: ``"wait"``, ``"open"`` or ``"fail"``: what happens to a task whose limit cannot be asked.
+        on_lost: ``"cancel"`` or ``"warn"``: whether a task whose slot is lost, or evicted, is ended where it can be.
         cache_default_ttl: Seconds that a result is kept for a task with ``cache=True`` and no ``cache_ttl``.
         cache_store_hits: Whether a hit on the sending side is written to the result backend.
         cache_on_send: Whether a hit is answered on the sending side at all.
@@ -60,6 +61,7 @@ class Config:
     heartbeat_lease: float | None = None
     default_pool_slot_expiration: float | None = 600.0
     on_store_error: str | None = None
+    on_lost: str = "cancel"
     cache_default_ttl: float | None = 3600.0
     cache_store_hits: bool = True
     cache_on_send: bool = True
@@ -123,6 +125,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "heartbeat_lease": _checks.seconds,
     "default_pool_slot_expiration": _checks.optional_seconds,
     "on_store_error": lambda option, value: _checks.one_of(option, value, ("wait", "open", "fail")),
+    "on_lost": lambda option, value: _checks.one_of(option, value, ("cancel", "warn")),
     "cache_default_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "cache_store_hits": _checks.flag,
     "cache_on_send": _checks.flag,

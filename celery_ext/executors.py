@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,7 @@ from celery._state import _task_stack
 from celery.app.task import Context
 
 from celery_ext.config import runtime
+from celery_ext.slot import slot_of
 from slotline.leases import ExecutorBackend, Limits, limits_for, run_in_lease_sync
 
 if TYPE_CHECKING:
@@ -71,9 +73,66 @@ def _run_in_lease(
         work = partial(_in_process, TaskName.of(task), plain)
     vars(work)["__qualname__"] = task.name  # what errors call it
     limits, life = _limits(task, request, manager)
-    return run_in_lease_sync(
-        manager, work, args, kwargs, owner=_owner(task, request), limits=limits, lease_seconds=life
-    )
+    slot = slot_of(request)
+    run = _Run()
+    if slot is not None and manager.killable:
+        _runs[slot.token] = run
+    try:
+        return run_in_lease_sync(
+            manager,
+            work,
+            args,
+            kwargs,
+            owner=_owner(task, request),
+            limits=limits,
+            lease_seconds=life,
+            on_lease=run.begin,
+        )
+    except Exception:
+        if run.error is not None:
+            raise run.error from None
+        raise
+    finally:
+        if slot is not None:
+            _runs.pop(slot.token, None)
+
+
+class _Run:
+    """A body in a lease, which the worker can end when its slot is lost."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._lock = threading.Lock()
+        self._lease: ExecutorLease | None = None
+
+    def begin(self, lease: ExecutorLease) -> None:
+        with self._lock:
+            self._lease = lease
+            late = self.error is not None
+        if late:
+            lease.sync.revoke(_LOST)
+
+    def end(self, error: Exception) -> None:
+        with self._lock:
+            self.error, lease = error, self._lease
+        if lease is not None:
+            lease.sync.revoke(_LOST)
+
+
+_runs: dict[str, _Run] = {}
+_LOST = "was revoked because its task's slot is lost"
+
+
+def end(token: str, error: Exception) -> bool:
+    """Kill the body that runs in a lease of this process and holds the slot ``token``, which ends with ``error``.
+
+    Returns:
+        Whether there is one, and it can be killed.
+    """
+    run = _runs.get(token)
+    if run is not None:
+        run.end(error)
+    return run is not None
 
 
 def _limits(task: Task, request: Context, manager: LeasedExecutorManager) -> tuple[Limits | None, float | None]:

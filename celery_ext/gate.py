@@ -21,6 +21,7 @@ from celery_ext.flushing import Flushing
 from celery_ext.following import Following, Lead
 from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
+from celery_ext.losses import Losses
 from celery_ext.mailbox import mailbox_for
 from celery_ext.options import Limit
 from celery_ext.parcel import TakenMessage
@@ -32,7 +33,14 @@ from celery_ext.tenure import Tenure, process_lives
 from celery_ext.waiting import Waiting
 from slotline._checks import refuse
 from slotline.caches.line import is_line
-from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, StoreError, StoreUnavailableError
+from slotline.errors import (
+    InvalidOptionError,
+    PoolFullError,
+    PoolTimeoutError,
+    RunCancelledError,
+    StoreError,
+    StoreUnavailableError,
+)
 from slotline.pools import Pool, Slot
 from slotline.stores import Store
 
@@ -70,6 +78,7 @@ class Gate:
         self._processes = Processes(worker, consumer)
         self._store, self._owns_store = using.store_for_gate()
         self._watch = StoreWatch(self._store, lambda: self._mailbox.post(self._store_is_back))
+        self._losses = Losses(consumer.pool, self._mailbox, has_children=self._has_children)
         self._waiting = Waiting(
             consumer,
             self._mailbox,
@@ -81,7 +90,9 @@ class Gate:
         self._parking: Parking | None = None
         self._following: Following | None = None
         if self._store.shared:
-            self._parking = Parking(consumer, self._mailbox, self._processes, self._watch, using.config.room)
+            self._parking = Parking(
+                consumer, self._mailbox, self._processes, self._watch, using.config.room, self._losses.forfeit
+            )
             self._following = Following.of(using, self._watch, self._parking)
         self._reader = LimitReader(worker.app, using.config, follows=self._following is not None)
         self._pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
@@ -140,7 +151,8 @@ class Gate:
         running: dict[str, int] = {}
         for tenure in [tenure for tenure in list(self._running) if not is_line(tenure.slot.key)]:
             running[tenure.slot.key] = running.get(tenure.slot.key, 0) + 1
-        return {"running": running, "held": self._waiting.counts()}
+        losses = {"losses": dict(self._losses.counts)} if self._losses.counts else {}
+        return {"running": running, "held": self._waiting.counts(), **losses}
 
     def _admit(self, request: Any) -> None:
         if isinstance(request.message, TakenMessage):
@@ -240,14 +252,26 @@ class Gate:
                     self._run(held.request)
                     return None
             policy = None
+        evict = policy == "cancel_oldest"
+        if evict:
+            policy = None
         if policy == "park" or (policy is None and self._parking is not None and held.limit.timeout is None):
             if self._parking is None:
                 raise _cannot_park(self._store)
-            return self._parking.park(
+            slot = self._parking.park(
                 held.request,
                 lambda room, message, lane, owner: room.sync.park(held.pool, message, lane=lane, owner=owner),
             )
+            if slot is None and evict:
+                self._evict_for(held)
+            return slot
         return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._take_now(held)
+
+    def _evict_for(self, held: Held) -> None:
+        try:
+            self._watch.ask(held.pool.sync.evict)
+        except StoreError as error:  # it is parked and acknowledged, and waits as others do
+            logger.warning("%s waits without an eviction: %s", held.request, error)
 
     def _take_now(self, held: Held) -> Slot:
         if held.limit.key in self._waiting:  # others wait for it already
@@ -259,6 +283,12 @@ class Gate:
             logger.info("%s is dropped: %s", request, error)
             outcome.drop(request)
             self._processes.give_back()
+        elif limit.on_full == "cancel_newest":
+            logger.info("%s is cancelled: %s", request, error)
+            try:
+                outcome.cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
+            finally:
+                self._processes.give_back()
         else:
             self._refuse(request, error)
 
@@ -292,10 +322,12 @@ class Gate:
             release=release,
             has_child=self._has_children,
             when_gone=self._when_gone,
-            on_free=self._running.discard,
+            on_free=self._ended,
             told=slot is not None,
         )
         self._running.add(tenure)
+        if slot is not None:
+            self._losses.add(tenure, self._reader.on_lost_of(request))
         try:
             self._run(request)
         except BaseException:
@@ -303,6 +335,10 @@ class Gate:
             raise
         if request._already_revoked:  # noqa: SLF001 - it expired just now: nothing runs, and no callback will come
             tenure.free()
+
+    def _ended(self, tenure: Tenure) -> None:
+        self._running.discard(tenure)
+        self._losses.remove(tenure.slot)
 
     def _store_is_back(self) -> None:
         self._waiting.store_is_back()
@@ -313,7 +349,7 @@ class Gate:
         name = (limit.key, limit.size, limit.slot_exp, limit.rate, limit.burst)
         pool = self._pools.get(name)
         if pool is None:
-            pool = Pool(limit.key, limit.size, store=self._store, **limit.pool_options)
+            pool = Pool(limit.key, limit.size, store=self._store, on_lost=self._losses.forfeit, **limit.pool_options)
             self._pools[name] = pool
             if len(self._pools) > POOLS:
                 self._pools.popitem(last=False)

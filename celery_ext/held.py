@@ -60,6 +60,7 @@ class Line:
         Raises:
             StoreUnavailableError: The store cannot be reached; a place that was there is still kept.
         """
+        first = None
         if self.place is None:
             first = self.waiting[0]
             self.place = place = Place(
@@ -69,6 +70,8 @@ class Line:
                 on_nudge=lambda: on_nudge(self, place),
             )
         slot = self.place.sync.enter()
+        if slot is None and first is not None and first.limit.on_full == "cancel_oldest":
+            first.pool.sync.evict()
         if slot is None:
             self.look_at = time.monotonic() + self.place.look_after
         return slot

@@ -57,6 +57,12 @@ class LimitReader:
             options = options.with_call(changes)
         return options.limit(request.args, request.kwargs) if options.limited else None
 
+    def on_lost_of(self, request: Any) -> str:
+        """Return what becomes of a request whose slot is lost; its limit was read before."""
+        options = self._known.get(request.task.name) or self._read(request.task)
+        changes = request.request_dict.get(HEADER)
+        return (options.with_call(changes) if changes is not None else options).on_lost
+
     def _read(self, task: Any) -> TaskOptions:
         from celery_ext.task import Task  # noqa: PLC0415 - the task installs what uses this module
 

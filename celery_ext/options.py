@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 HEADER: Final = "slotline"
 """The message header in which the options of one call travel."""
-ON_FULL: Final = ("park", "wait", "fail", "drop", "stale")
+ON_FULL: Final = ("park", "wait", "fail", "drop", "stale", "cancel_newest", "cancel_oldest")
+ON_LOST: Final = ("cancel", "warn")
 _FAMILIES: Final = ("pool_", "cache_", "executor")
 _UNSET: Any = object()
 
@@ -69,6 +70,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "pool_slot_exp": _checks.optional_seconds,
     "pool_on_full": lambda option, value: _checks.one_of(option, value, ON_FULL),
     "pool_timeout": lambda option, value: _checks.optional_seconds(option, value, zero=True),
+    "pool_on_lost": lambda option, value: _checks.one_of(option, value, ON_LOST),
     "cache": _checks.flag,
     "cache_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "cache_errors": _cache_errors,
@@ -106,7 +108,7 @@ class Limit:
         key: The pool's key, filled in.
         size: How many calls may run at once; ``None`` where only the rate limits them.
         slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
-        on_full: ``"park"``, ``"wait"``, ``"fail"``, ``"drop"`` or ``"stale"``; ``None`` for what suits the store.
+        on_full: One of ``ON_FULL``; ``None`` for what suits the store.
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
         rate: How often calls may start, ``"100/m"``; ``None`` for no such limit.
         burst: How many starts may come at once after a pause; ``None`` for one.
@@ -167,6 +169,13 @@ class TaskOptions:
         pool = self.values.get("pool")
         declared = self.config.pools.get(pool, {}) if pool is not None else {}
         return pool is not None and self.values.get("pool_on_full", declared.get("pool_on_full")) == "stale"
+
+    @property
+    def on_lost(self) -> str:
+        """What becomes of a call whose slot is lost: it is ended (``"cancel"``), or goes on (``"warn"``)."""
+        declared = self.config.pools.get(self.values.get("pool") or "", {})
+        chosen: str = self.values.get("pool_on_lost", declared.get("pool_on_lost", self.config.on_lost))
+        return chosen
 
     @property
     def executor(self) -> str | None:
@@ -280,8 +289,10 @@ def _check_limit(options: TaskOptions) -> None:
         declared = options.config.pools.get(pool, {})
         if "pool_burst" in values and not ("pool_rate" in values or "pool_rate" in declared):
             raise _checks.refuse("pool_burst", values["pool_burst"], "used together with pool_rate")
-        timeout = values.get("pool_timeout", declared.get("pool_timeout"))
-        if timeout is not None and values.get("pool_on_full", declared.get("pool_on_full")) == "park":
+        timeout, on_full = (values.get(name, declared.get(name)) for name in ("pool_timeout", "pool_on_full"))
+        if on_full == "cancel_oldest" and options.on_lost == "warn":
+            raise _checks.refuse("pool_on_full", on_full, 'used with pool_on_lost="cancel": the oldest call must end')
+        if timeout is not None and on_full == "park":
             raise _checks.refuse("pool_timeout", timeout, 'left out with pool_on_full="park": what is parked waits')
     elif "pool" not in values:  # None lifts the limit for one call, whatever else the task says
         for name in LIMIT_NAMES[1:]:

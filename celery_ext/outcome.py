@@ -18,10 +18,7 @@ def fail(request: Any, error: BaseException) -> None:
     The result, the errbacks, the chord, the ``task_failure`` signal and the ``task-failed`` event are those of any
     task that fails in the worker's main process; the task's own ``on_failure`` and ``after_return`` run there, too.
     """
-    try:
-        raise error.with_traceback(None) from None
-    except type(error):
-        info = ExceptionInfo()
+    info = info_of(error)
     try:
         request.on_failure(info)
     finally:
@@ -33,6 +30,19 @@ def fail(request: Any, error: BaseException) -> None:
     except Exception:
         logger.exception("the failure handler of task %s[%s] failed", request.name, request.id)
     error.__traceback__ = None  # it would keep this frame, and the request with it
+
+
+def info_of(error: BaseException) -> ExceptionInfo:
+    """Return what a pool would report of an error that was raised in one of its processes."""
+    try:
+        raise error.with_traceback(None) from None
+    except type(error):
+        return ExceptionInfo()
+
+
+def cancel(request: Any, reason: str) -> None:
+    """End a request without a run, as if it had been revoked: its state is REVOKED, and its result says why."""
+    request._announce_revoked(reason, False, None, False)  # noqa: FBT003, SLF001 - checked by check_worker
 
 
 def drop(request: Any) -> None:

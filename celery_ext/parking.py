@@ -20,6 +20,7 @@ from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import StoreError
+from slotline.pools import Slot
 from slotline.pools.room import Parked, Room, Taken
 
 logger = get_logger(__name__)
@@ -40,13 +41,20 @@ class Parking:
         processes: The pool's free processes.
         watch: The way to the store, which processes share.
         name: Part of the lanes' names; default: the broker's virtual host.
+        on_lost: Called, in any thread, with the slot of a taken message that is lost or evicted.
     """
 
     def __init__(
-        self, consumer: Any, mailbox: Mailbox, processes: Processes, watch: StoreWatch, name: str | None
+        self,
+        consumer: Any,
+        mailbox: Mailbox,
+        processes: Processes,
+        watch: StoreWatch,
+        name: str | None,
+        on_lost: Callable[[Slot], None],
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
-        self._name = name
+        self._name, self._on_lost = name, on_lost
         self._room: Room | None = None
         self._lanes: dict[str, str] = {}
         self._delivered: set[TakenMessage] = set()
@@ -57,7 +65,11 @@ class Parking:
         name = self._name or self._consumer.conninfo.virtual_host
         self._lanes = {queue: f"celery:{name}:{queue}" for queue in self._consumer.app.amqp.queues.consume_from}
         lanes = list(self._lanes.values())
-        self._room = Room(self._watch.store, lanes, on_call=lambda: self._mailbox.post(self.take_soon))
+        self._room = Room(
+            *(self._watch.store, lanes),
+            on_call=lambda: self._mailbox.post(self.take_soon),
+            on_lost=self._on_lost,
+        )
         self._seeking = self._waiting = False
         self._look_later(0.0)
 

@@ -37,9 +37,13 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         pool_slot_exp: Seconds after which a slot no longer counts; ``None`` for never.
         pool_on_full: ``"park"`` (the message waits in Redis and costs no worker anything), ``"wait"`` (it is held in
             the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result), ``"drop"`` (no run,
-            no result) or ``"stale"`` (the last value that the cache has is the result; where it has none, as by
-            default). Default: parked on Redis, unless there is a ``pool_timeout``; held in the worker otherwise.
+            no result), ``"stale"`` (the last value that the cache has is the result; where it has none, as by
+            default), ``"cancel_newest"`` (it is revoked) or ``"cancel_oldest"`` (it waits as by default, and the task
+            that has run longest is ended for it). Default: parked on Redis, unless there is a ``pool_timeout``; held
+            in the worker otherwise.
         pool_timeout: Seconds that a call waits at the most, then ``PoolTimeoutError`` is its result.
+        pool_on_lost: ``"cancel"`` (a task whose slot is lost is killed where it can be, and ends with
+            ``SlotLostError``) or ``"warn"`` (it goes on). Default: ``slotline_on_lost``.
         cache: Whether results are cached; a ``cache_ttl`` implies it.
         cache_ttl: Seconds that a result is kept; 0 and ``None`` for ever.
         cache_errors: Whether failures are kept as well: ``True``, seconds, or the exception classes that are.
@@ -60,6 +64,7 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         pool_slot_exp: float | None
         pool_on_full: str
         pool_timeout: float | None
+        pool_on_lost: str
         cache: bool
         cache_ttl: float | None
         cache_errors: bool | float | type[Exception] | tuple[type[Exception], ...]

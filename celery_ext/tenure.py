@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import TimeLimitExceeded
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 
+from celery_ext.outcome import info_of
 from celery_ext.slot import tell
 from slotline.pools import Slot
+
+_KILLED = (Terminated, WorkerLostError, SystemExit)
+"""What a pool reports of a process that was killed."""
+_KILLED_GREENLET = (False, None, None)
+"""What a gevent pool reports of a task whose greenlet was killed: no failure, no value and no runtime."""
 
 
 class Tenure:
@@ -46,6 +53,10 @@ class Tenure:
         self._release, self._has_child = release, has_child
         self._when_gone, self._on_free = when_gone, on_free
         self._state = "running"
+        self._lost: Exception | None = None
+        self._kill: Callable[[int], object] = _nothing
+        self._over = False
+        self._ending = threading.Lock()
         if told:
             tell(request, slot)
         self._watch()
@@ -65,14 +76,29 @@ class Tenure:
     def _watch(self) -> None:
         request = self.request
         on_success, on_failure, on_timeout = request.on_success, request.on_failure, request.on_timeout
+        on_accepted, self._fail = request.on_accepted, on_failure
 
-        def succeeded(*args: Any, **kwargs: Any) -> Any:
+        def accepted(pid: int, *args: Any, **kwargs: Any) -> Any:
             try:
-                return on_success(*args, **kwargs)
+                return on_accepted(pid, *args, **kwargs)
+            finally:
+                if self._lost is not None:  # before it had begun
+                    self._kill(pid)
+                    self.report_when_gone()
+
+        def succeeded(outcome: Any, *args: Any, **kwargs: Any) -> Any:
+            self._is_over()
+            if self._lost is not None and (self._state == "free" or tuple(outcome) == _KILLED_GREENLET):
+                return self._report_loss()
+            try:
+                return on_success(outcome, *args, **kwargs)
             finally:
                 self.free()
 
         def failed(info: Any, *args: Any, **kwargs: Any) -> Any:
+            self._is_over()
+            if self._lost is not None and (self._state == "free" or isinstance(_error_in(info), _KILLED)):
+                return self._report_loss()
             try:
                 return on_failure(info, *args, **kwargs)
             finally:
@@ -87,12 +113,10 @@ class Tenure:
 
         # On the instance: the Request class that the worker generates for a task looks its callbacks up there.
         request.on_success, request.on_failure, request.on_timeout = succeeded, failed, timed_out
+        request.on_accepted = accepted
 
     def _free_after(self, info: Any) -> None:
-        error = getattr(info, "exception", None)
-        if isinstance(error, ExceptionWithTraceback):
-            error = error.exc
-        self.error = error
+        self.error = error = _error_in(info)
         if isinstance(error, TimeLimitExceeded):
             self._free_after_kill()
         else:
@@ -107,10 +131,39 @@ class Tenure:
             self._state = "ending"
             self._when_gone(pid, self.free)
 
+    def end(self, error: Exception, kill: Callable[[int], object]) -> None:
+        """Have the request end with ``error`` by ``kill(pid)``, now or when it has begun; called in any thread."""
+        with self._ending:
+            if not self._over:
+                self._lost, self._kill = error, kill
+                if self.request.time_start is not None:
+                    kill(self.request.worker_pid)
+
+    def report_when_gone(self) -> None:
+        """Report the loss, and give the slot back, when the process that was killed has ended."""
+        pid = self.request.worker_pid
+        if self._has_child and self._lost is not None and self._state == "running" and pid is not None:
+            self._state = "ending"
+            self._when_gone(pid, self._report_loss)
+
+    def _report_loss(self) -> None:
+        # As for a child that has died, but not to be repeated: who is slow to renew would do it again and again.
+        if self._state == "free" or self._lost is None:
+            return
+        self.error = self._lost
+        try:
+            self._fail(info_of(self._lost))
+        finally:
+            self.free()
+
+    def _is_over(self) -> None:
+        with self._ending:  # its process runs another task next, which must not be killed
+            self._over = True
+
     def look_again(self) -> None:
         """Look for the process that is being killed, if one is: timers may have been forgotten."""
         if self._state == "ending":
-            self._when_gone(self.request.worker_pid, self.free)
+            self._when_gone(self.request.worker_pid, self.free if self._lost is None else self._report_loss)
 
     def free(self) -> None:
         """Give the slot back; again is harmless."""
@@ -119,6 +172,15 @@ class Tenure:
         self._state = "free"
         self._release()
         self._on_free(self)
+
+
+def _error_in(info: Any) -> Any:
+    error = getattr(info, "exception", None)
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
+
+
+def _nothing(_: int) -> None:
+    pass
 
 
 def process_lives(pid: int) -> bool:

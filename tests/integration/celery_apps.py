@@ -28,6 +28,8 @@ import redis
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
+from tests.integration.losing_slots import beat
+
 app = Celery("app", broker=BROKER, backend=BACKEND, task_cls="celery_ext:Task")
 app.conf.update(
     broker_connection_retry_on_startup=True,
@@ -35,7 +37,7 @@ app.conf.update(
     worker_enable_prefetch_count_reduction=False,  # Celery's own, and stalls a threads worker on RabbitMQ
     task_default_queue=QUEUE,
     broker_transport_options=TRANSPORT,
-    slotline_redis_url=STORE,
+    slotline_redis_url=os.environ.get("STORE_URL", STORE),
     slotline_heartbeat_lease=LEASE,
     slotline_pools={"declared": {"size": 1, "on_full": "fail"}},
     slotline_executors={
@@ -229,6 +231,27 @@ def in_io(self, number):
     return [number * 2, threading.current_thread().name, self.request.id]
 
 
+@app.task(
+    shared=False, name="app.beating", pool="beating:{name}", pool_size=1, bind=True, reject_on_worker_lost=True
+)
+def beating(self, name, seconds):
+    return beat(STORE, name, self.slot.fence, seconds)
+
+
+@app.task(
+    shared=False, name="app.beating_in_cpu", executor="cpu", pool="beating:{name}", pool_size=1, bind=True
+)
+def beating_in_cpu(self, name, seconds):
+    return beat(STORE, name, self.slot.fence, seconds)
+
+
+@app.task(
+    shared=False, name="app.beating_in_billiard", executor="billiard", pool="beating:{name}", pool_size=1, bind=True
+)
+def beating_in_billiard(self, name, seconds):
+    return beat(STORE, name, self.slot.fence, seconds)
+
+
 @app.task(shared=False, name="app.leasing", bind=True)
 def leasing(self, seconds=0, name="cpu"):
     with self.lease(name) as lease:
@@ -283,11 +306,14 @@ class Deployment:
 
     @contextmanager
     def worker(
-        self, pool: Any = "prefork", *, concurrency: int = 4, args: Sequence[str] = ()
+        self, pool: Any = "prefork", *, concurrency: int = 4, args: Sequence[str] = (), store: str | None = None
     ) -> Iterator[CeleryWorker]:
-        """Start a worker; it is killed at the end of the block."""
+        """Start a worker, killed at the end of the block; ``store`` is the URL by which it reaches its slots."""
         plain = ("--without-gossip", "--without-mingle", *args)
-        with CeleryWorker(f"{self.name}:app", self.directory, pool=pool, concurrency=concurrency, args=plain) as worker:
+        env = None if store is None else {"STORE_URL": store}
+        with CeleryWorker(
+            *(f"{self.name}:app", self.directory), pool=pool, concurrency=concurrency, args=plain, env=env
+        ) as worker:
             self.workers.append(worker)
             yield worker
 

@@ -136,6 +136,9 @@ class Request:
         self.error = getattr(info.exception, "exc", info.exception)
         state.task_ready(self)
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        self.worker_pid = pid
+
     def on_timeout(self, soft: Any, timeout: Any) -> None:
         pass
 

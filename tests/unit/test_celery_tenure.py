@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 from weakref import ref
 
 import pytest
+from billiard.exceptions import Terminated, WorkerLostError
 
 from celery_ext.tenure import Tenure
-from slotline import MemoryStore, Pool
+from slotline import MemoryStore, Pool, SlotLostError
 
 
 class Job:
@@ -18,7 +21,7 @@ class Job:
 @pytest.fixture
 def request_of():
     def make(job: Job | None, time_start: float | None = None) -> SimpleNamespace:
-        callbacks = dict.fromkeys(("on_success", "on_failure", "on_timeout"), lambda *_: None)
+        callbacks = dict.fromkeys(("on_success", "on_failure", "on_timeout", "on_accepted"), lambda *_: None)
         kept = None if job is None else ref(job)
         return SimpleNamespace(delivery_info={}, time_start=time_start, _apply_result=kept, **callbacks)
 
@@ -63,3 +66,81 @@ def test_freeing_twice_gives_the_slot_back_once(request_of):
     tenure.free()
     tenure.free()
     assert freed == ["slot", "tenure"]
+
+
+class Told:
+    """A request that notes what its pool reports, and a tenure of it whose child can be killed."""
+
+    def __init__(self, *, time_start: float | None = 1.0) -> None:
+        self.reports: list[Any] = []
+        self.killed: list[int] = []
+        self.freed: list[str] = []
+        self.request = SimpleNamespace(
+            delivery_info={},
+            time_start=time_start,
+            worker_pid=None if time_start is None else 7,
+            _apply_result=None,
+            on_success=self.reports.append,
+            on_failure=lambda info: self.reports.append(getattr(info.exception, "exc", info.exception)),
+            on_timeout=lambda soft, timeout: None,
+            on_accepted=self.accept,
+        )
+        self.gone: list[Callable[[], None]] = []
+        self.tenure = tenure_of(self.request, self.freed)
+        self.tenure._when_gone = lambda pid, then: self.gone.append(then)
+        self.error = SlotLostError("p", "token")
+
+    def accept(self, pid: int) -> None:
+        self.request.worker_pid = pid
+
+    def lose(self) -> None:
+        self.tenure.end(self.error, self.killed.append)
+        self.tenure.report_when_gone()
+
+
+def test_a_killed_request_fails_with_the_loss_once_its_process_is_gone_and_whatever_its_pool_says_then():
+    told = Told()
+    told.lose()
+    assert (told.killed, told.reports, told.freed) == ([7], [], [])
+    told.gone[0]()
+    assert (told.reports, told.freed) == ([told.error], ["slot", "tenure"])
+    told.request.on_failure(SimpleNamespace(exception=Terminated(9)))
+    told.request.on_success((False, "late", 0.1))
+    assert told.reports == [told.error]
+
+
+def test_the_pools_word_that_the_process_is_dead_is_as_good():
+    told = Told()
+    told.lose()
+    told.request.on_failure(SimpleNamespace(exception=WorkerLostError("it was killed")))
+    told.gone[0]()
+    assert (told.reports, told.freed) == ([told.error], ["slot", "tenure"])
+
+
+def test_a_request_that_had_ended_before_it_was_killed_keeps_its_outcome():
+    told = Told()
+    told.lose()
+    told.request.on_success((False, "value", 0.1))
+    told.gone[0]()
+    assert (told.reports, told.freed) == ([(False, "value", 0.1)], ["slot", "tenure"])
+    late = Told()
+    late.request.on_success((False, "value", 0.1))
+    late.lose()
+    assert (late.killed, late.reports) == ([], [(False, "value", 0.1)]), "its process runs another task by now"
+
+
+def test_a_request_that_has_not_begun_is_killed_when_it_does():
+    told = Told(time_start=None)
+    told.lose()
+    assert (told.killed, told.gone) == ([], [])
+    told.request.on_accepted(8)
+    assert told.killed == [8]
+    told.gone[0]()
+    assert told.reports == [told.error]
+
+
+def test_a_killed_greenlet_that_its_pool_calls_a_success_has_failed():
+    told = Told()
+    told.lose()
+    told.request.on_success((False, None, None))
+    assert (told.reports, told.freed) == ([told.error], ["slot", "tenure"])

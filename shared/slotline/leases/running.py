@@ -136,14 +136,18 @@ def run_in_lease_sync(
     limits: Limits | None = None,
     lease_seconds: float | None = None,
     acquire_timeout: float | None = None,
+    on_lease: Callable[[ExecutorLease], None] | None = None,
 ) -> T:
     """Do what :func:`run_in_lease` does, blocking.
 
     An exception that reaches the blocked thread from outside (a soft time limit, Ctrl-C) counts as cancellation.
+    ``on_lease`` is called with the lease, by whose revocation another thread can end the call.
     """
     limits = limits or Limits()
     lease = manager.sync.acquire(lease_seconds=_life(lease_seconds, limits), owner=owner, timeout=acquire_timeout)
     with lease:
+        if on_lease is not None:
+            on_lease(lease)
         executor, alarm, future = lease.executor, None, None
         if limits and manager.takes_limits:
             executor = executor.options(**limits.options())

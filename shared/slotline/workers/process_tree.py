@@ -8,7 +8,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +73,26 @@ def _parent(entry: Path) -> int | None:
         return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the pids of a process's children, of theirs, and so on."""
+    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    found = [pid]
+    for one in found:
+        found.extend(child for child, parent in parents.items() if parent == one)
+    return found[1:]
+
+
+def kill_with_descendants(pid: int, kill: Callable[[], object]) -> None:
+    """Kill a process by ``kill()``, and with it all that it has started."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)  # it starts nothing any more
+    begun = descendants(pid)
+    kill()
+    for other in begun:
+        with contextlib.suppress(OSError):
+            os.kill(other, signal.SIGKILL)
 
 
 def kill_strangers(known: Collection[int]) -> None:

@@ -1,0 +1,82 @@
+"""What becomes of the requests whose slots are lost, or are to go to others."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_ext import executors
+from celery_ext.mailbox import Mailbox
+from celery_ext.tenure import Tenure
+from slotline.errors import SlotLostError
+from slotline.pools import Slot
+from slotline.workers.process_tree import kill_with_descendants
+
+logger = get_logger(__name__)
+
+
+class Losses:
+    """Ends the requests that must not go on without their slots, where they can be ended.
+
+    A prefork child is killed with all that it has started, a greenlet is killed, and so is what runs in a lease of the
+    worker's own process. It happens in the thread that brings the news: an event loop that waits for the very server
+    that is away must not delay it.
+
+    Args:
+        pool: The worker's pool.
+        mailbox: Where what follows is posted.
+        has_children: Whether requests run in processes of their own.
+
+    Attributes:
+        counts: How many requests had to end: ``"ended"``, or ``"running"`` on.
+    """
+
+    def __init__(self, pool: Any, mailbox: Mailbox, *, has_children: bool) -> None:
+        self._pool, self._mailbox, self._has_children = pool, mailbox, has_children
+        self.counts: Counter[str] = Counter()
+        self._tenures: dict[str, tuple[Tenure, str]] = {}
+
+    def add(self, tenure: Tenure, on_lost: str) -> None:
+        """Watch over a request that is about to run."""
+        self._tenures[tenure.slot.token] = tenure, on_lost
+        if tenure.slot.forfeited:  # before it was known here
+            self.forfeit(tenure.slot)
+
+    def remove(self, slot: Slot) -> None:
+        """Its request has ended."""
+        self._tenures.pop(slot.token, None)
+
+    def forfeit(self, slot: Slot) -> None:
+        """End the request that holds ``slot``, which is lost or evicted; called in any thread."""
+        tenure, on_lost = self._tenures.pop(slot.token, (None, ""))
+        if tenure is None:
+            return
+        loss = "is to give its slot up" if slot.evicted else "has lost its slot"
+        error = SlotLostError(slot.key, slot.token, **({"reason": "it was evicted"} if slot.evicted else {}))
+        if on_lost == "cancel" and self._end(tenure, error):
+            self.counts["ended"] += 1
+            logger.warning("%s %s of pool %r, and is killed", tenure.request, loss, slot.key)
+            return
+        self.counts["running"] += 1
+        why = "what runs in a thread cannot be killed" if on_lost == "cancel" else 'pool_on_lost="warn"'
+        beside = "" if slot.evicted else " beside its successor"
+        logger.error("%s %s of pool %r, and runs on%s: %s", tenure.request, loss, slot.key, beside, why)
+
+    def _end(self, tenure: Tenure, error: SlotLostError) -> bool:
+        if self._has_children:
+            tenure.end(error, self._kill_child)
+            self._mailbox.post(tenure.report_when_gone)
+            return True
+        if executors.end(tenure.slot.token, error):
+            return True
+        if getattr(self._pool, "is_green", False):
+            tenure.end(error, self._pool.terminate_job)
+            return True
+        return False
+
+    def _kill_child(self, pid: int) -> None:
+        kill_with_descendants(pid, partial(self._pool.terminate_job, pid, signal.SIGKILL))

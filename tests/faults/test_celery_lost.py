@@ -1,0 +1,85 @@
+"""A task whose slot is lost is dead before another worker can have the slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slotline import SlotLostError
+from tests.harness.proxy import TcpProxy
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+from tests.integration.losing_slots import fences, one_after_the_other, pids
+
+LEASE = 4.0
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("pool", "task", "late"),
+    [
+        ("prefork", "beating", True),
+        ("prefork", "beating_in_billiard", False),
+        ("threads", "beating_in_cpu", True),
+        ("threads", "beating_in_billiard", False),
+        ("gevent", "beating", False),
+    ],
+)
+def test_a_worker_that_is_cut_off_from_its_store_kills_its_task_before_another_begins(
+    tmp_path: Path, server: RedisServer, pool: str, task: str, late: bool
+) -> None:
+    made = Deployment(tmp_path, server, lease=LEASE, acks_late=late)
+    beating = getattr(made.module, task)
+    with TcpProxy(server.port) as proxy, made.worker(pool, concurrency=2, store=proxy.redis_url):
+        first = beating.delay("cut", 60)
+        wait_until("the first runs", lambda: fences(made.history, "cut"), 30)
+        second = beating.delay("cut", 1.0)
+        wait_until("the second is parked", lambda: made.parked("beating:cut") == 1, 20)
+        with made.worker(pool, concurrency=2):
+            proxy.stall()
+            with pytest.raises(SlotLostError):
+                first.get(timeout=40)
+            proxy.resume()
+            assert second.get(timeout=60) > 0
+            if pool == "prefork" or task != "beating":
+                assert gone(pids(made.history, "cut")[0])
+    seen = fences(made.history, "cut")
+    assert len(set(seen)) == 2, "the lost one is not repeated"
+    assert one_after_the_other(seen), "two held the slot at once"
+    made.close()
+
+
+def test_a_child_is_killed_in_time_while_the_one_redis_for_everything_stands_still(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    made = Deployment(tmp_path, server, lease=LEASE, acks_late=True)
+    with made.worker("prefork", concurrency=2):
+        first = made.module.beating.delay("still", 60)
+        wait_until("the first runs", lambda: fences(made.history, "still"), 30)
+        second = made.module.beating.delay("still", 0.5)
+        wait_until("the second is parked", lambda: made.parked("beating:still") == 1, 20)
+        (child,) = pids(made.history, "still")
+        server.pause()  # the worker's event loop waits for it, too
+        try:
+            wait_until("the child is dead", lambda: gone(child), LEASE + 30)
+        finally:
+            server.resume()
+        with pytest.raises(SlotLostError):
+            first.get(timeout=40)
+        assert second.get(timeout=60) > 0
+        made.wait_free("beating:still")
+    assert one_after_the_other(fences(made.history, "still"))
+    made.close()
