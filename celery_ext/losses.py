@@ -7,6 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
+from celery.concurrency.base import BasePool
 from celery.utils.log import get_logger
 
 from celery_ext import executors
@@ -37,6 +38,9 @@ class Losses:
 
     def __init__(self, pool: Any, mailbox: Mailbox, *, has_children: bool) -> None:
         self._pool, self._mailbox, self._has_children = pool, mailbox, has_children
+        # Celery 5.4's gevent pool cannot.
+        kills = getattr(type(pool), "terminate_job", None) not in {None, BasePool.terminate_job}
+        self._kills_greenlets = kills and getattr(pool, "is_green", False)
         self.counts: Counter[str] = Counter()
         self._tenures: dict[str, tuple[Tenure, str]] = {}
 
@@ -73,7 +77,7 @@ class Losses:
             return True
         if executors.end(tenure.slot.token, error):
             return True
-        if getattr(self._pool, "is_green", False):
+        if self._kills_greenlets:
             tenure.end(error, self._pool.terminate_job)
             return True
         return False

@@ -9,7 +9,10 @@ from weakref import ref
 
 import pytest
 from billiard.exceptions import Terminated, WorkerLostError
+from celery.concurrency.base import BasePool
 
+from celery_ext.losses import Losses
+from celery_ext.mailbox import AnywhereMailbox
 from celery_ext.tenure import Tenure
 from slotline import MemoryStore, Pool, SlotLostError
 
@@ -144,3 +147,27 @@ def test_a_killed_greenlet_that_its_pool_calls_a_success_has_failed():
     told.lose()
     told.request.on_success((False, None, None))
     assert (told.reports, told.freed) == ([told.error], ["slot", "tenure"])
+
+
+class OldGreenPool(BasePool):  # type: ignore[misc] # Celery ships no types
+    """One that cannot kill its greenlets."""
+
+    is_green = True
+
+
+class GreenPool(OldGreenPool):
+    """One that can."""
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        """Kill a greenlet."""
+
+
+@pytest.mark.parametrize(("pool", "outcome"), [(GreenPool, "ended"), (OldGreenPool, "running")])
+def test_what_its_pool_cannot_kill_goes_on_and_is_counted(pool, outcome):
+    told = Told()
+    losses = Losses(pool(limit=1), AnywhereMailbox(), has_children=False)
+    losses.add(told.tenure, "cancel")
+    told.tenure.slot.evicted = True
+    losses.forfeit(told.tenure.slot)
+    losses.forfeit(told.tenure.slot)
+    assert losses.counts == {outcome: 1}
