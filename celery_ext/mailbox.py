@@ -63,6 +63,9 @@ class Mailbox(ABC):
             finally:
                 self._busy.release()
 
+    def wake(self) -> None:  # noqa: B027 - only a box with a pipe has something to do
+        """Have the event loop go round once more before it waits: there is something that it does only then."""
+
     def register(self, hub: Any) -> None:  # noqa: B027 - only a box with a pipe has something to do
         """Take part in an event loop that the consumer has just made ready."""
 
@@ -94,8 +97,12 @@ class HubMailbox(Mailbox):
         if threading.get_ident() == self._home:
             self.drain()
         else:
-            with contextlib.suppress(OSError):  # full: the loop is woken already; closed: nothing is left to do
-                os.write(self._writer, b"!")
+            self.wake()
+
+    def wake(self) -> None:
+        """Make the loop's next wait a short one."""
+        with contextlib.suppress(OSError):  # full: the loop is woken already; closed: nothing is left to do
+            os.write(self._writer, b"!")
 
     def _woken(self, *_: Any) -> None:
         with contextlib.suppress(OSError):

@@ -128,6 +128,7 @@ class Waiting:
         # A held request is not one that the pool has: workers that count those must go on to take others.
         state.reserved_requests.discard(request)
         self._consumer.qos.increment_eventually()
+        self._mailbox.wake()  # the loop tells the broker of it before its next wait, and not while it waits
         logger.debug("%s is held: pool %r has no slot for it", request, key)
         self._processes.give_back()
         self._tick_later()

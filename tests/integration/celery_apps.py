@@ -274,6 +274,7 @@ class Deployment:
         acks_late: Celery's ``task_acks_late``.
         lease: Seconds after which a dead worker's slots are free.
         transport: Celery's ``broker_transport_options``.
+        extra: More source for the module: settings, tasks.
     """
 
     def __init__(
@@ -286,6 +287,7 @@ class Deployment:
         acks_late: bool = False,
         lease: float = 10.0,
         transport: Mapping[str, Any] | None = None,
+        extra: str = "",
     ) -> None:
         self.server, self.directory = server, directory
         self.pool = "prefork"
@@ -295,7 +297,7 @@ class Deployment:
             f"BROKER = {broker or server.url!r}\nBACKEND = STORE = {server.url!r}\nQUEUE = {queue!r}\n"
             f"ACKS_LATE = {acks_late}\nLEASE = {lease}\nTRANSPORT = {transport or {'visibility_timeout': 3600}!r}\n"
         )
-        (directory / f"{self.name}.py").write_text(header + SOURCE)
+        (directory / f"{self.name}.py").write_text(header + SOURCE + extra)
         sys.path.insert(0, str(directory))
         try:
             importlib.invalidate_caches()
