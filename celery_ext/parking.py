@@ -102,6 +102,7 @@ class Parking:
         logger.debug("%s is parked, %d of its lane before it", request, outcome.place)
         state.task_ready(request)
         request.acknowledge()
+        self._mailbox.wake()  # the loop sends it before its next wait, and the broker the next message on it
         self._processes.give_back()
         return None
 
