@@ -206,6 +206,10 @@ class RedisServer:
             str(binary), "--port", str(self.port), "--bind", self.host, "--dir", str(self._dir), "--save", "",
             *durable, *self.options,
         ]  # fmt: skip
+        self._spawn(command)
+
+    def _spawn(self, command: list[str]) -> None:
+        assert self._dir is not None
         with (self._dir / "redis.log").open("ab") as log:
             # A session of its own, so that Ctrl-C in the terminal ends the tests and not the server under them.
             self._process = subprocess.Popen(

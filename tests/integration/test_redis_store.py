@@ -11,8 +11,7 @@ import redis
 import redis.asyncio
 
 from slotline import InvalidOptionError, Pool, RedisStore, StoreError, StoreUnavailableError
-from slotline.stores import Command
-from slotline.stores import redis as redis_module
+from slotline.stores import Command, _sending
 from tests.harness.ports import free_port
 from tests.harness.waiting import await_until
 
@@ -270,21 +269,21 @@ async def test_a_slot_is_given_back_although_its_caller_was_cancelled_before_the
     redis_store, monkeypatch
 ):
     asking, may_go = asyncio.Event(), asyncio.Event()
-    exchange = redis_module._exchange
+    exchange = _sending._exchange
 
-    async def slow(*args):
+    async def slow(*args, **options):
         asking.set()
         await may_go.wait()
-        return await exchange(*args)
+        return await exchange(*args, **options)
 
-    monkeypatch.setattr(redis_module, "_exchange", slow)
+    monkeypatch.setattr(_sending, "_exchange", slow)
     pool = Pool("p", 1, store=redis_store)
     caller = asyncio.create_task(pool.acquire())
     await asking.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    await await_until("the release is sent", lambda: not redis_store.keeper._later and not redis_store.keeper._sender)
+    await await_until("the release is sent", lambda: not redis_store.keeper._later and not redis_store.keeper._senders)
     may_go.set()
-    await await_until("the question is answered", lambda: not redis_store._coalescer()._flights)
+    await await_until("the question is answered", lambda: not redis_store._links()._coalescers[""]._flights)
     await await_until("nobody holds the slot", lambda: pool.sync.size() == 0)

@@ -59,7 +59,7 @@ def test_a_channel_joined_as_the_last_answer_comes_is_listened_to(store, redis_c
 def test_closing_a_store_lets_nobody_wait_for_a_server_that_is_away():
     store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", retries=0)
     hub, outcome = store.wakeups, []
-    heard = hub._started()
+    heard = hub.listening()
     heard.add_done_callback(lambda done: outcome.append(done.exception()))
     store.sync.close()
     wait_until("it is told", lambda: bool(outcome))

@@ -150,7 +150,7 @@ def untag(name: str, done: list[bytes]) -> Command:
     return Command("cache_untag", (name,), (_BATCH, *done))
 
 
-def scan(cursor: int, pattern: str) -> Command:
+def scan(cursor: str | int, pattern: str) -> Command:
     return Command("SCAN", (), (cursor, "MATCH", pattern, "COUNT", _BATCH))
 
 

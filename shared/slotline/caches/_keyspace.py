@@ -10,6 +10,9 @@ from slotline.steps import Call, Steps
 if TYPE_CHECKING:
     from slotline.stores.base import Command, Store
 
+_END = (0, "0", b"0")
+"""Cursors of a scan that has ended."""
+
 
 def all_or_error(store: Store, batch: list[Command]) -> Steps[list[Any]]:
     """Execute a batch and return its replies.
@@ -41,14 +44,13 @@ def invalidate_tagged(store: Store, tag_name: str, channel: str) -> Steps[int]:
 
 def clear_matching(store: Store, pattern: str, channel: str) -> Steps[None]:
     """Remove whatever is named like ``pattern``, and take their claims from those who create values now."""
-    cursor = 0
+    cursor: str | int = 0  # opaque: on a Cluster it says which server it is of
     while True:
         cursor, found = yield Call(store, commands.scan(cursor, pattern))
         names = [name.decode("utf-8", "surrogateescape") for name in found]
         if names:
             yield from all_or_error(store, [_removal(name, channel) for name in names])
-        cursor = int(cursor)
-        if cursor == 0:
+        if cursor in _END:
             yield Call(store, commands.announce(channel, commands.EVERYTHING))
             return
 
@@ -62,11 +64,10 @@ def _removal(name: str, channel: str) -> Command:
 def stored_keys(store: Store, names: commands.Names, limit: int) -> Steps[list[str]]:
     """Return the user's keys of entries on the server, ``limit`` at the most."""
     found: list[str] = []
-    cursor = 0
+    cursor: str | int = 0
     while True:
         cursor, batch = yield Call(store, commands.scan(cursor, names.patterns[0]))
         shown = (names.shown(name.decode("utf-8", "replace")) for name in batch)
         found.extend(key for key in shown if key is not None)
-        cursor = int(cursor)
-        if cursor == 0 or len(found) >= limit:
+        if cursor in _END or len(found) >= limit:
             return found[:limit]

@@ -97,10 +97,14 @@ class Coalescer:
         finally:
             await self._close()
 
-    async def close(self) -> None:
-        """Let what is under way land, then close the connections."""
+    async def land(self) -> None:
+        """Return when nothing is under way."""
         while self._flights:
             await asyncio.wait(list(self._flights))
+
+    async def close(self) -> None:
+        """Let what is under way land, then close the connections."""
+        await self.land()
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closing it already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import redis
@@ -11,13 +12,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from slotline._checks import refuse
-from slotline.stores.url import check_url, shown_url
+from slotline.stores._topology import ClusterTopology, SentinelTopology, Topology
+from slotline.stores.url import Servers, read_url, shown_url
 
-_ALLOWED = "a Redis URL or a client of redis-py (redis.Redis or redis.asyncio.Redis)"
+_ALLOWED = (
+    "a Redis URL, or a client of redis-py for one server (redis.Redis or redis.asyncio.Redis); "
+    "Sentinels and a Cluster are named by URL: redis+sentinel://host:port/service, redis+cluster://host:port"
+)
+_LONGEST_QUESTION = 2.0
 
 
 class Connections:
-    """Makes redis-py clients for one server; none is open before it is used.
+    """Makes redis-py clients for the servers that ``target`` names; none is open before it is used.
 
     redis-py's own retries are off, since they multiply its time-outs: the store retries. Replies stay ``bytes``.
 
@@ -30,47 +36,85 @@ class Connections:
     def __init__(self, target: Any, *, timeout: float, max_connections: int) -> None:
         self._max_connections = max_connections
         self._timeout = timeout
-        self._url: str | None = None
+        self._servers: Servers | None = None
         self._kwargs: dict[str, Any] = {}
         self._connection_class = "Connection"
         if isinstance(target, redis.Redis | redis.asyncio.Redis):
             pool = target.connection_pool
             self._kwargs = dict(pool.connection_kwargs)
             self._connection_class = pool.connection_class.__name__
+            if not hasattr(redis.connection, self._connection_class):  # one that a Sentinel manages
+                raise refuse("url", target, _ALLOWED)
             where = self._kwargs
             self.name = (
                 where.get("path")
                 or f"redis://{where.get('host', 'localhost')}:{where.get('port', 6379)}/{where.get('db') or 0}"
             )
         elif isinstance(target, str):
-            self._url = check_url("url", target)
+            self._servers = read_url("url", target)
             self.name = shown_url(target)
         else:
             raise refuse("url", target, _ALLOWED)
 
-    def blocking(self) -> redis.Redis:
-        """Return a new client for threads; callers beyond its connections wait for one."""
+    def topology(self) -> Topology:
+        """Return what finds out which of the servers answers for what, for one process."""
+        servers = self._servers
+        if servers is None or servers.kind == "standalone":
+            return Topology()
+        if servers.kind == "cluster":
+            return ClusterTopology(servers, lambda node: self._dial(servers.url(node)))
+        return SentinelTopology(servers, lambda node: self._dial(servers.sentinel_url(node)))
+
+    def blocking(self, node: str = "", topology: Topology | None = None) -> redis.Redis:
+        """Return a new client for threads; callers beyond its connections wait for one.
+
+        Args:
+            node: The server, where there are several.
+            topology: Asked at each new connection whether the server still is what it was.
+        """
         options = self._options(Retry(NoBackoff(), 0), redis.connection)
+        if topology is not None:
+
+            def greet(connection: Any) -> None:
+                connection.on_connect()
+                topology.confirm(node)
+
+            options["redis_connect_func"] = greet
         pool: redis.ConnectionPool
-        if self._url is not None:
+        if self._servers is not None:
             pool = redis.BlockingConnectionPool.from_url(
-                self._url, max_connections=self._max_connections, timeout=self._timeout, **options
+                self._servers.url(node), max_connections=self._max_connections, timeout=self._timeout, **options
             )
         else:
             pool = redis.BlockingConnectionPool(max_connections=self._max_connections, timeout=self._timeout, **options)
         return redis.Redis(connection_pool=pool)
 
-    def awaiting(self, max_connections: int) -> redis.asyncio.Redis:
-        """Return a new client for the running event loop."""
+    def awaiting(self, max_connections: int, node: str = "", topology: Topology | None = None) -> redis.asyncio.Redis:
+        """Return a new client for the running event loop; ``node`` and ``topology`` as for :meth:`blocking`."""
         # No time-out for each read: redis-py would arm a timer for it, and on Python 3.11 lose cancellations in it. The
         # store puts one around the whole exchange.
         options = self._options(redis.asyncio.retry.Retry(NoBackoff(), 0), redis.asyncio.connection)
         options["socket_timeout"] = None
-        if self._url is not None:
-            pool = redis.asyncio.ConnectionPool.from_url(self._url, max_connections=max_connections, **options)
+        if topology is not None:
+
+            async def greet(connection: Any) -> None:
+                await connection.on_connect()
+                await asyncio.to_thread(topology.confirm, node)
+
+            options["redis_connect_func"] = greet
+        if self._servers is not None:
+            url = self._servers.url(node)
+            pool = redis.asyncio.ConnectionPool.from_url(url, max_connections=max_connections, **options)
         else:
             pool = redis.asyncio.ConnectionPool(max_connections=max_connections, **options)
         return redis.asyncio.Redis(connection_pool=pool)
+
+    def _dial(self, url: str) -> redis.Redis:
+        """Return a client of a server that is asked where others are: the next is asked soon if it does not answer."""
+        seconds = min(self._timeout, _LONGEST_QUESTION)
+        options = self._options(Retry(NoBackoff(), 0), redis.connection)
+        options.update(socket_timeout=seconds, socket_connect_timeout=seconds)
+        return redis.Redis.from_url(url, **options)
 
     def _options(self, retry: Any, classes: Any) -> dict[str, Any]:
         options = {
@@ -84,6 +128,6 @@ class Connections:
         }
         options.pop("himport_registry", None)
         options.pop("maint_notifications_config", None)
-        if self._url is None:
+        if self._servers is None:
             options["connection_class"] = getattr(classes, self._connection_class)
         return options

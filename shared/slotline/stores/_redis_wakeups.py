@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,8 @@ logger = logging.getLogger("slotline.stores")
 
 LINGER = 60.0
 """Seconds that the thread stays after the last waiter has left."""
+PATIENT = 1.0
+"""Seconds after which whoever waits to be heard may go on without, and is told later to look again."""
 _CHECK = 20.0
 _PATIENCE = 6
 _STOP = b"-"
@@ -30,11 +35,22 @@ class RedisWakeups(Wakeups):
     """Listens on this process's channel in a daemon thread that starts with the first waiter.
 
     When the connection is lost it is made anew, and every waiter is told to look again, since messages may be gone.
+
+    Args:
+        name: What logs and errors call the server.
+        channel: This process's channel.
+        connect: Makes a client.
+        moved: Whether messages may have been missed before it is heard for the first time.
+        patience: How often it tries to connect, at the least, before whoever waits is told that it cannot.
     """
 
-    def __init__(self, name: str, channel: str, connect: Callable[[], redis.Redis]) -> None:
+    def __init__(
+        self, name: str, channel: str, connect: Callable[[], redis.Redis], *, moved: bool = False, patience: int = 0
+    ) -> None:
         super().__init__()
         self.channel = channel
+        self.on_lost: Callable[[], None] | None = None
+        """Called, in the thread, when its connection broke or could not be made."""
         self._name = name
         self._connect = connect
         self._lock = threading.Lock()
@@ -42,25 +58,29 @@ class RedisWakeups(Wakeups):
         self._heard: Future[None] = Future()
         self._closing = False
         self._away = False
+        self._pubsub: Any = None
+        self._begun = 0.0
+        self._missed = moved
+        self._patience = max(_PATIENCE, patience)
         self._expected = 0
         self._subscribed: set[str] = set()
 
     def bell(self, token: str) -> Bell:
         bell = super().bell(token)
-        self._started()
+        self.listening()
         return bell
 
     def join(self, channel: str, heard: Callable[[bytes], None]) -> None:
         """See :meth:`Wakeups.join`."""
         super().join(channel, heard)
-        self._changed()
+        self.changed()
 
     def quit(self, channel: str, heard: Callable[[bytes], None]) -> None:
         """See :meth:`Wakeups.quit`."""
         super().quit(channel, heard)
-        self._changed()
+        self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """Tell the thread, which alone may use its connection, to subscribe anew."""
         with self._lock:
             if self._thread is not None and self._heard.done():
@@ -73,36 +93,39 @@ class RedisWakeups(Wakeups):
             self._say(_CHANGED)
 
     def listen_blocking(self) -> None:
-        self._started().result()
+        self.listening().result()
 
     async def listen(self) -> None:
-        heard = self._started()
+        heard = self.listening()
         if not heard.done():
             await asyncio.wrap_future(heard)
         else:
             heard.result()
 
-    def _started(self) -> Future[None]:
+    def listening(self) -> Future[None]:
+        """Listen; the future is done when messages reach this process, and has the error when they cannot."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
                     self._heard = Future()
                     self._heard.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel the others
                     self._closing = False
+                    self._begun = time.monotonic()
                     self._thread = threading.Thread(target=self._run, name="slotline-wakeups", daemon=True)
                     self._thread.start()
         return self._heard
 
     def _run(self) -> None:
         client = self._connect()
-        patience = pauses(_PATIENCE)
+        patience = pauses(self._patience)
         try:
             while not self._closing:
                 try:
                     with client.pubsub() as pubsub:
+                        self._pubsub = pubsub
                         self._subscribe(pubsub)
                         for message in iter(lambda: self._next(pubsub), None):
-                            patience = pauses(_PATIENCE)
+                            patience = pauses(self._patience)
                             self._deliver(pubsub, message)
                         return
                 except Exception as error:  # noqa: BLE001 - whatever broke the connection, it is made anew
@@ -168,13 +191,16 @@ class RedisWakeups(Wakeups):
             if again:
                 self._heard = Future()
             self._heard.set_result(None)
-        if again:
+            missed, self._missed = self._missed, False
+        if again or missed or time.monotonic() - self._begun > PATIENT:
             self.nudge_all()
         return True
 
     def _lost(self, error: Exception, patience: Any) -> None:
         if self._closing:
             return
+        if self.on_lost is not None:
+            self.on_lost()
         pause = next(patience, None)
         if pause is None:
             logger.log(logging.DEBUG if self._away else logging.WARNING, "no wake-ups from %s: %s", self._name, error)
@@ -199,6 +225,19 @@ class RedisWakeups(Wakeups):
             return
         if self._say(_STOP):
             thread.join(timeout=2.0)
+
+    def part(self) -> None:
+        """End without a word to the server, which is no master any more, or cannot be reached."""
+        self._closing = True
+        self._thread = None
+        with self._lock:
+            if not self._heard.done():
+                self._heard.set_exception(StoreUnavailableError(self._name, "its server has changed"))
+        # The thread alone may use its connection, but it may sit in it for long: its socket is what wakes it.
+        wire = getattr(getattr(self._pubsub, "connection", None), "_sock", None)
+        if wire is not None:
+            with contextlib.suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
 
     def _say(self, word: bytes) -> bool:
         """Publish to the thread itself; without a server it finds out by itself, with its connection."""

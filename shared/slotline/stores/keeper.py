@@ -67,16 +67,23 @@ class Keeper:
 
     Args:
         execute_many: Sends commands in one round trip.
+        lane: Tells which server a command is for: one that does not answer delays no renewal at another.
     """
 
-    def __init__(self, execute_many: Callable[[Sequence[Command]], list[Any]]) -> None:
+    def __init__(
+        self,
+        execute_many: Callable[[Sequence[Command]], list[Any]],
+        lane: Callable[[Command], str | None] = lambda _: None,
+    ) -> None:
         self._execute_many = execute_many
+        self._lane = lane
         self._changed = threading.Condition()
         self._kept: dict[str, Kept] = {}
         self._later: dict[Command, float] = {}
         self._next_look = math.inf
         self._thread: threading.Thread | None = None
-        self._sender: threading.Thread | None = None
+        self._senders: dict[str | None, threading.Thread] = {}
+        self._retry_at: dict[str | None, float] = {}
         self._closed = False
 
     def keep(
@@ -124,14 +131,16 @@ class Keeper:
         with self._changed:
             self._closed = True
             threads = [
-                thread for thread in (self._thread, self._sender) if thread not in (None, threading.current_thread())
+                thread
+                for thread in (self._thread, *self._senders.values())
+                if thread not in (None, threading.current_thread())
             ]
             self._changed.notify_all()
         for thread in threads:
             if thread is not None:
                 thread.join(timeout=5.0)
         if self._later:
-            self._send([], list(self._later))
+            self._send(None, [], list(self._later))
 
     def _look_again(self) -> None:
         with self._changed:
@@ -155,9 +164,8 @@ class Keeper:
                         self._changed.acquire()
                     continue
                 self._next_look = math.inf  # whoever is kept from here on says so, and is not missed
-                if self._sender is None:
-                    self._start_sending(now)
-                if self._sender is None and not self._kept and not self._later:
+                self._start_sending(now)
+                if not self._senders and not self._kept and not self._later:
                     if lingered:
                         break
                     # Short holds follow one another: a thread for each would cost more than the holds.
@@ -165,10 +173,15 @@ class Keeper:
                     self._changed.wait(_LINGER)
                     continue
                 lingered = False
+                # What is overdue waits for its server's answer to others: only its end is watched till then.
                 self._next_look = min(
-                    (min(kept.due, kept.deadline) for kept in list(self._kept.values())), default=math.inf
+                    (
+                        min(kept.due, kept.deadline) if kept.due > now else kept.deadline
+                        for kept in list(self._kept.values())
+                    ),
+                    default=math.inf,
                 )
-                if self._later and self._sender is None:
+                if self._later:
                     self._next_look = min(self._next_look, now + _RETRY)
                 self._changed.wait(None if self._next_look == math.inf else max(0.0, self._next_look - now))
             self._thread = None
@@ -178,31 +191,35 @@ class Keeper:
         if due:
             due = [kept for kept in list(self._kept.values()) if kept.due <= now + _TOGETHER * kept.lease / BEATS]
         self._later = {command: until for command, until in self._later.items() if until > now}
-        if not due and (not self._later or now < self._retry_at):
-            return
+        loads: dict[str | None, tuple[list[Kept], list[Command]]] = {}
         for kept in due:
-            kept.due = math.inf  # the watch on its deadline goes on while the renewal travels
-        self._sender = threading.Thread(
-            target=self._send, args=(due, list(self._later)), name="slotline-renewals", daemon=True
-        )
-        self._sender.start()
+            loads.setdefault(self._lane(kept.renew), ([], []))[0].append(kept)
+        for command in self._later:
+            loads.setdefault(self._lane(command), ([], []))[1].append(command)
+        for lane, (renewals, later) in loads.items():
+            if lane in self._senders or not (renewals or now >= self._retry_at.get(lane, 0.0)):
+                continue
+            for kept in renewals:
+                kept.due = math.inf  # the watch on its deadline goes on while the renewal travels
+            self._senders[lane] = threading.Thread(
+                target=self._send, args=(lane, renewals, later), name="slotline-renewals", daemon=True
+            )
+            self._senders[lane].start()
 
-    _retry_at = 0.0
-
-    def _send(self, due: list[Kept], later: list[Command]) -> None:
+    def _send(self, lane: str | None, due: list[Kept], later: list[Command]) -> None:
         sent = time.monotonic()
         try:
             replies = self._execute_many([*(kept.renew for kept in due), *later])
         except Exception as error:
-            self._retry_at = time.monotonic() + _RETRY
+            retry_at = self._retry_at[lane] = time.monotonic() + _RETRY
             if not isinstance(error, StoreUnavailableError):
                 logger.exception("renewing failed")
             for kept in due:
-                kept.due = self._retry_at
+                kept.due = retry_at
         else:
             for command, reply in zip(later, replies[len(due) :], strict=True):
                 if isinstance(reply, Exception):
-                    self._retry_at = sent + _RETRY
+                    self._retry_at[lane] = sent + _RETRY
                 else:
                     self._later.pop(command, None)
             for kept, reply in zip(due, replies, strict=False):
@@ -212,8 +229,9 @@ class Keeper:
             if kept.to_end and kept.on_evict is not None:
                 on_evict, kept.on_evict = kept.on_evict, None
                 _tell(on_evict, kept)
-        self._sender = None
-        self._look_again()
+        with self._changed:
+            self._senders.pop(lane, None)
+            self._look_again()
 
     def _lose(self, lost: list[Kept]) -> None:
         for kept in lost:

@@ -5,39 +5,45 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import uuid
 import weakref
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
-from redis.exceptions import DataError, NoScriptError
 
 from slotline import _checks, settings
-from slotline.stores._coalesce import FLIGHTS, Coalescer
+from slotline.errors import StoreError, StoreUnavailableError
+from slotline.steps import run_awaiting, run_blocking
 from slotline.stores._connections import Connections
-from slotline.stores._redis_errors import pauses, translated, worth_retrying
+from slotline.stores._loops import LoopLinks
+from slotline.stores._node_wakeups import NodeWakeups
+from slotline.stores._redis_errors import translated
 from slotline.stores._redis_wakeups import RedisWakeups
-from slotline.stores._scripts import load
+from slotline.stores._sending import Fleet, sending
+from slotline.stores._topology import MovingTopology, Topology
 from slotline.stores.base import TAKING, Command, Reply, Store, SyncStore
 from slotline.stores.keeper import Keeper
+from slotline.stores.wakeups import Wakeups
 
 
-class RedisStore(Store):
+class RedisStore(Store, Fleet):
     """A store on Redis >= 6.2 or Valkey, for any number of processes and machines.
 
     Nothing is connected before the first call. Each process, and each event loop in it, has clients of its own;
     a forked child makes new ones. Calls of one loop are coalesced into pipelines on at most a handful of
-    connections. A broken connection is retried with backoff; commands are idempotent, so a repeated one is harmless.
+    connections, a server. A broken connection is retried with backoff, where Sentinels or a Cluster say that the
+    data is by then; commands are idempotent, so a repeated one is harmless.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://`` URL, or a client of redis-py whose options are taken over.
+        url: ``redis://``, ``rediss://`` or ``unix://`` URL; ``redis+sentinel://host:port,host:port/service/db``;
+            ``redis+cluster://host:port,host:port``; or a client of redis-py for one server, whose options are taken
+            over.
         prefix: The first part of every key.
         timeout: Seconds for one connect, read or write (default 5).
         retries: How often a call is repeated on a broken connection before it raises (default 3).
-        max_connections: The most connections that this process's threads open together (default 50).
+        max_connections: The most connections that this process's threads open together, to each server (default 50).
 
     Raises:
         InvalidOptionError: An argument cannot be used; an unreachable server shows at the first call, as
@@ -72,23 +78,28 @@ class RedisStore(Store):
     def _fresh(self) -> None:
         """Forget everything that belongs to a process: at first, and in a forked child."""
         self._lock = threading.Lock()
-        self._client: redis.Redis | None = None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer] = weakref.WeakKeyDictionary()
-        self._wakeups: RedisWakeups | None = None
+        self.topology: Topology = self._connections.topology()
+        if isinstance(self.topology, MovingTopology):
+            self.topology.on_change = self._follow
+        self._clients: dict[str, redis.Redis] = {}
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = weakref.WeakKeyDictionary()
+        self._wakeups: NodeWakeups | RedisWakeups | None = None
         self._keeper: Keeper | None = None
 
     def __repr__(self) -> str:
         return f"RedisStore({self.name!r}, prefix={self.prefix!r})"
 
     @property
-    def wakeups(self) -> RedisWakeups:
+    def wakeups(self) -> Wakeups:
         """This process's doorbells."""
         if self._wakeups is None:
             with self._lock:
                 if self._wakeups is None:
-                    self._wakeups = RedisWakeups(
-                        self.name, f"{self.prefix}:wake:{uuid.uuid4().hex}", self._connections.blocking
-                    )
+                    channel = f"{self.prefix}:wake:{uuid.uuid4().hex}"
+                    if self.topology.moves:
+                        self._wakeups = NodeWakeups(self.name, channel, self._dial, self.topology, self.retries)
+                    else:
+                        self._wakeups = RedisWakeups(self.name, channel, self._connections.blocking)
         return self._wakeups
 
     @property
@@ -97,42 +108,78 @@ class RedisStore(Store):
         if self._keeper is None:
             with self._lock:
                 if self._keeper is None:
-                    self._keeper = Keeper(self.sync.execute_many)
+                    self._keeper = Keeper(self.sync.execute_many, self._lane)
         return self._keeper
 
     def client(self) -> redis.Redis:
-        """Return this process's blocking client."""
-        if self._client is None:
+        """Return this process's blocking client, of any server that takes writes where there are several."""
+        topology = self.topology
+        if not topology.masters:
+            try:
+                topology.look(float("-inf"))
+            except redis.ConnectionError as error:
+                raise translated(self.name, error) from error
+        return self.blocking_client(topology.any_master() or "")
+
+    def blocking_client(self, node: str) -> redis.Redis:
+        """See :meth:`Fleet.blocking_client`."""
+        client = self._clients.get(node)
+        if client is None:
             with self._lock:
-                if self._client is None:
-                    self._client = self._connections.blocking()
-        return self._client
+                client = self._clients.get(node)
+                if client is None:
+                    client = self._clients[node] = self._dial(node)
+        return client
+
+    def awaiting_client(self, node: str) -> redis.asyncio.Redis:
+        """See :meth:`Fleet.awaiting_client`."""
+        return self._links().client(node)
+
+    def _dial(self, node: str) -> redis.Redis:
+        return self._connections.blocking(node, self.topology if self.topology.moves else None)
+
+    def _lane(self, command: Command) -> str | None:
+        """Return what travels together: no server's calls wait for another server."""
+        if not self.topology.moves:
+            return ""
+        try:
+            return self.topology.node(command)
+        except StoreError:  # it is told when it is sent
+            return ""
+
+    def _follow(self) -> None:
+        """The servers that take writes have changed; clients of others stay, idle: they may come back."""
+        wakeups = self._wakeups
+        if isinstance(wakeups, NodeWakeups):
+            wakeups.follow()
 
     async def execute(self, command: Command) -> Reply:
         """See :meth:`Store.execute`."""
-        return await self._coalescer().submit(command)
+        return await self._links().submit(command, self._lane(command))
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`Store.execute_many`."""
-        coalescer = self._coalescer()
-        return await asyncio.gather(*map(coalescer.submit, commands), return_exceptions=True)
+        links = self._links()
+        return await asyncio.gather(
+            *(links.submit(command, self._lane(command)) for command in commands), return_exceptions=True
+        )
 
-    def _coalescer(self) -> Coalescer:
+    def _links(self) -> LoopLinks:
         loop = asyncio.get_running_loop()
-        coalescer = self._loops.get(loop)
-        if coalescer is None:
-            client = self._connections.awaiting(max_connections=FLIGHTS)
+        links = self._loops.get(loop)
+        if links is None:
 
-            async def send(commands: Sequence[Command]) -> list[Any]:
-                return await self._send(client, commands)
+            def make(max_connections: int, node: str) -> redis.asyncio.Redis:
+                return self._connections.awaiting(max_connections, node, self.topology if self.topology.moves else None)
 
-            async def close() -> None:
-                self._loops.pop(loop, None)  # its client refers to the loop: no weak key ends that
-                await client.aclose()
-                await client.connection_pool.disconnect()
+            def closed() -> None:
+                self._loops.pop(loop, None)  # its clients refer to the loop: no weak key ends that
 
-            coalescer = self._loops[loop] = Coalescer(send, close, self._give_back)
-        return coalescer
+            links = self._loops[loop] = LoopLinks(make, self._send, self._give_back, closed)
+        return links
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        return await run_awaiting(sending(self, commands))
 
     def _give_back(self, command: Command) -> None:
         # The caller's own release travels another way, and may have come before what it was to undo.
@@ -140,41 +187,15 @@ class RedisStore(Store):
             release = Command("pool_release", command.keys, command.args[:1])
             self.settle(release, settings.current().heartbeat_lease)
 
-    async def _send(self, client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:
-        patience = pauses(self.retries)
-        while True:
-            try:
-                async with asyncio.timeout(self.timeout):
-                    replies = await _exchange(client, [_words(command) for command in commands])
-                missing = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-                if missing:
-                    async with asyncio.timeout(self.timeout):
-                        again = await _exchange(client, [_words_with_text(commands[at]) for at in missing])
-                    for at, reply in zip(missing, again, strict=True):
-                        replies[at] = reply
-            except (UnicodeError, DataError):
-                if len(commands) == 1:
-                    raise
-                # Nothing was sent, since one of them cannot be: the others are not to suffer for it.
-                alone = [self._send(client, (command,)) for command in commands]
-                return [reply for sent in alone for reply in await _outcome(sent)]
-            except Exception as error:
-                pause = next(patience, None) if worth_retrying(error) else None
-                if pause is None:
-                    raise translated(self.name, error) from error
-                await asyncio.sleep(pause)
-            else:
-                return [translated(self.name, reply) if isinstance(reply, Exception) else reply for reply in replies]
-
     def settle(self, command: Command, seconds: float) -> None:
         """See :meth:`Store.settle`."""
         self.keeper.later(command, seconds)
 
     async def close(self) -> None:
         """See :meth:`Store.close`."""
-        coalescer = self._loops.pop(asyncio.get_running_loop(), None)
-        if coalescer is not None:
-            await coalescer.close()
+        links = self._loops.pop(asyncio.get_running_loop(), None)
+        if links is not None:
+            await links.close()
         await asyncio.get_running_loop().run_in_executor(None, self.sync.close)
 
 
@@ -186,90 +207,32 @@ class SyncRedisStore(SyncStore):
 
     def execute(self, command: Command) -> Reply:
         """See :meth:`RedisStore.execute`."""
-        client = self._store.client()
-        patience = pauses(self._store.retries)
-        while True:
-            try:
-                try:
-                    return client.execute_command(*_words(command))
-                except NoScriptError:
-                    return client.execute_command(*_words_with_text(command))
-            except Exception as error:
-                pause = next(patience, None) if worth_retrying(error) else None
-                if pause is None:
-                    raise translated(self._store.name, error) from error
-                time.sleep(pause)
+        (outcome,) = run_blocking(sending(self._store, (command,)))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`RedisStore.execute_many`."""
         if not commands:
             return []
-        client = self._store.client()
-        patience = pauses(self._store.retries)
-        while True:
-            try:
-                with client.pipeline(transaction=False) as pipeline:
-                    for command in commands:
-                        pipeline.execute_command(*_words(command))
-                    replies = pipeline.execute(raise_on_error=False)
-            except Exception as error:
-                pause = next(patience, None) if worth_retrying(error) else None
-                if pause is None:
-                    raise translated(self._store.name, error) from error
-                time.sleep(pause)
-            else:
-                return [self._settled(command, reply) for command, reply in zip(commands, replies, strict=True)]
-
-    def _settled(self, command: Command, reply: Any) -> Any:
-        if isinstance(reply, NoScriptError):
-            return self.execute(command)
-        return translated(self._store.name, reply) if isinstance(reply, Exception) else reply
+        outcomes = run_blocking(sending(self._store, commands))
+        if all(isinstance(outcome, StoreUnavailableError) for outcome in outcomes):
+            raise outcomes[0]
+        return outcomes
 
     def close(self) -> None:
         """See :meth:`RedisStore.close`."""
         store = self._store
-        client, wakeups, keeper = store._client, store._wakeups, store._keeper  # noqa: SLF001 - its other face
-        store._client, store._wakeups, store._keeper = None, None, None  # noqa: SLF001 - its other face
+        clients, wakeups, keeper = store._clients, store._wakeups, store._keeper  # noqa: SLF001 - its other face
+        store._clients, store._wakeups, store._keeper = {}, None, None  # noqa: SLF001 - its other face
         if keeper is not None:
             keeper.close()
         if wakeups is not None:
             wakeups.close()
-        if client is not None:
+        for client in clients.values():
             client.close()
             client.connection_pool.disconnect()
-
-
-def _words(command: Command) -> list[Any]:
-    name, keys, args = command
-    if name.isupper():
-        return [name, *keys, *args]
-    return ["EVALSHA", load(name).sha, len(keys), *keys, *args]
-
-
-def _words_with_text(command: Command) -> list[Any]:
-    return ["EVAL", load(command.script).text, len(command.keys), *command.keys, *command.args]
-
-
-async def _outcome(sent: Awaitable[list[Any]]) -> list[Any]:
-    try:
-        return await sent
-    except Exception as error:  # noqa: BLE001 - each command has its own outcome
-        return [error]
-
-
-async def _exchange(client: redis.asyncio.Redis, commands: list[list[Any]]) -> list[Any]:
-    if len(commands) == 1:  # half the cost of a pipeline of one
-        try:
-            return [await client.execute_command(*commands[0])]
-        except Exception as error:
-            if worth_retrying(error):
-                raise
-            return [error]
-    async with client.pipeline(transaction=False) as pipeline:
-        for words in commands:
-            pipeline.execute_command(*words)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        return replies
 
 
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()

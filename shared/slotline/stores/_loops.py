@@ -1,0 +1,68 @@
+"""What one event loop has of a store: its clients, and the gathering of its calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from slotline.stores._coalesce import FLIGHTS, Coalescer
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+    from slotline.stores.base import Command
+
+_MEETING = 16
+"""How many servers' flights may meet at one, whose redirected calls they bring along."""
+
+
+class LoopLinks:
+    """The clients of one event loop, one for each server, and one coalescer each, so that none waits for another.
+
+    Args:
+        make: Makes a client of a server with at most so many connections.
+        send: Sends commands together, wherever they go.
+        unwanted: Called with each command whose caller was cancelled while it travelled.
+        closed: Called when the clients are closed.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, str], redis.asyncio.Redis],
+        send: Callable[[Sequence[Command]], Any],
+        unwanted: Callable[[Command], None],
+        closed: Callable[[], None],
+    ) -> None:
+        self._make, self._send, self._unwanted, self._closed = make, send, unwanted, closed
+        self._clients: dict[str, redis.asyncio.Redis] = {}
+        self._coalescers: dict[str | None, Coalescer] = {}
+
+    def submit(self, command: Command, lane: str | None) -> asyncio.Future[Any]:
+        """Send ``command`` with the next flight of ``lane``, the server that it is probably for."""
+        coalescer = self._coalescers.get(lane)
+        if coalescer is None:
+            coalescer = self._coalescers[lane] = Coalescer(self._send, self._close, self._unwanted)
+        return coalescer.submit(command)
+
+    def client(self, node: str) -> redis.asyncio.Redis:
+        """Return the client of a server."""
+        client = self._clients.get(node)
+        if client is None:
+            client = self._clients[node] = self._make(FLIGHTS if node == "" else FLIGHTS * _MEETING, node)
+        return client
+
+    async def close(self) -> None:
+        """Let what is under way land, then close the connections."""
+        for coalescer in list(self._coalescers.values()):
+            await coalescer.land()
+        for coalescer in list(self._coalescers.values()):
+            await coalescer.close()
+        await self._close()
+
+    async def _close(self) -> None:
+        self._closed()
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.aclose()
+            await client.connection_pool.disconnect()
