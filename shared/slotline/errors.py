@@ -38,17 +38,24 @@ class PoolFullError(SlotlineError):
         max_size: The limit that is in force.
         holders: The owners of the slots that were taken, as far as the pool was asked for them.
         retry_after: Seconds until the pool's rate allows a start; 0 where that was not the reason.
+        weight: How many slots were asked for.
     """
 
-    def __init__(self, key: str, max_size: int, holders: Any = (), retry_after: float = 0.0) -> None:
-        super().__init__(key, max_size, list(holders), retry_after)
+    def __init__(self, key: str, max_size: int, holders: Any = (), retry_after: float = 0.0, weight: int = 1) -> None:
+        super().__init__(key, max_size, list(holders), retry_after, weight)
         self.key, self.max_size, self.holders, self.retry_after = key, max_size, tuple(holders), retry_after
+        self.weight = weight
 
     def __str__(self) -> str:
+        if self.weight > self.max_size:
+            return f"Pool {self.key!r} has only {self.max_size} slots now, and {self.weight} were asked for."
         if self.retry_after:
             return f"Pool {self.key!r} has used up its rate: the next start is allowed in {self.retry_after:.3g} s."
         if self.holders and len(self.holders) < min(self.max_size, 100):
-            return f"Pool {self.key!r} lets nobody in now: it is paused, or others wait for what is free."
+            return (
+                f"Pool {self.key!r} has no room for this now: it is paused, others wait for what is free, or what is "
+                "free, or left to the partition, is not enough."
+            )
         held = f", held by {', '.join(self.holders)}" if self.holders else ""
         return f"Pool {self.key!r} is full: all of its {self.max_size} slots are taken{held}."
 

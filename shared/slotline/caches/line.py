@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from slotline.caches import _commands as commands
 from slotline.caches._failures import from_payload, to_payload
 from slotline.errors import PoolFullError, StoreError
+from slotline.pools._share import SINGLE
 from slotline.pools._wire import pool_keys
 from slotline.pools.pool import Pool
 from slotline.steps import Call, Steps
@@ -55,9 +56,9 @@ class Line(Pool):
             StoreUnavailableError: The store cannot be reached; nothing is known of the message.
         """
         try:  # a line that nobody waits in need not be in the lane's index
-            return (yield from self._acquiring(owner, 0.0))
+            return (yield from self.acquiring(owner, 0.0, 1, None, evict=False))
         except PoolFullError:
-            return (yield from room.parking(self, message, lane, owner))
+            return (yield from room.parking(self, message, lane, owner, SINGLE))
 
     def verdict(self, taken: Taken) -> Steps[bytes | None]:
         """Return the exception, for :func:`failure_in`, of a run for which a message was waiting when it failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slotline.pools.slot import Slot
 from slotline.steps import run_awaiting, run_blocking
@@ -68,13 +68,13 @@ class HeldSlot:
 class SlotContext:
     """Waits for a slot on entering and gives it back on leaving; works with ``with`` and ``async with``, once."""
 
-    def __init__(self, pool: Pool, timeout: float | None, owner: str | None) -> None:
-        self._pool, self._timeout, self._owner = pool, timeout, owner
+    def __init__(self, pool: Pool, **options: Any) -> None:
+        self._pool, self._options = pool, options
         self._slot: Slot | None = None
 
     def __enter__(self) -> Slot:
         self._unused()
-        self._slot = self._pool.sync.acquire(owner=self._owner, timeout=self._timeout)
+        self._slot = self._pool.sync.acquire(**self._options)
         return self._slot
 
     def __exit__(self, *exc: object) -> None:
@@ -82,7 +82,7 @@ class SlotContext:
 
     async def __aenter__(self) -> Slot:
         self._unused()
-        self._slot = await self._pool.acquire(owner=self._owner, timeout=self._timeout)
+        self._slot = await self._pool.acquire(**self._options)
         return self._slot
 
     async def __aexit__(self, *exc: object) -> None:

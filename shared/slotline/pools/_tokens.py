@@ -1,8 +1,9 @@
-"""Tokens and owners: who holds what, unmistakably, in every process."""
+"""Tokens, owners, digests: who holds what, and which message is which, unmistakably, in every process."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import os
 import socket
@@ -25,6 +26,17 @@ def default_owner() -> str:
 def new_token() -> str:
     """Return a token that no other process, and no other call, ever had."""
     return f"{_process()}-{next(_count)}"
+
+
+def digest_of(message: bytes) -> str:
+    """Return the identity of a message: a retry is another one, although it carries the same task id."""
+    return base64.urlsafe_b64encode(hashlib.blake2b(message, digest_size=15).digest()).decode()
+
+
+def lane_id_of(name: str) -> str:
+    """Return what a store calls a lane."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _after_fork() -> None:

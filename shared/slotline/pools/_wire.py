@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from slotline.pools.info import Holder, PoolInfo
+from slotline.pools.rate import Rate
 from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key
 
 NO_CAP = -1
 UNLIMITED = 1_000_000_000
 """The size of a pool that only has a rate."""
-_PARTS = ("slots", "line", "state", "claims")
+_PARTS = ("slots", "line", "state", "claims", "ring")
 
 
 def pool_keys(store: Store, key: str) -> tuple[bytes, ...]:
     """Return the keys of a pool, in the order in which all its scripts take them; encoded once, not at each call."""
     base = base_key(store.prefix, "pool", key)
     return tuple(f"{base}:{part}".encode("utf-8", "surrogatepass") for part in _PARTS)
+
+
+def declaration(size: int, rate: Rate | None, most: int | None) -> str:
+    """Return a limit as the store knows it: ``"size[@interval_us/burst][%most of a partition]"``."""
+    return f"{size}{f'@{rate.wire}' if rate else ''}{f'%{most}' if most else ''}"
 
 
 def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
@@ -86,11 +92,10 @@ def read_info(key: str, reply: Any) -> PoolInfo:
     size, used, waiting, _, listed, paused = reply
     holders = []
     for token, expires_ms, record in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
-        fence, acquired_ms, _, owner = _text(record).split("|", 3)
-        expires = float(expires_ms)
-        holders.append(
-            Holder(_text(token), owner, int(fence), int(acquired_ms) / 1000, None if expires < 0 else expires / 1000)
-        )
+        fence, acquired_ms, _, weight, partition, owner = _text(record).split("|", 5)
+        expires, acquired = float(expires_ms), int(acquired_ms) / 1000
+        ends = None if expires < 0 else expires / 1000
+        holders.append(Holder(_text(token), owner, int(fence), acquired, ends, int(weight), partition or None))
     limit = None if int(size) >= UNLIMITED else int(size)
     return PoolInfo(key, limit, int(used), int(waiting), bool(paused), tuple(holders))
 

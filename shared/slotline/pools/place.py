@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from slotline.errors import PoolFullError
+from slotline.errors import PoolFullError, PoolTimeoutError
 from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Full, Granted, Queued, milliseconds, read_answer, read_grant
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
-from slotline.stores.wakeups import Bell, Listen
+from slotline.stores.wakeups import Bell, Listen, Wait
 
 if TYPE_CHECKING:
     from slotline.pools.pool import Pool
+
+logger = logging.getLogger("slotline.pools")
 
 LOOKS = 3
 """How often a waiter looks again within the time after which its place would be given up."""
@@ -36,6 +39,11 @@ class Place:
         owner: Who asks, for people; default ``"host:pid"``.
         on_grant: Called once with the slot that a waiting place gets.
         on_nudge: Called when a message may have been lost.
+        weight: How many of the pool's slots it asks for.
+        partition: On whose account.
+
+    Raises:
+        InvalidOptionError: ``weight`` is more than the pool, or a partition of it, is declared to have.
     """
 
     def __init__(
@@ -45,8 +53,11 @@ class Place:
         owner: str | None = None,
         on_grant: Callable[[Slot], None] | None = None,
         on_nudge: Callable[[], None] | None = None,
+        weight: int = 1,
+        partition: str | bytes | None = None,
     ) -> None:
         self.pool = pool
+        self.share = pool.share_of(weight, partition)
         self.token = new_token()
         self.owner = owner or default_owner()
         self.sync = SyncPlace(self)
@@ -57,6 +68,7 @@ class Place:
         self._asked: tuple[float, float | None] = (0.0, None)  # by our clock, and by the store's
         self._lock = threading.Lock()
         self._left = False
+        self._warned = False
         self.max_size = pool.max_size
 
     @property
@@ -99,10 +111,39 @@ class Place:
         yield Listen(hub)
         return (yield from self._ask(milliseconds(self.pool.patience), hub.channel))
 
-    def at_once(self) -> Steps[Slot]:
-        """Take a slot or raise ``PoolFullError``."""
+    def obtaining(self, timeout: float | None, *, evict: bool = False) -> Steps[Slot]:
+        """Take a slot; wait in line for as long as ``timeout`` says."""
+        try:
+            return (yield from (self._at_once() if timeout == 0 else self._waiting(timeout, evict=evict)))
+        except PoolFullError:
+            raise
+        except BaseException:
+            # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
+            self.abandon()
+            raise
+
+    def _at_once(self) -> Steps[Slot]:
         slot = yield from self._ask(0, "")
         assert slot is not None  # noqa: S101 - an answer without patience is a slot or an error
+        return slot
+
+    def _waiting(self, timeout: float | None, *, evict: bool) -> Steps[Slot]:
+        until = None if timeout is None else time.monotonic() + timeout
+        slot = yield from self.entering()
+        if slot is None and evict:
+            yield from self.pool.evicting(None)
+        while slot is None:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                yield from self.leaving()
+                raise PoolTimeoutError(self.pool.key, self.max_size, timeout=timeout)
+            pause = self.look_after if left is None else min(self.look_after, left)
+            payload = yield Wait(self.bell, pause)
+            if payload:
+                slot = self.granted(payload)
+            elif until is None or time.monotonic() < until:
+                slot = yield from self.entering()
+        self.close()
         return slot
 
     def leaving(self) -> Steps[None]:
@@ -166,7 +207,13 @@ class Place:
             self.close()
             return slot if first or self._on_grant is None else None
         if isinstance(answer.outcome, Full):
-            raise PoolFullError(pool.key, *answer.outcome)
+            raise PoolFullError(pool.key, *answer.outcome, weight=self.share.weight)
+        if self.share.weight > answer.max_size and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s waits for %d slots of pool %r, which has only %d since it was made smaller; it is passed over",
+                *(self.owner, self.share.weight, pool.key, answer.max_size),
+            )
         self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
         return None
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
-from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
+from slotline.errors import StoreError
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
+from slotline.pools._share import SINGLE, Share
+from slotline.pools._sync import SyncPool
 from slotline.pools._tending import OnLost, evicting, leave, tend
 from slotline.pools._wire import (
     UNLIMITED,
     Answer,
     Granted,
+    declaration,
     info_command,
     milliseconds,
     pool_keys,
@@ -25,7 +27,6 @@ from slotline.pools.rate import Rate
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
-from slotline.stores.wakeups import Wait
 
 logger = logging.getLogger("slotline.pools")
 
@@ -48,6 +49,8 @@ class Pool:
         rate: How often slots are given at the most, such as ``"100/m"`` (units s, m, h, d; ``"3/10s"``); evenly
             spaced (GCRA), and waiters are served at this pace.
         burst: How many starts may come at once after a pause (default 1).
+        max_per_partition: How many slots one partition may have at the most; ``None``: as many as there are. What is
+            acquired without a partition counts in none.
         store: Where the slots are kept; default: the configured store.
         on_lost: Called in a background thread with a slot that was lost before its release (not when ``slot_exp``
             ended it), a sixth of the lease before anybody else can have it; and with one that was evicted.
@@ -67,6 +70,7 @@ class Pool:
         *,
         rate: str | None = None,
         burst: int | None = None,
+        max_per_partition: int | None = None,
         store: Store | None = None,
         on_lost: OnLost | None = None,
     ) -> None:
@@ -75,7 +79,10 @@ class Pool:
         if max_size is None and self.rate is None:
             raise _checks.refuse("max_size", max_size, "a whole number of at least 1, or None beside a rate")
         self.max_size = UNLIMITED if max_size is None else _checks.whole_number("max_size", max_size)
-        self._declaration = str(self.max_size) if self.rate is None else f"{self.max_size}@{self.rate.wire}"
+        self.max_per_partition = (
+            None if max_per_partition is None else _checks.whole_number("max_per_partition", max_per_partition)
+        )
+        self._declaration = declaration(self.max_size, self.rate, self.max_per_partition)
         self._slot_exp = slot_exp if slot_exp is DEFAULT else _checks.optional_seconds("slot_exp", slot_exp)
         if store is not None and not isinstance(store, Store):
             raise _checks.refuse("store", store, "a Store, such as MemoryStore() or RedisStore(url), or None")
@@ -108,7 +115,15 @@ class Pool:
         """Seconds for which the store keeps a place in line, or a slot, of a process that says nothing."""
         return settings.current().heartbeat_lease
 
-    async def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0, evict: bool = False) -> Slot:
+    async def acquire(
+        self,
+        *,
+        owner: str | None = None,
+        timeout: float | None = 0.0,
+        evict: bool = False,
+        weight: int = 1,
+        partition: str | bytes | None = None,
+    ) -> Slot:
         """Take a slot.
 
         Args:
@@ -116,13 +131,18 @@ class Pool:
             timeout: Seconds to wait in line, first come, first served; 0 (the default) does not wait, ``None`` waits
                 for as long as it takes.
             evict: Whether a caller that has to wait has the longest holder told to end; see :meth:`evict`.
+            weight: How many of the pool's slots it counts as (default 1). Whoever waits for several is not overtaken
+                by those behind. To a rate it is one start.
+            partition: On whose account, such as a tenant's; any text or bytes. Partitions that wait are served one
+                after the other.
 
         Raises:
+            InvalidOptionError: ``weight`` is more than the pool, or a partition of it, is declared to have.
             PoolFullError: There is none, and ``timeout`` is 0.
             PoolTimeoutError: None came free in time.
             StoreUnavailableError: The store cannot be reached; nothing is held then.
         """
-        return await run_awaiting(self._acquiring(owner, timeout, evict))
+        return await run_awaiting(self.acquiring(owner, timeout, weight, partition, evict=evict))
 
     async def release(self, slot: Slot) -> bool:
         """Give a slot back; the longest waiter gets it. Releasing twice is harmless.
@@ -134,7 +154,7 @@ class Pool:
             StoreUnavailableError: The store cannot be reached; the release is tried again in the background, and in
                 the worst case the slot passes on by its lease.
         """
-        return await run_awaiting(self._releasing(slot))
+        return await run_awaiting(self.releasing(slot))
 
     async def size(self) -> int:
         """Return how many slots are in use."""
@@ -142,7 +162,7 @@ class Pool:
 
     async def info(self, *, holders: int = 100) -> PoolInfo:
         """Return the limit in force, what is used, who waits, and at most ``holders`` of the holders."""
-        return await run_awaiting(self._informing(holders))
+        return await run_awaiting(self.informing(holders))
 
     async def resize(self, max_size: int) -> int:
         """Change the limit for everybody, at once; holders keep their slots, waiters get new ones.
@@ -152,7 +172,7 @@ class Pool:
         Returns:
             The limit before.
         """
-        return await run_awaiting(self._resizing(max_size))
+        return await run_awaiting(self.resizing(max_size))
 
     async def pause(self) -> bool:
         """Let nobody in until :meth:`resume`, here or anywhere; holders are left alone, waiters keep their places.
@@ -160,7 +180,7 @@ class Pool:
         Returns:
             Whether it was not paused before.
         """
-        return await run_awaiting(self._pausing(paused=True))
+        return await run_awaiting(self.pausing(paused=True))
 
     async def resume(self) -> bool:
         """Let callers in again; waiters are served at once.
@@ -168,7 +188,7 @@ class Pool:
         Returns:
             Whether it was paused before.
         """
-        return await run_awaiting(self._pausing(paused=False))
+        return await run_awaiting(self.pausing(paused=False))
 
     async def evict(self, token: str | None = None) -> str | None:
         """Tell a holder, in whatever process, to end; its slot counts until it is released, or its lease ends.
@@ -185,17 +205,29 @@ class Pool:
         """
         return await run_awaiting(self.evicting(token))
 
-    def slot(self, *, timeout: float | None = None, owner: str | None = None) -> SlotContext:
+    def slot(
+        self,
+        *,
+        timeout: float | None = None,
+        owner: str | None = None,
+        weight: int = 1,
+        partition: str | bytes | None = None,
+    ) -> SlotContext:
         """Return a context manager, for ``with`` and ``async with``, that waits for a slot and gives it back.
 
         Args:
             timeout: Seconds to wait in line; ``None`` (the default) waits for as long as it takes.
             owner: Who takes it, for people.
+            weight: How many of the pool's slots it counts as; see :meth:`acquire`.
+            partition: On whose account; see :meth:`acquire`.
 
         Raises:
+            InvalidOptionError: An argument has a value that it cannot have.
             PoolTimeoutError: On entering, when none came free in time.
         """
-        return SlotContext(self, _checks.optional_seconds("timeout", timeout, zero=True), owner)
+        self.share_of(weight, partition)
+        seconds = _checks.optional_seconds("timeout", timeout, zero=True)
+        return SlotContext(self, timeout=seconds, owner=owner, weight=weight, partition=partition)
 
     def holding(self, slot: Slot) -> HeldSlot:
         """Return a context manager, for ``with`` and ``async with``, that gives ``slot`` back at its end.
@@ -216,7 +248,11 @@ class Pool:
     async def __aexit__(self, *exc: object) -> None:
         await run_awaiting(self.closing(self._blocks.leave(self)))
 
-    # What Place and SlotContext build on.
+    # What Place, Room and the other face build on.
+
+    def share_of(self, weight: int, partition: str | bytes | None) -> Share:
+        """Check what is asked of this pool."""
+        return Share.of(weight, partition, key=self.key, size=self.max_size, most=self.max_per_partition)
 
     def evicting(self, token: str | None) -> Steps[str | None]:
         """Tell a holder to end."""
@@ -228,17 +264,19 @@ class Pool:
         """The command by which ``place`` asks."""
         store, keys = self._where()
         lease_ms = 0 if store.keeper is None else milliseconds(self.patience)
-        cap_ms = milliseconds(self.slot_exp)
-        declare = 0 if self._declared else 1
-        args = (place.token, place.owner, self._declaration, declare, lease_ms, cap_ms, patience_ms, channel)
+        args = (*self._ask(place.token, place.owner, lease_ms, place.share), patience_ms, channel)
         return Command("pool_acquire", keys, args)
 
-    def park_command(self, token: str, owner: str, lane: str, digest: str, message: bytes, channels: str) -> Command:
+    def park_command(
+        self, token: str, owner: str, lane: str, digest: str, message: bytes, channels: str, share: Share = SINGLE
+    ) -> Command:
         """The command by which a message takes a slot or is parked."""
-        declare = 0 if self._declared else 1
-        lease_ms, cap_ms = milliseconds(self.patience), milliseconds(self.slot_exp)
-        args = (token, owner, self._declaration, declare, lease_ms, cap_ms, lane, digest, message, self.key, channels)
-        return Command("pool_park", self._where()[1], args)
+        asked = self._ask(token, owner, milliseconds(self.patience), share)
+        return Command("pool_park", self._where()[1], (*asked, lane, digest, message, self.key, channels))
+
+    def _ask(self, token: str, owner: str, lease_ms: int, share: Share) -> tuple[str | int, ...]:
+        declare, cap_ms = 0 if self._declared else 1, milliseconds(self.slot_exp)
+        return (token, owner, self._declaration, declare, lease_ms, cap_ms, *share)
 
     def release_command(self, token: str) -> Command:
         """The command that gives a slot or a place back."""
@@ -265,7 +303,7 @@ class Pool:
     def closing(self, slot: Slot) -> Steps[None]:
         """Release at the end of a block: the block's outcome stands, whatever becomes of the release."""
         try:
-            yield from self._releasing(slot)
+            yield from self.releasing(slot)
         except StoreError as error:
             logger.warning("slot %s of pool %r is released in the background: %s", slot.token, self.key, error)
 
@@ -276,42 +314,15 @@ class Pool:
             self._declared = False
         return self._at
 
-    def _acquiring(self, owner: str | None, timeout: float | None, evict: bool = False) -> Steps[Slot]:  # noqa: FBT001, FBT002 - private
+    def acquiring(
+        self, owner: str | None, timeout: float | None, weight: int, partition: str | bytes | None, *, evict: bool
+    ) -> Steps[Slot]:
+        """Take a slot, at once or over a place in line."""
         timeout = _checks.optional_seconds("timeout", timeout, zero=True)
-        place = Place(self, owner=owner)
-        try:
-            if timeout == 0:
-                return (yield from place.at_once())
-            return (yield from self._waiting(place, timeout, evict))
-        except PoolFullError:
-            raise
-        except BaseException:
-            # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
-            place.abandon()
-            raise
+        return (yield from Place(self, owner=owner, weight=weight, partition=partition).obtaining(timeout, evict=evict))
 
-    def _waiting(self, place: Place, timeout: float | None, evict: bool) -> Steps[Slot]:  # noqa: FBT001 - private
-        until = None if timeout is None else time.monotonic() + timeout
-        slot = yield from place.entering()
-        if slot is None and evict:
-            yield from self.evicting(None)
-        while slot is None:
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                yield from place.leaving()
-                raise PoolTimeoutError(self.key, place.max_size, timeout=timeout)
-            pause = place.look_after if left is None else min(place.look_after, left)
-            payload = yield Wait(place.bell, pause)
-            slot = place.granted(payload) if payload else (yield from self._look(place, until))
-        place.close()
-        return slot
-
-    def _look(self, place: Place, until: float | None) -> Steps[Slot | None]:
-        if until is not None and time.monotonic() >= until:
-            return None
-        return (yield from place.entering())
-
-    def _releasing(self, slot: Slot) -> Steps[bool]:
+    def releasing(self, slot: Slot) -> Steps[bool]:
+        """Give a slot back."""
         if not isinstance(slot, Slot) or slot.key != self.key:
             raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
         store = self.store
@@ -324,60 +335,24 @@ class Pool:
             store.settle(command, self.patience)
             raise
 
-    def _informing(self, holders: int) -> Steps[PoolInfo]:
+    def informing(self, holders: int) -> Steps[PoolInfo]:
+        """Read the pool's state."""
         most = _checks.whole_number("holders", holders, at_least=0)
         store, keys = self._where()
         return read_info(self.key, (yield Call(store, info_command(keys, self.max_size, most))))
 
-    def _resizing(self, max_size: int) -> Steps[int]:
+    def resizing(self, max_size: int) -> Steps[int]:
+        """Change the limit."""
         size = _checks.whole_number("max_size", max_size)
         store, keys = self._where()
         before = int((yield Call(store, Command("pool_resize", keys, (size, self._declaration)))))
         logger.info("pool %r resized from %d to %d slots", self.key, before, size)
         return before
 
-    def _pausing(self, *, paused: bool) -> Steps[bool]:
+    def pausing(self, *, paused: bool) -> Steps[bool]:
+        """Pause or resume."""
         store, keys = self._where()
         changed = yield Call(store, Command("pool_pause", keys, (int(paused), self._declaration)))
         if changed:
             logger.info("pool %r %s", self.key, "paused" if paused else "resumed")
         return bool(changed)
-
-
-class SyncPool:
-    """The blocking face of a :class:`Pool`, for threads and for Celery."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def acquire(self, *, owner: str | None = None, timeout: float | None = 0.0, evict: bool = False) -> Slot:
-        """See :meth:`Pool.acquire`."""
-        return run_blocking(self._pool._acquiring(owner, timeout, evict))  # noqa: SLF001 - its other face
-
-    def release(self, slot: Slot) -> bool:
-        """See :meth:`Pool.release`."""
-        return run_blocking(self._pool._releasing(slot))  # noqa: SLF001 - its other face
-
-    def size(self) -> int:
-        """See :meth:`Pool.size`."""
-        return self.info(holders=0).used
-
-    def info(self, *, holders: int = 100) -> PoolInfo:
-        """See :meth:`Pool.info`."""
-        return run_blocking(self._pool._informing(holders))  # noqa: SLF001 - its other face
-
-    def pause(self) -> bool:
-        """See :meth:`Pool.pause`."""
-        return run_blocking(self._pool._pausing(paused=True))  # noqa: SLF001 - its other face
-
-    def resume(self) -> bool:
-        """See :meth:`Pool.resume`."""
-        return run_blocking(self._pool._pausing(paused=False))  # noqa: SLF001 - its other face
-
-    def evict(self, token: str | None = None) -> str | None:
-        """See :meth:`Pool.evict`."""
-        return run_blocking(self._pool.evicting(token))
-
-    def resize(self, max_size: int) -> int:
-        """See :meth:`Pool.resize`."""
-        return run_blocking(self._pool._resizing(max_size))  # noqa: SLF001 - its other face

@@ -27,6 +27,9 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
     raise_on_full: bool = False,  # noqa: FBT001, FBT002 - the interface that users of pools know
     slot_exp: float | Default | None = DEFAULT,
     *,
+    weight: int = 1,
+    partition: str | None = None,
+    max_per_partition: int | None = None,
     store: Store | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function, plain or async, to run in a slot of a pool.
@@ -41,21 +44,26 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
         on_full: Called instead of the function; awaited if it returns an awaitable to an async function's caller.
         raise_on_full: Raise when the pool is full.
         slot_exp: Seconds after which a slot no longer counts; see :class:`~slotline.pools.Pool`.
+        weight: How many of the pool's slots a call counts as.
+        partition: On whose account a call runs, a template as ``key`` is.
+        max_per_partition: How many slots one partition may have at the most.
         store: Where the slots are kept; default: the configured store.
 
     Raises:
-        InvalidOptionError: An option has an impossible value, or a field of ``key`` names no argument; when the
-            function is decorated.
+        InvalidOptionError: An option has an impossible value, or a field of ``key`` or ``partition`` names no argument;
+            when the function is decorated.
     """
     template = KeyTemplate(_checks.text("key", key))
     if on_full is not None and not callable(on_full):
         raise _checks.refuse("on_full", on_full, "a callable that takes the function's arguments, or None")
     _checks.flag("raise_on_full", raise_on_full)
-    first = Pool(key, max_size, slot_exp, store=store)  # checks the options now, not at the first call
+    accounts = None if partition is None else KeyTemplate(partition, option="partition")
+    first = Pool(key, max_size, slot_exp, max_per_partition=max_per_partition, store=store)
+    first.share_of(weight, partition)  # checks the options now, not at the first call
 
     @functools.lru_cache(maxsize=_MOST_POOLS)
     def pool_of(name: str) -> Pool:
-        return Pool(name, first.max_size, slot_exp, store=store)
+        return Pool(name, first.max_size, slot_exp, max_per_partition=max_per_partition, store=store)
 
     def refused(error: PoolFullError, args: Any, kwargs: Any) -> Any:
         if on_full is not None:
@@ -65,8 +73,13 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
         return None
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        template.validate(function)
         signature = call_signature(function)
+        template.validate(signature)
+        if accounts is not None:
+            accounts.validate(signature)
+
+        def asked(args: Any, kwargs: Any) -> dict[str, Any]:
+            return {"weight": weight, "partition": accounts and accounts.for_call(signature, args, kwargs)}
 
         if inspect.iscoroutinefunction(function):
 
@@ -74,7 +87,7 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
             async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 pool = pool_of(template.for_call(signature, args, kwargs))
                 try:
-                    slot = await pool.acquire()
+                    slot = await pool.acquire(**asked(args, kwargs))
                 except PoolFullError as error:
                     result = refused(error, args, kwargs)
                     return await result if inspect.isawaitable(result) else result
@@ -87,7 +100,7 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
             pool = pool_of(template.for_call(signature, args, kwargs))
             try:
-                slot = pool.sync.acquire()
+                slot = pool.sync.acquire(**asked(args, kwargs))
             except PoolFullError as error:
                 return refused(error, args, kwargs)
             with pool.holding(slot):

@@ -8,8 +8,6 @@ renews; a worker that dies gives it back at the head of its lane within the hear
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import math
 import random
@@ -19,8 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from slotline import _checks, settings
+from slotline.pools._share import Share
 from slotline.pools._tending import OnLost, evictions_on
-from slotline.pools._tokens import default_owner, new_token
+from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys, read_answer
 from slotline.pools.pool import Pool
 from slotline.pools.slot import Slot
@@ -150,7 +149,7 @@ class Room:
         if not isinstance(store, Store) or not store.shared:
             raise _checks.refuse("store", store, "a store that processes share, such as RedisStore(url)")
         self.store = store
-        self.lanes = {_lane_id(_checks.text("lanes", name)): name for name in lanes}
+        self.lanes = {lane_id_of(_checks.text("lanes", name)): name for name in lanes}
         self.sync = SyncRoom(self)
         self._on_call, self._on_lost = on_call, on_lost
         self._lock = threading.Lock()
@@ -176,7 +175,16 @@ class Room:
         """Seconds after which :meth:`take` should be called, whatever has been heard."""
         return 0.0 if self._called else max(0.0, self._look_at - time.monotonic())
 
-    async def park(self, pool: Pool, message: bytes, *, lane: str, owner: str | None = None) -> Slot | Parked:
+    async def park(
+        self,
+        pool: Pool,
+        message: bytes,
+        *,
+        lane: str,
+        owner: str | None = None,
+        weight: int = 1,
+        partition: str | bytes | None = None,
+    ) -> Slot | Parked:
         """Take a slot for a message, or park it; one command, and one more when a pool is new to this lane.
 
         A message that is in the room already, parked or taken, is not parked again: the broker's second copy of it
@@ -187,11 +195,15 @@ class Room:
             message: The whole message; its digest is its identity.
             lane: The lane, which need not be one that this room serves.
             owner: Whose message it is, for people.
+            weight: How many of the pool's slots it counts as.
+            partition: On whose account it runs; partitions are served one after the other.
 
         Raises:
+            InvalidOptionError: ``weight`` is more than the pool, or a partition of it, is declared to have.
             StoreUnavailableError: The store cannot be reached; nothing is known of the message.
         """
-        return await run_awaiting(self.parking(pool, message, lane, owner))
+        share = pool.share_of(weight, partition)
+        return await run_awaiting(self.parking(pool, message, lane, owner, share))
 
     async def take(self) -> Taken | None:
         """Take the longest parked message of these lanes whose pool has a slot; ``None`` when there is none now.
@@ -208,11 +220,11 @@ class Room:
             for lane in self.lanes:
                 hub.quit(self._channel(lane), self._heard)
 
-    def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None) -> Steps[Slot | Parked]:
+    def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None, share: Share) -> Steps[Slot | Parked]:
         """Take a slot for a message, or park it."""
-        lane_id, token, owner = _lane_id(lane), new_token(), owner or default_owner()
+        lane_id, token, owner = lane_id_of(lane), new_token(), owner or default_owner()
         asked_at = time.monotonic()
-        command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""))
+        command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), share)
         try:
             yield from self._note(pool, lane_id)
             answer = read_answer((yield Call(self.store, command)))
@@ -347,9 +359,19 @@ class SyncRoom:
     def __init__(self, room: Room) -> None:
         self._room = room
 
-    def park(self, pool: Pool, message: bytes, *, lane: str, owner: str | None = None) -> Slot | Parked:
+    def park(
+        self,
+        pool: Pool,
+        message: bytes,
+        *,
+        lane: str,
+        owner: str | None = None,
+        weight: int = 1,
+        partition: str | bytes | None = None,
+    ) -> Slot | Parked:
         """See :meth:`Room.park`."""
-        return run_blocking(self._room.parking(pool, message, lane, owner))
+        share = pool.share_of(weight, partition)
+        return run_blocking(self._room.parking(pool, message, lane, owner, share))
 
     def take(self) -> Taken | None:
         """See :meth:`Room.take`."""
@@ -369,13 +391,3 @@ class SyncTaken:
     def give_back(self) -> None:
         """See :meth:`Taken.give_back`."""
         run_blocking(self._taken.ending("back"))
-
-
-def digest_of(message: bytes) -> str:
-    """Return the identity of a message: a retry is another one, although it carries the same task id."""
-    return base64.urlsafe_b64encode(hashlib.blake2b(message, digest_size=15).digest()).decode()
-
-
-def _lane_id(name: str) -> str:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).digest()
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

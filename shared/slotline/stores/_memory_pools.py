@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from slotline.stores._memory_line import Line, Waiting
 from slotline.stores.base import Command
 
 Rings: TypeAlias = list[tuple[str, bytes]]
@@ -23,18 +23,17 @@ class Held(NamedTuple):
     fence: int
     acquired_ms: int
     owner: str
-
-
-class Waiting(NamedTuple):
-    """One place in line; a waiter in this process cannot die without it, so it needs no patience."""
-
-    cap_ms: int
-    owner: str
+    weight: int
+    partition: str
 
 
 @dataclass(slots=True)
 class PoolState:
-    """One pool; ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time."""
+    """One pool.
+
+    ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time; ``share`` is the most
+    that a partition may have, ``used`` what all holders weigh, and ``used_by`` what those of each partition do.
+    """
 
     max: int = 0
     declared: str = ""
@@ -42,13 +41,20 @@ class PoolState:
     burst: int = 1
     arrival_us: int = 0
     paused: bool = False
+    share: int | None = None
+    used: int = 0
+    used_by: dict[str, int] = field(default_factory=dict)
     slots: dict[str, Held] = field(default_factory=dict)
     evicted: set[str] = field(default_factory=set)
-    line: OrderedDict[str, Waiting] = field(default_factory=OrderedDict)
+    line: Line = field(default_factory=Line)
 
     def declare(self, spec: str) -> None:
-        size, _, rate = spec.partition("@")
+        limit, _, share = spec.partition("%")
+        size, _, rate = limit.partition("@")
         self.max, self.declared, self.interval_us, self.arrival_us = int(size), spec, 0, 0
+        self.share = int(share) if share else None
+        for partition in list(self.line.stopped):
+            self.line.go_on(partition)
         if rate:
             interval, _, burst = rate.partition("/")
             self.interval_us, self.burst = int(interval), int(burst)
@@ -56,7 +62,20 @@ class PoolState:
     def drop_expired(self, now_ms: int) -> None:
         gone = [token for token, held in self.slots.items() if held.expires_ms != ForEver and held.expires_ms <= now_ms]
         for token in gone:
-            del self.slots[token]
+            self.let_go(token)
+
+    def let_go(self, token: str) -> bool:
+        """Take the slot from ``token``; return whether it had one."""
+        held = self.slots.pop(token, None)
+        if held is None:
+            return False
+        self.used -= held.weight
+        if held.partition:
+            self.used_by[held.partition] -= held.weight
+            if not self.used_by[held.partition]:
+                del self.used_by[held.partition]
+            self.line.go_on(held.partition)
+        return True
 
     def next_start_ms(self, now_ms: int) -> int:
         """Milliseconds until the rate allows a start; 0: it does."""
@@ -65,21 +84,56 @@ class PoolState:
         early_us = self.arrival_us - (self.burst - 1) * self.interval_us - now_ms * 1000
         return max(0, -(-early_us // 1000))
 
-    def has_room(self, now_ms: int) -> bool:
-        return not self.paused and len(self.slots) < self.max and self.next_start_ms(now_ms) == 0
+    def may_start(self, now_ms: int) -> bool:
+        return not self.paused and self.used < self.max and self.next_start_ms(now_ms) == 0
 
-    def take(self, token: str, owner: str, cap_ms: int, now_ms: int) -> Held:
-        expires = ForEver if cap_ms < 0 else now_ms + cap_ms
-        held = self.slots[token] = Held(expires, next(_fences), now_ms, owner)
+    def has_room(self, waiting: Waiting) -> bool:
+        return self.used + waiting.weight <= self.max and self.has_share(waiting)
+
+    def has_share(self, waiting: Waiting) -> bool:
+        if self.share is None or not waiting.partition:
+            return True
+        return self.used_by.get(waiting.partition, 0) + waiting.weight <= self.share
+
+    def ever_fits(self, waiting: Waiting) -> bool:
+        """Whether the limits, which may have been made smaller, leave it a chance."""
+        return waiting.weight <= self.max and (
+            self.share is None or not waiting.partition or waiting.weight <= self.share
+        )
+
+    def take(self, token: str, waiting: Waiting, now_ms: int) -> Held:
+        expires = ForEver if waiting.cap_ms < 0 else now_ms + waiting.cap_ms
+        held = Held(expires, next(_fences), now_ms, waiting.owner, waiting.weight, waiting.partition)
+        self.slots[token] = held
+        self.used += held.weight
+        if held.partition:
+            self.used_by[held.partition] = self.used_by.get(held.partition, 0) + held.weight
         if self.interval_us:
             self.arrival_us = max(self.arrival_us, now_ms * 1000) + self.interval_us
         return held
 
-    def serve(self, now_ms: int, rings: Rings) -> None:
-        while self.line and self.has_room(now_ms):
-            token, waiting = self.line.popitem(last=False)
-            held = self.take(token, waiting.owner, waiting.cap_ms, now_ms)
-            rings.append((token, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms)))
+    def serve(self, now_ms: int, rings: Rings) -> bool:
+        """Hand free slots out; return whether somebody waits for more than is free, whom nobody may overtake."""
+        hopeless: set[str] = set()
+        while self.may_start(now_ms):
+            partition = next((name for name in self.line.turns if name not in hopeless), None)
+            if partition is None:
+                return False
+            places = self.line.turns[partition]
+            token = next((token for token, waiting in places.items() if self.ever_fits(waiting)), None)
+            if token is None:
+                hopeless.add(partition)
+                continue
+            waiting = places[token]
+            if not self.has_share(waiting):
+                self.line.stop(partition)
+            elif not self.has_room(waiting):
+                return True
+            else:
+                self.line.served(token)
+                held = self.take(token, waiting, now_ms)
+                rings.append((token, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms)))
+        return False
 
     def look_again_ms(self, ahead: int, now_ms: int) -> int:
         if self.paused:
@@ -91,7 +145,7 @@ class PoolState:
         return min(ends) - now_ms if ends else ForEver
 
     def forgettable(self, now_ms: int) -> bool:
-        as_declared = not self.paused and self.max == int(self.declared.partition("@")[0])
+        as_declared = not self.paused and self.max == int(self.declared.partition("%")[0].partition("@")[0])
         return as_declared and not self.slots and not self.line and self.arrival_us <= now_ms * 1000
 
 
@@ -107,8 +161,8 @@ def _known(pools: Pools, command: Command, spec: Any) -> PoolState:
 
 
 def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    token, owner, cap_ms = str(command.args[0]), str(command.args[1]), int(command.args[5])
-    spec, first, patience_ms = str(command.args[2]), int(command.args[3]), int(command.args[6])
+    token, spec, first, patience_ms = str(command.args[0]), str(command.args[2]), command.args[3], command.args[8]
+    waiting = Waiting(int(command.args[5]), str(command.args[1]), int(command.args[6]), str(command.args[7]))
     declared_before = pools[command.keys[0]].declared.encode() if command.keys[0] in pools else b""
     pool = _known(pools, command, spec)
     if first and pool.declared != spec:
@@ -116,19 +170,18 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     pool.drop_expired(now_ms)
     held = pool.slots.get(token)
     if held is None:
-        pool.serve(now_ms, rings)
+        blocked = pool.serve(now_ms, rings) or waiting.partition in pool.line.stopped
         held = pool.slots.get(token)
-        if held is None and pool.has_room(now_ms):
-            pool.line.pop(token, None)
-            held = pool.take(token, owner, cap_ms, now_ms)
+        if held is None and not blocked and pool.may_start(now_ms) and pool.has_room(waiting):
+            pool.line.remove(token)
+            held = pool.take(token, waiting, now_ms)
     if held is not None:
         life = ForEver if held.expires_ms == ForEver else held.expires_ms - now_ms
         return [1, b"%d" % held.fence, life, pool.max, declared_before]
     if not patience_ms:
         owners = [other.owner.encode() for other in list(pool.slots.values())[:100]]
         return [-1, pool.max, owners, declared_before, pool.next_start_ms(now_ms)]
-    pool.line.setdefault(token, Waiting(cap_ms, owner))
-    ahead = list(pool.line).index(token)
+    ahead = pool.line.add(token, waiting)
     return [0, ahead, pool.look_again_ms(ahead, now_ms), pool.max, declared_before, now_ms]
 
 
@@ -138,12 +191,12 @@ def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
         return 0
     token = str(command.args[0])
     pool.drop_expired(now_ms)
-    had = pool.slots.pop(token, None)
-    pool.line.pop(token, None)
+    had = pool.let_go(token)
+    pool.line.remove(token)
     pool.serve(now_ms, rings)
     if pool.forgettable(now_ms):  # pools with keys made from arguments come and go
         del pools[command.keys[0]]
-    return int(had is not None)
+    return int(had)
 
 
 def pool_resize(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
@@ -168,7 +221,7 @@ def pool_evict(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Rep
         return b""
     pool.drop_expired(now_ms)
     pool.evicted &= pool.slots.keys()
-    if not token and not pool.paused and len(pool.slots) >= pool.max and len(pool.evicted) < len(pool.line):
+    if not token and not pool.paused and pool.used >= pool.max and len(pool.evicted) < len(pool.line):
         staying = [(held.fence, holder) for holder, held in pool.slots.items() if holder not in pool.evicted]
         token = min(staying)[1] if staying else ""
     if token not in pool.slots:
@@ -185,9 +238,9 @@ def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Repl
     pool.drop_expired(now_ms)
     listed: list[bytes] = []
     for token, held in list(pool.slots.items())[:most]:
-        record = f"{held.fence}|{held.acquired_ms}|0|{held.owner}"
+        record = f"{held.fence}|{held.acquired_ms}|0|{held.weight}|{held.partition}|{held.owner}"
         listed += [token.encode(), b"%d" % held.expires_ms, record.encode()]
-    return [pool.max, len(pool.slots), len(pool.line), now_ms, listed, int(pool.paused)]
+    return [pool.max, pool.used, len(pool.line), now_ms, listed, int(pool.paused)]
 
 
 Script: TypeAlias = Callable[[Pools, int, Command, Rings], Reply]

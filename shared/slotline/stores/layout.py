@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 
 LONGEST_NAME = 256
 """Bytes of a user's name that a key holds as they are; a longer name is cut and made unique by its digest."""
+
+
+def short_name(name: str | bytes) -> str:
+    """Return a short name, of letters, digits and ``~-_``, for text or bytes of any length and kind."""
+    raw = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
+    return "~" + base64.urlsafe_b64encode(hashlib.blake2b(raw, digest_size=15).digest()).decode()
 
 
 def base_key(prefix: str, kind: str, name: str) -> str:

@@ -1,14 +1,20 @@
 -- Gives a slot back, or a caller's place in line, and hands what is free to the longest waiters.
 -- Safe to repeat: a token that has neither changes nothing.
 --
--- KEYS  slots, line, state, claims
+-- KEYS  slots, line, state, claims, ring
 -- ARGV  1 token
 -- Returns  1 if the token had a slot, else 0
--- include: lib_pool
 
 local token = ARGV[1]
-local had = redis.call('ZREM', slots, token)
-redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token)
+-- Most holders are plain ones, and nobody waits: the libraries are not even set up.
+if redis.call('ZCARD', KEYS[2]) == 0 and
+  string.find(redis.call('HGET', KEYS[3], 'h:' .. token) or '', '^%d+|%d+|%d+|1||') then
+  redis.call('HDEL', KEYS[3], 'h:' .. token, 'x:' .. token, 'e:' .. token)
+  return redis.call('ZREM', KEYS[1], token)
+end
+-- include: lib_pool
+-- include: lib_line
+local had = let_go(token)
 if redis.call('ZCARD', line) > 0 then
   tell_time()
   leave_line(token)

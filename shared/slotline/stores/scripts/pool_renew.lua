@@ -1,6 +1,6 @@
 -- Lets a slot count for another lease, but not beyond the end that slot_exp set.
 --
--- KEYS  slots, line, state, claims
+-- KEYS  slots, line, state, claims, ring
 -- ARGV  1 token   2 lease_ms
 -- Returns  milliseconds that the slot counts from now, negative if its holder is to end; 0 if it no longer counts
 -- include: lib_pool

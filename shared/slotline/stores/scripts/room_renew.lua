@@ -1,6 +1,6 @@
 -- Says that the taker of a message still lives.
 --
--- KEYS  slots, line, state, claims
+-- KEYS  slots, line, state, claims, ring
 -- ARGV  1 digest   2 token of its run   3 lease_ms
 -- Returns  milliseconds that the claim lasts from now; 0 if it is no longer the token's
 -- include: lib_pool

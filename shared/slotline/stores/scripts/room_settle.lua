@@ -1,14 +1,16 @@
 -- Ends a taken message: done, or given back to its old place at the head of its lane.
 -- Safe to repeat. A message that is no longer the token's, its claim having lapsed, is left as it is: it runs again.
 --
--- KEYS  slots, line, state, claims
+-- KEYS  slots, line, state, claims, ring
 -- ARGV  1 digest   2 token of its run   3 what becomes of it: done | back
 -- Returns  1 if the message was the token's; 0 if it had passed on, or was settled already
 -- include: lib_pool
+-- include: lib_line
 
 local digest = ARGV[1]
-local taker, place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^([^|]*)|(%x+)|(.*)$')
+local taker, stood = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^([^|]*)|(.*)$')
 if taker ~= ARGV[2] then return 0 end
+local lane, partition, place = string.match(stood, '^([^|]*)|([^|]*)|(%x+)|')
 redis.call('ZREM', claims, digest)
 redis.call('HDEL', state, 'o:' .. digest)
 if ARGV[3] == 'done' then
@@ -23,9 +25,8 @@ if ARGV[3] == 'done' then
   redis.call('HDEL', state, 'm:' .. digest)
   if redis.call('HEXISTS', state, 'fleeting') == 1 then remove_if_empty() end
 else
-  redis.call('ZADD', line, 0, member(lane, place, digest))
-  keep_key(line, ROOM_MS)
   tell_time()
+  stand(lane, partition, place, stood .. '|' .. digest, ROOM_MS)
   serve('')
 end
 return 1

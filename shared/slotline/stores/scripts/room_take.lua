@@ -1,11 +1,12 @@
 -- Takes the longest parked message of the lanes that a worker serves, together with a slot for it.
 -- Safe to repeat with the same token: it answers with the message that the token has taken.
 --
--- KEYS  slots, line, state, claims
+-- KEYS  slots, line, state, claims, ring
 -- ARGV  1 token of the run   2 lease_ms, of the slot and of the claim   3, 4, ... lanes
 -- Returns  {1, fence, life_ms, digest, lane, owner, cap_ms, message, its place}
 --          {0, messages that wait in these lanes, ms after which to look again (-1: no reason to)}
 -- include: lib_pool
+-- include: lib_line
 
 local token, lease_ms = ARGV[1], tonumber(ARGV[2])
 tell_time()
@@ -20,7 +21,7 @@ local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
 if until_ms then
   local cap_ms, owner, message = parked(mine_already)
-  local place, lane = string.match(redis.call('HGET', state, 'o:' .. mine_already) or '', '^[^|]*|(%x+)|(.*)$')
+  local lane, place = string.match(redis.call('HGET', state, 'o:' .. mine_already) or '', '^[^|]*|([^|]*)|[^|]*|(%x+)|')
   local given = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
   return {1, given, until_ms - now_ms, mine_already, lane, owner, cap_ms, message, place}
 end
@@ -28,32 +29,37 @@ end
 -- What a dead worker has taken stands at its old place again.
 for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, 0, now_ms, 'LIMIT', 0, 100)) do
   redis.call('ZREM', claims, digest)
-  local place, lane = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(%x+)|(.*)$')
+  local stood = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(.*)$')
   redis.call('HDEL', state, 'o:' .. digest)
-  if place then redis.call('ZADD', line, 0, member(lane, place, digest)) end
-  keep_key(line, ROOM_MS)
+  local lane, partition, place = string.match(stood or '', '^([^|]*)|([^|]*)|(%x+)|')
+  if place then stand(lane, partition, place, stood .. '|' .. digest, ROOM_MS) end
 end
 
 local mine = {}
 for at = 3, #ARGV do mine[ARGV[at]] = true end
 local _, head = serve('', mine)
 while head do  -- a server may evict the state, and the messages with it, and keep the line
-  local digest = string.match(head, '^[^|]*|%x+|(.*)$')
+  local lane, partition, digest = string.match(head, '^([^|]*)|([^|]*)|%x+|%d*|(.*)$')
   if redis.call('HEXISTS', state, 'm:' .. digest) == 1 then break end
   redis.call('ZREM', line, head)
+  step_out(lane, partition)
   _, head = serve('', mine)
 end
 if head then
-  local lane, place, digest = string.match(head, '^([^|]*)|(%x+)|(.*)$')
+  local stood, digest = string.match(head, '^(.*)|([^|]*)$')
+  local lane, partition, place, weight = string.match(stood, '^([^|]*)|([^|]*)|(%x+)|(%d*)$')
   local cap_ms, owner, message = parked(digest)
   local life = life_of(lease_ms, cap_ms)
-  take(token, owner, life, cap_ms)
+  take(token, owner, life, cap_ms, tonumber(weight) or 1, partition)
   redis.call('ZREM', line, head)
+  step_out(lane, partition)
+  if not alone then next_turn(partition) end
   redis.call('ZADD', claims, text(now_ms + lease_ms), digest)
-  redis.call('HSET', state, 'o:' .. digest, token .. '|' .. place .. '|' .. lane, 'x:' .. token, digest)
+  redis.call('HSET', state, 'o:' .. digest, token .. '|' .. stood, 'x:' .. token, digest)
   redis.call('HDEL', state, 'c:' .. lane)
   keep_key(claims, ROOM_MS)
   keep_key(line, ROOM_MS)
+  keep_key(ring, ROOM_MS)
   keep_key(state, ROOM_MS)
   return {1, fence, life, digest, lane, owner, cap_ms, message, place}
 end
@@ -68,10 +74,12 @@ if waiting > 0 and not paused then
   local _, rated_ms = starts()
   if rated_ms > 0 then
     expiry = now_ms + rated_ms
-  elseif interval_us and room() > 0 then
+  elseif interval_us and (room()) > 0 then
     -- Another lane comes first, and no release tells when this one's turn is.
     expiry = now_ms + math.min(CALL_MS, interval_us / 1000)
   end
-  next_ms = math.min(next_ms or math.huge, expiry or now_ms + CALL_MS)
+  if called then expiry = math.min(expiry or math.huge, now_ms + CALL_MS) end
+  next_ms = math.min(next_ms or math.huge, expiry or math.huge)
+  if next_ms == math.huge then next_ms = nil end
 end
 return {0, waiting, next_ms and math.max(1, next_ms - now_ms) or -1}

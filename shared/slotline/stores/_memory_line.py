@@ -1,0 +1,69 @@
+"""Those who wait for a pool of the memory store: partitions take turns, and within each the first comes first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple, TypeAlias
+
+
+class Waiting(NamedTuple):
+    """One place in line; a waiter in this process cannot die without it, so it needs no patience."""
+
+    cap_ms: int
+    owner: str
+    weight: int
+    partition: str
+
+
+Places: TypeAlias = OrderedDict[str, Waiting]
+
+
+class Line:
+    """The places of a pool, by partition; one that has all that it may have is stopped, and has no turn."""
+
+    def __init__(self) -> None:
+        self.turns: OrderedDict[str, Places] = OrderedDict()
+        self.stopped: dict[str, Places] = {}
+        self._partitions: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._partitions)
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._partitions
+
+    def add(self, token: str, waiting: Waiting) -> int:
+        """Put a token at the end of its partition, unless it stands there; return how many are before it there."""
+        places = self.turns.get(waiting.partition) or self.stopped.get(waiting.partition)
+        if places is None:
+            places = self.turns[waiting.partition] = OrderedDict()
+        if token in places:
+            return list(places).index(token)
+        places[token] = waiting
+        self._partitions[token] = waiting.partition
+        return len(places) - 1
+
+    def remove(self, token: str) -> None:
+        """Take a token out, if it is there."""
+        partition = self._partitions.pop(token, None)
+        if partition is None:
+            return
+        self.go_on(partition)  # whoever is behind it may need less
+        places = self.turns[partition]
+        del places[token]
+        if not places:
+            del self.turns[partition]
+
+    def served(self, token: str) -> None:
+        """Take a token out that was served; its partition goes behind the others."""
+        self.turns.move_to_end(self._partitions[token])
+        self.remove(token)
+
+    def stop(self, partition: str) -> None:
+        """Let a partition have no turn."""
+        self.stopped[partition] = self.turns.pop(partition)
+
+    def go_on(self, partition: str) -> None:
+        """Let a stopped partition have its turn again."""
+        if partition in self.stopped:
+            self.turns[partition] = self.stopped.pop(partition)

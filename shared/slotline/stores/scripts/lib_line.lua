@@ -1,0 +1,202 @@
+-- Who gets what is free; after lib_pool, by scripts that need it.
+-- include: lib_ring
+
+local deaf = {}  -- channels that nobody listens on: all who wait there are passed over at the price of one
+local called = false  -- whether a slot is kept for a worker that was called, or some were passed over
+local kept = {}  -- what is kept in a partition, for called workers, or for one who needs more than is left
+local alone = true  -- whether all who wait are of one partition, so that there are no turns
+
+-- Takes the slot from `token`; returns 1 if it had one, else 0.
+local function let_go(token)
+  local known = redis.call('HGET', state, 'h:' .. token)
+  redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token)
+  local weight, partition = string.match(known or '', '^%d+|%d+|%d+|(%d+)|([^|]*)|')
+  if weight and weight ~= '1' then
+    extra = math.max(0, tonumber(redis.call('HGET', state, 'extra') or 0) + 1 - weight)
+    redis.call('HSET', state, 'extra', text(extra))
+  end
+  if partition and partition ~= '' then
+    if redis.call('HINCRBY', state, 'u:' .. partition, -weight) <= 0 then redis.call('HDEL', state, 'u:' .. partition) end
+    go_on(partition)
+  end
+  return redis.call('ZREM', slots, token)
+end
+
+local function drop_expired()
+  for _, token in ipairs(redis.call('ZRANGEBYSCORE', slots, '-inf', now_ms, 'LIMIT', 0, 1000)) do let_go(token) end
+end
+
+-- Where a token, or a digest, stands in line.
+local function member(lane, partition, place, weight, token)
+  return lane .. '|' .. partition .. '|' .. place .. '|' .. (weight == 1 and '' or text(weight)) .. '|' .. token
+end
+
+local function stand(lane, partition, place, stands, ms)
+  redis.call('ZADD', line, 0, stands)
+  line_up(lane, partition, place)
+  keep_key(line, ms)
+  keep_key(ring, ms)
+end
+
+local function leave_line(token)
+  local partition, place, weight = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^([^|]*)|(%x+)|(%d+)|')
+  if not place then return end
+  redis.call('HDEL', state, 'w:' .. token)
+  redis.call('ZREM', line, member(CALLERS, partition, place, tonumber(weight), token))
+  go_on(partition)  -- whoever is behind it may need less
+  step_out(CALLERS, partition)
+end
+
+-- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
+local function call_lane(lane)
+  local known = redis.call('HMGET', state, 'name', 'wake', 'c:' .. lane)
+  if not known[2] then return false end  -- the server has evicted the state, and the messages with it
+  if redis.call('PUBLISH', known[2] .. lane, known[1]) == 0 then return false end
+  if not known[3] then redis.call('HSET', state, 'c:' .. lane, text(now_ms)) end
+  return not known[3] or now_ms - tonumber(known[3]) < CALL_MS
+end
+
+-- The lanes in which somebody waits who may get something, each with the partition whose turn is next in it.
+local function open_lanes()
+  local lanes, from = {}, '-'
+  alone = true
+  while true do
+    local found = redis.call('ZRANGEBYLEX', ring, from, '+', 'LIMIT', 0, 2)
+    local lane, turn, partition = string.match(found[1] or '', '^([^|]*)|(%x+)|(.*)$')
+    if not lane or lane == STOPPED then return lanes end
+    lanes[#lanes + 1] = {name = lane, at = found[1], turn = turn, partition = partition}
+    local next_lane = string.match(found[2] or '', '^([^|]*)|')
+    alone = alone and next_lane ~= lane and partition == lanes[1].partition
+    if not next_lane then return lanes end
+    from = '(' .. lane .. '|\255'
+  end
+end
+
+-- Gives a slot to a waiting caller. "granted"; "deaf": its process does not listen just now, and it keeps its place;
+-- "gone": it has not looked for longer than its patience.
+local function grant_caller(token, weight, partition)
+  local record = redis.call('HGET', state, 'w:' .. token) or ''
+  local alive, lease, cap, channel, owner =
+    string.match(record, '^[^|]*|%x+|%d+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
+  if not alive or tonumber(alive) <= now_ms then return 'gone' end
+  if deaf[channel] then return 'deaf' end
+  local cap_ms = tonumber(cap)
+  local life = life_of(tonumber(lease), cap_ms)
+  local given = fence_after(fence)
+  if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
+    deaf[channel] = true
+    return 'deaf'
+  end
+  take(token, owner, life, cap_ms, weight, partition)
+  return 'granted'
+end
+
+-- Hands free slots out, to one partition after the other, and in the order of arrival within each: to callers at once;
+-- for parked messages a worker is called, and the slot kept for it, unless nobody answers. Whoever needs more than is
+-- free is waited for. Stops at the caller `me`, and at a message in one of the lanes `mine`.
+-- Returns how many slots are still free for somebody else, and the member at which it stopped, if any.
+local function serve(me, mine)
+  drop_expired()
+  know()
+  if declared_anew and redis.call('ZCARD', line) > 0 then restore_ring() end
+  declared_anew = false
+  local free, left = room()
+  if free <= 0 or left <= 0 then return 0 end
+  local lanes = open_lanes()
+  if #lanes == 0 and redis.call('EXISTS', ring) == 0 and redis.call('ZCARD', line) > 0 then
+    restore_ring()
+    lanes = open_lanes()
+  end
+  local dead, visited, later, heads, passed = {}, {}, {}, {}, 0
+  kept = {}
+
+  local function next_partition()
+    local best
+    for _, lane in ipairs(lanes) do
+      while lane.at and visited[lane.partition] and not dead[lane.name] do
+        lane.at = not alone and redis.call('ZRANGEBYLEX', ring,
+          '(' .. lane.at, '(' .. lane.name .. '|\255', 'LIMIT', 0, 1)[1]
+        if lane.at then lane.turn, lane.partition = string.match(lane.at, '^[^|]*|(%x+)|(.*)$') end
+      end
+      if lane.at and not dead[lane.name] and (not best or lane.turn < best.turn) then best = lane end
+    end
+    if not best then return table.remove(later, 1) end
+    visited[best.partition] = true
+    return best.partition
+  end
+
+  local function oldest(partition)
+    local its = heads[partition]
+    if not its then
+      its = {}
+      local _, names = turn_of(partition)
+      for name in string.gmatch(names or '', '%S+') do
+        its[name] = first_in(name, partition)
+        if not its[name] then step_out(name, partition) end  -- the server has evicted the line
+      end
+      heads[partition] = its
+    end
+    local found, place
+    for name, head in pairs(its) do
+      local at = not dead[name] and string.match(head, '^[^|]*|[^|]*|(%x+)|')
+      if at and (not place or at < place) then found, place = name, at end
+    end
+    return found, its[found]
+  end
+
+  local function advance(lane, partition, head)
+    local behind = '(' .. lane .. '|' .. partition .. '|\255'
+    heads[partition][lane] = redis.call('ZRANGEBYLEX', line, '(' .. head, behind, 'LIMIT', 0, 1)[1]
+  end
+
+  local partition = next_partition()
+  while partition and free > 0 and left > 0 and passed < PASSED_OVER do
+    local lane, head = oldest(partition)
+    if not head then
+      partition = next_partition()
+    else
+      local weight, token = string.match(head, '^[^|]*|[^|]*|%x+|(%d*)|(.*)$')
+      weight = tonumber(weight) or 1
+      local reserved = kept[partition] or 0
+      local may_have = left_of(partition)
+      if weight > max or (share and partition ~= '' and weight > share) then  -- a limit that was made smaller since
+        passed = passed + 1
+        advance(lane, partition, head)
+      elseif weight > may_have - reserved then
+        if weight > may_have then stop(partition) end
+        kept[partition] = math.huge
+        partition = next_partition()
+      elseif weight > free then
+        return 0
+      elseif token == me or (mine and mine[lane]) then
+        return free, head
+      elseif lane == CALLERS then
+        local outcome = grant_caller(token, weight, partition)
+        advance(lane, partition, head)
+        if outcome == 'deaf' then
+          passed = passed + 1
+        else
+          redis.call('ZREM', line, head)
+          redis.call('HDEL', state, 'w:' .. token)
+          if not heads[partition][lane] then step_out(lane, partition) end
+          if outcome == 'granted' then
+            free, left = free - weight, left - 1
+            if not alone then next_turn(partition) end
+            later[#later + 1] = partition
+            partition = next_partition()
+          end
+        end
+      elseif call_lane(lane) then
+        called = true
+        advance(lane, partition, head)
+        free, left, kept[partition] = free - weight, left - 1, reserved + weight
+        later[#later + 1] = partition
+        partition = next_partition()
+      else
+        dead[lane] = true
+      end
+    end
+  end
+  called = called or passed >= PASSED_OVER
+  return left > 0 and free or 0
+end
