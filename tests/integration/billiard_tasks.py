@@ -191,7 +191,9 @@ def daemonise(path):
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
-    Path(path).write_text(str(os.getpid()))
+    note = Path(f"{path}.new")
+    note.write_text(str(os.getpid()))
+    note.rename(path)  # whole, or not there: it may be killed at any moment
     time.sleep(120)
 
 
