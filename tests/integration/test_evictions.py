@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 
 from slotline import Pool, RedisStore, configure
+from slotline.caches.line import Line
+from slotline.pools import Parked, Room
+from slotline.pools._tending import evictions_on
+from slotline.steps import run_awaiting
 from slotline.stores.wakeups import Listen
 from tests.harness.waiting import await_until
 
@@ -42,3 +46,27 @@ async def test_a_lost_message_costs_a_delay_and_the_slot_goes_on_counting(redis_
     assert not [name for name in redis_client.hkeys("slotline:{pool:p}:state") if name.startswith(b"e:")]
     await theirs.close()
     await ours.close()
+
+
+async def test_a_line_for_a_cached_value_leaves_nothing_with_those_who_hear_of_evictions(redis_url):
+    store = RedisStore(redis_url)
+    room = Room(store, ["q"], on_lost=lambda _: None)
+    line = Line("cache-line:n:k", store)
+    first = await run_awaiting(line.joining(room, b"first", "q", "ann"))
+    assert await run_awaiting(line.joining(room, b"second", "q", "bob")) == Parked(0)
+    await run_awaiting(line.ending(first))
+    found: list = []
+
+    async def look() -> bool:
+        found.append(await room.take())
+        return found[-1] is not None
+
+    await await_until("the second is taken", look)
+    taken = found[-1]
+    assert taken.slot.token in evictions_on(store)._told
+    await taken.settle()
+    await run_awaiting(line.ending(taken.slot))
+    assert not evictions_on(store)._told
+    assert taken.slot.lost is False
+    room.close()
+    await store.close()

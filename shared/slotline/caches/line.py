@@ -15,6 +15,7 @@ from slotline.caches import _commands as commands
 from slotline.caches._failures import from_payload, to_payload
 from slotline.errors import PoolFullError, StoreError
 from slotline.pools._share import SINGLE
+from slotline.pools._tending import leave
 from slotline.pools._wire import pool_keys
 from slotline.pools.pool import Pool
 from slotline.steps import Call, Steps
@@ -70,8 +71,7 @@ class Line(Pool):
 
     def last_word(self, slot: Slot, error: BaseException | None = None) -> Command:
         """Return the command that gives the slot back; with an error, everyone who is parked by then gets that."""
-        if self.store.keeper is not None:
-            self.store.keeper.drop(slot.token)
+        leave(self.store, slot)
         return self._ending(slot.token, b"" if error is None else to_payload(error))
 
     def ending(self, slot: Slot, error: BaseException | None = None) -> Steps[None]:
