@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,30 @@ _NODE_TIMEOUT_MS = 1500
 _DOWN_AFTER_MS = 700
 
 
-class RedisCluster:
+class _Servers(ABC):
+    """Started as a whole, and ended as a whole, also where not all of it starts."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start everything."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End everything."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class RedisCluster(_Servers):
     """Masters that share the hash slots, each with a replica if asked for; use it as a context manager.
 
     Args:
@@ -32,17 +56,6 @@ class RedisCluster:
         )  # fmt: skip
         self.masters = [_Member(options=options) for _ in range(masters)]
         self.replicas = [_Member(options=options) for _ in range(masters)] if replicas else []
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @property
     def servers(self) -> list[RedisServer]:
@@ -141,7 +154,7 @@ class RedisCluster:
             server.close()
 
 
-class RedisSentinels:
+class RedisSentinels(_Servers):
     """A master, its replica and Sentinels that let the replica take over; use it as a context manager.
 
     Args:
@@ -154,17 +167,6 @@ class RedisSentinels:
         self.count = sentinels
         self.first, self.second = (RedisServer(options=("--repl-diskless-sync-delay", "0")) for _ in range(2))
         self.sentinels: list[_Sentinel] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @property
     def url(self) -> str:
