@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from slotline.caches import RedisCacheAdapter
 from slotline.stores import RedisStore
 from tests.harness import guardian
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import await_until, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,8 @@ class CacheProcess:
         log: The file in which creators note their runs.
         options: ``callers`` (1), ``work`` (seconds, 0.5), ``fails`` (False), ``face`` ("async"), ``key`` ("k"),
             ``leave`` (seconds after which its loop ends), ``rounds`` and ``from`` (as many keys, one a second, from
-            that moment of the monotonic clock), ``store`` and ``cache`` (their options).
+            that moment of the monotonic clock), ``needs`` (another key, for which its creator asks as soon as two runs
+            have begun), ``store`` and ``cache`` (their options).
     """
 
     def __init__(self, url: str, log: Path, **options: Any) -> None:
@@ -127,8 +128,9 @@ def _note(log: str, what: str, name: str) -> None:
 
 
 class _Calls:
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], cache: RedisCacheAdapter) -> None:
         self.options = options
+        self.cache = cache
         self.values: list[Any] = []
         self.errors: list[str] = []
 
@@ -146,6 +148,9 @@ class _Calls:
     async def create(self) -> str:
         name = self._begin()
         await asyncio.sleep(self.options.get("work", 0.5))
+        if "needs" in self.options:
+            await await_until("two have begun", lambda: len(runs(Path(self.options["log"]))) >= 2)
+            await self.cache.get_or_create(self.options["needs"], lambda: "not made by its own creator")
         return self._end(name)
 
     def create_blocking(self) -> str:
@@ -198,7 +203,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     store = RedisStore(options["url"], **options.get("store", {}))
     cache = RedisCacheAdapter(store=store, **options.get("cache", {}))
-    calls = _Calls(options)
+    calls = _Calls(options, cache)
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()

@@ -82,3 +82,11 @@ def test_a_waiter_is_served_by_another_processs_run_that_began_before(begin, log
     assert second.outcome()["values"] == first.outcome()["values"]
     assert time.monotonic() - asked < 2.0 + 6.0
     assert most_at_once(runs(log)) == len(runs(log)) == 1
+
+
+def test_two_processes_whose_creators_wait_for_each_other_are_told(begin, log):
+    quick = {"work": 0, "cache": {"lock_timeout": 3}}
+    processes = begin({"key": "a", "needs": "b", **quick}, {"key": "b", "needs": "a", **quick})
+    outcomes = [process.outcome() for process in processes]
+    assert [outcome["errors"][0].partition(":")[0] for outcome in outcomes] == ["CacheRecursionError"] * 2
+    assert len(runs(log)) == 2

@@ -249,58 +249,6 @@ def test_a_thread_that_is_interrupted_hands_its_run_to_whoever_waits():
     assert values == ["mine"]
 
 
-async def test_a_creator_that_asks_for_its_own_value_is_told(face):
-    cache = InMemoryCacheAdapter()
-
-    def plain():
-        return cache.sync.get_or_create("k", plain)
-
-    async def awaiting():
-        return await cache.get_or_create("k", awaiting)
-
-    with pytest.raises(CacheRecursionError, match="'k'"):
-        await obtain(face, cache, "k", awaiting if face == "async" else plain)
-    assert await cache.get_or_create("k", lambda: "works again") == "works again"
-
-
-async def test_two_creators_that_wait_for_each_other_are_told():
-    cache = InMemoryCacheAdapter()
-    both = asyncio.Barrier(2)
-
-    def creator(other):
-        async def create():
-            await both.wait()
-            return await cache.get_or_create(other, lambda: 1)
-
-        return create
-
-    jobs = [cache.get_or_create("a", creator("b")), cache.get_or_create("b", creator("a"))]
-    outcomes = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 20)
-    assert any(isinstance(outcome, CacheRecursionError) for outcome in outcomes)
-
-
-async def test_a_creator_may_use_other_keys_and_leave_tasks_behind():
-    cache = InMemoryCacheAdapter()
-    left = []
-
-    async def outer():
-        inner = await asyncio.gather(*(cache.get_or_create(f"inner{at}", lambda: 1) for at in range(3)))
-        go = asyncio.Event()
-
-        async def background():
-            await go.wait()
-            return await cache.get_or_create("outer", lambda: "again")
-
-        left.append((go, asyncio.create_task(background())))
-        return sum(inner)
-
-    assert await cache.get_or_create("outer", outer) == 3
-    await cache.invalidate("outer")
-    go, task = left[0]
-    go.set()
-    assert await task == "again"
-
-
 def test_a_creator_that_has_to_be_awaited_is_refused_to_a_blocking_caller():
     cache = InMemoryCacheAdapter()
 
@@ -355,33 +303,3 @@ def test_a_forked_child_does_not_wait_for_the_runs_of_its_parent():
     go.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def test_a_creators_forked_child_may_use_other_keys_and_is_told_about_its_own():
-    cache = InMemoryCacheAdapter()
-
-    def in_child():
-        try:
-            cache.sync.get_or_create("k", lambda: 1)
-        except CacheRecursionError:
-            return cache.sync.get_or_create("other", lambda: 3)
-        return 1
-
-    def create():
-        pid = os.fork()
-        if pid == 0:
-            os._exit(in_child())
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    assert cache.sync.get_or_create("k", create) == 3
-
-
-async def test_a_creator_that_invalidates_its_own_key_and_asks_for_it_is_told():
-    cache = InMemoryCacheAdapter()
-
-    async def create():
-        await cache.invalidate("k")
-        return await cache.get_or_create("k", create)
-
-    with pytest.raises(CacheRecursionError):
-        await cache.get_or_create("k", create)

@@ -14,7 +14,7 @@ from slotline.stores.layout import base_key
 _AGES_MS = 10 * 365 * 24 * 3600 * 1000
 """How long a tag remembers an entry without expiry."""
 _TAG_SLACK_MS = 3600 * 1000
-ENTRY, CLAIM, WAITERS, KEPT = ":v", ":c", ":w", ":k"
+ENTRY, CLAIM, WAITERS, KEPT, NEEDS = ":v", ":c", ":w", ":k", ":n"
 EVERYTHING = "*"
 """Announced when a cache was cleared."""
 _BATCH = 500
@@ -124,6 +124,18 @@ def fill(base: str, token: str, raw: bytes, life_ms: int, keep_ms: int) -> Comma
 
 def fail(base: str, token: str, payload: bytes, rest_ms: int) -> Command:
     return Command("cache_fail", _three(base), (token, payload, rest_ms))
+
+
+def need(base: str, token: str, other: str, life_ms: int) -> Command:
+    return Command("cache_need", (base + CLAIM, base + NEEDS), (token, other, life_ms))
+
+
+def needs(base: str) -> Command:
+    return Command("cache_needs", (base + CLAIM, base + NEEDS))
+
+
+def need_no_more(base: str, token: str, other: str) -> Command:
+    return Command("cache_need_no_more", (base + NEEDS,), (token, other))
 
 
 def put(base: str, raw: bytes, life_ms: int, keep_ms: int, channel: str) -> Command:

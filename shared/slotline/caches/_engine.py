@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from slotline.caches._flights import ABANDONED, Flight, Flights, Outcome, context_of, in_flight
+from slotline.caches._flights import ABANDONED, Flight, Flights, Outcome, awaiting, context_of, in_flight
 from slotline.caches._options import (
     DEFAULT_TTL,
     EntryOptions,
@@ -211,11 +211,12 @@ class CacheAdapter(BaseCacheAdapter):
         """Return the value after a miss: fly for it, or wait for who does."""
         while True:
             flight, leading = self._flights.join(key, options.tags)
-            if leading:
-                self._take_off(flight, creator, options, None)
-            else:
-                self._count.coalesced += 1
-            outcome = await flight.wait()
+            with awaiting(flight):
+                if leading:
+                    self._take_off(flight, creator, options, None)
+                else:
+                    self._count.coalesced += 1
+                outcome = await flight.wait()
             if leading and flight.own_error is not None:
                 raise flight.own_error
             if not outcome.abandoned:
@@ -249,13 +250,14 @@ class CacheAdapter(BaseCacheAdapter):
     def _bring_blocking(self, key: str, creator: Creator, options: EntryOptions) -> Any:
         while True:
             flight, leading = self._flights.join(key, options.tags)
-            if leading:
-                outcome = self._fly_blocking(flight, creator, options, None)
-                if flight.own_error is not None:
-                    raise flight.own_error
-            else:
-                self._count.coalesced += 1
-                outcome = flight.wait_blocking()
+            with awaiting(flight):
+                if leading:
+                    outcome = self._fly_blocking(flight, creator, options, None)
+                else:
+                    self._count.coalesced += 1
+                    outcome = flight.wait_blocking()
+            if leading and flight.own_error is not None:
+                raise flight.own_error
             if not outcome.abandoned:
                 return outcome.unwrap()
 

@@ -53,10 +53,27 @@ def failed(error: BaseException) -> Outcome:
     return Outcome(None, error, error.__traceback__)
 
 
+class Claim(NamedTuple):
+    """One process's right to make a value, on a store that others share.
+
+    Attributes:
+        store: The store's name.
+        base: What the names of the entry's keys start with.
+        token: The claim's own.
+    """
+
+    store: str
+    base: str
+    token: str
+
+
 class Flight:
     """One run of a creator and everyone who waits for it."""
 
-    __slots__ = ("_ended", "_futures", "_lock", "awaits", "home", "key", "loop", "outcome", "own_error", "tags", "void")
+    __slots__ = (
+        "_ended", "_futures", "_lock",
+        "callers", "claim", "home", "key", "loop", "outcome", "own_error", "refused", "tags", "void",
+    )  # fmt: skip
 
     def __init__(self, home: Flights, key: str, tags: tuple[str, ...] = ()) -> None:
         self.home = home
@@ -69,17 +86,22 @@ class Flight:
         """What the creator raised to its own caller alone."""
         self.loop: asyncio.AbstractEventLoop | None = None
         """The loop in which the creator runs; ``None`` while it runs in a plain thread."""
-        self.awaits: list[Flight] = []
-        """The flights that this flight's creator waits for."""
+        self.callers: list[Flight] = []
+        """The flights whose creators wait for this one."""
+        self.refused: frozenset[Flight] = frozenset()
+        """Of the callers, those for whose values this flight would have had to wait in turn."""
+        self.claim: Claim | None = None
+        """What this process has of the value, so that no other one makes it."""
         self._lock = threading.Lock()
         self._ended: threading.Event | None = None
         self._futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
 
-    def waits_for(self, other: Flight) -> bool:
-        """Return whether this flight cannot end before ``other`` has."""
-        if self.outcome is not None:
-            return False
-        return self is other or any(ahead.waits_for(other) for ahead in list(self.awaits))
+    def held_up(self) -> list[Flight]:
+        """Return the flights that cannot end before this one has: itself, its callers, theirs, and so on."""
+        found = [self]
+        for flight in found:
+            found += [caller for caller in flight.callers if caller.outcome is None and caller not in found]
+        return found
 
     def end(self, outcome: Outcome) -> None:
         """Wake everyone who waits; only the first call counts."""
@@ -166,7 +188,7 @@ class Flights:
         """Return the flight for ``key``, and whether the caller has to fly it.
 
         Raises:
-            CacheRecursionError: The caller is (or flies for) the creator that this flight waits for.
+            CacheRecursionError: The caller is the creator of this very value.
         """
         mine = _flying.get()
         if mine is not None and mine.home is self and mine.key == key and mine.outcome is None:
@@ -176,12 +198,6 @@ class Flights:
             leading = flight is None or flight.lost
             if flight is None or leading:
                 flight = self.live[key] = Flight(self, key, tags)
-        if mine is not None and mine.outcome is None:
-            # Noted first and looked at afterwards: of two that wait for each other, one at least sees it.
-            mine.awaits.append(flight)
-            if not leading and flight.waits_for(mine):
-                mine.awaits.remove(flight)
-                raise CacheRecursionError(key)
         return flight, leading
 
     def end(self, flight: Flight, outcome: Outcome) -> None:
@@ -207,6 +223,29 @@ class Flights:
     def flying(self, key: str) -> bool:
         """Return whether a value for ``key`` is on its way."""
         return key in self.live and self._pid == os.getpid()
+
+
+@contextlib.contextmanager
+def awaiting(flight: Flight) -> Iterator[None]:
+    """Let it be known inside that the caller waits for ``flight``, if it is a creator.
+
+    Raises:
+        CacheRecursionError: The flight waits for the value that the caller makes.
+    """
+    mine = _flying.get()
+    if mine is None or mine.outcome is not None:
+        yield
+        return
+    # Noted first and looked at afterwards: of two that wait for each other, one at least sees it.
+    flight.callers.append(mine)
+    try:
+        if flight in mine.held_up():
+            raise CacheRecursionError(flight.key)
+        yield
+    finally:
+        flight.callers.remove(mine)
+    if mine in flight.refused:
+        raise CacheRecursionError(flight.key)
 
 
 @contextlib.contextmanager

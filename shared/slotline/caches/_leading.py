@@ -9,10 +9,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from slotline.caches import _commands as commands
+from slotline.caches._circles import Needs
 from slotline.caches._creating import create
 from slotline.caches._engine import logger
 from slotline.caches._failures import from_payload, to_payload
-from slotline.caches._flights import ABANDONED, Flight, Outcome, failed
+from slotline.caches._flights import ABANDONED, Claim, Flight, Outcome, failed
 from slotline.caches._keyspace import all_or_error
 from slotline.errors import StoreError, StoreUnavailableError
 from slotline.steps import Call, Sleep, Steps
@@ -80,20 +81,24 @@ class Leading:
             return ABANDONED
         logger.debug("waiting for %r, which another process creates", self.flight.key)
         until = time.monotonic() + left
-        while True:
-            try:
-                outcome, left = yield from self._in_line()
-            except StoreUnavailableError:
-                # Somebody is at work, and a server that restarts is back in a moment.
-                if time.monotonic() >= until:
-                    raise
-                yield Sleep(_RETRY * (1 + _jitter()))
-                continue
-            if left is None:
-                return outcome
-            until = time.monotonic() + left
+        needs = Needs(self.cache, self.flight, self.base)
+        try:
+            while True:
+                try:
+                    outcome, left = yield from self._in_line(needs)
+                except StoreUnavailableError:
+                    # Somebody is at work, and a server that restarts is back in a moment.
+                    if time.monotonic() >= until:
+                        raise
+                    yield Sleep(_RETRY * (1 + _jitter()))
+                    continue
+                if left is None:
+                    return outcome
+                until = time.monotonic() + left
+        finally:
+            needs.end()
 
-    def _in_line(self) -> Steps[tuple[Outcome | None, float | None]]:
+    def _in_line(self, needs: Needs) -> Steps[tuple[Outcome | None, float | None]]:
         """Ask again, and wait once if somebody else still has the claim; answer as :meth:`_ask` does."""
         hub = self.cache.store.wakeups
         yield Listen(hub)
@@ -102,6 +107,8 @@ class Leading:
             if left is None:
                 return outcome, None
             until = time.monotonic() + left
+            if (yield from needs.close_a_circle(left)):
+                return ABANDONED, None
             payload = yield Wait(bell, left)
             # A ring without a payload: messages may have been lost, and with them everything that the server knew.
             # Whoever has the claim takes it again within a beat, and nobody should be faster.
@@ -120,6 +127,7 @@ class Leading:
             command = commands.claim(self.base, self.token, self.lease_ms, channel, self.aged_ms)
             state, *facts = yield Call(store, command)
             if state == _CLAIMED:
+                self.flight.claim = Claim(store.name, self.base, self.token)
                 self._keep(since)
                 return None, None
             if state == _TAKEN:
