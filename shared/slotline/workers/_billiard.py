@@ -8,8 +8,6 @@ from typing import Any
 
 from slotline.errors import UnsupportedBackendError
 
-EXCEPTIONS = ("TimeLimitExceeded", "SoftTimeLimitExceeded", "WorkerLostError", "Terminated", "RestartFreqExceeded")
-
 
 def load(module: str) -> Any:
     """Return a module of billiard.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from slotline.errors import SlotlineError
+from slotline.errors import SlotlineError, WorkExitedError
 
 
 class UnpicklableError(SlotlineError, pickle.PicklingError):
@@ -24,7 +24,7 @@ class UnpicklableError(SlotlineError, pickle.PicklingError):
         return f"The {self.what} of type {self.type_name} cannot be sent to another process: {self.reason}"
 
 
-class TaskExitError(SlotlineError):
+class TaskExitError(WorkExitedError):
     """A task raised something that ends a program, which stays the task's own affair.
 
     Args:
@@ -32,8 +32,9 @@ class TaskExitError(SlotlineError):
     """
 
     def __init__(self, raised: str) -> None:
-        super().__init__(raised)
-        self.raised = raised
+        how, _, detail = raised.partition("(")
+        super().__init__(how, detail.removesuffix(")"))
+        self.args, self.raised = (raised,), raised
 
     def __str__(self) -> str:
         return f"The task raised {self.raised}, which would have ended its process; only the task was ended."

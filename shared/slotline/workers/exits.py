@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from slotline.workers.inbox import Inbox
 from slotline.workers.jobs import ApplyResult
 from slotline.workers.loop import Loop
 from slotline.workers.member import Member, State
+from slotline.workers.process_tree import how_it_ended
 from slotline.workers.worker import EX_CHANNEL, EX_OK, EX_RECYCLE
 
 _LOST = 0.05
@@ -148,17 +148,8 @@ class Exits:
 
 def lost(job: ApplyResult, code: int | None) -> BaseException:
     """Return the error of a task whose worker ended under it, in words."""
-    if code is None:
-        how = "its exit status is not known"
-    elif code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = "no known name"
-        how = f"it was killed by signal {-code} ({name})"
-    elif code == EX_CHANNEL:
+    how = how_it_ended(code)
+    if code == EX_CHANNEL:
         how = "the task closed file descriptors that belong to the worker, so its result could not be sent"
-    else:
-        how = f"the task ended it with exit code {code} (os._exit or a crash)"
     error: BaseException = _billiard.exceptions().WorkerLostError(f"The worker of task {job.number} was lost: {how}.")
     return error

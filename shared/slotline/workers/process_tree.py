@@ -115,3 +115,16 @@ def kill_strangers(known: Collection[int]) -> None:
                 gone += 1
         if not gone:
             time.sleep(_ROUND_SECONDS)
+
+
+def how_it_ended(code: int | None) -> str:
+    """Return in words what a process's exit code, as Python gives it, says of its end."""
+    if code is None:
+        return "its exit status is not known"
+    if code >= 0:
+        return f"the task ended it with exit code {code} (os._exit or a crash)"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "no known name"
+    return f"it was killed by signal {-code} ({name})"
