@@ -14,6 +14,7 @@ from slotline._checks import refuse
 from slotline.errors import InvalidOptionError
 from taskiq_ext._interception import check_registrations, intercept, plan_for
 from taskiq_ext._labels import from_wire, pick
+from taskiq_ext._skipping import skip_dependencies
 from taskiq_ext._support import assert_supported
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         assert_supported()
         if self._served is None:
             check_registrations(broker, self._check)
+            skip_dependencies(broker)
             if not _runs_shutdown_hooks(broker):
                 broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, lambda _state: self.shutdown())
             self._served = broker

@@ -82,6 +82,11 @@ class Plan:
         return function
 
     @property
+    def ends_without_a_run(self) -> bool:
+        """Whether the message is to end with its ``outcome``, and has not yet."""
+        return self.outcome is not None and not self.settled
+
+    @property
     def function(self) -> Function:
         """What the receiver is given to run."""
         if self.settled:

@@ -210,7 +210,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         without_result_if_parked(result)
         if current_plan() is None or (plan := plan_of(self, message)) is None:
             return None
-        if plan.runs_later:  # the error of a dependency, which is resolved all the same, is no result either
+        if plan.runs_later:  # what the receiver makes of a bad timeout, for example, is no result either
             result.error, result.return_value = NoResultError(), None
         plan.close(self)
         held = self._held.pop(plan, None)
