@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from celery_ext.options import ON_LOST, check_option
 from slotline import _checks, settings
 from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
 from slotline.errors import InvalidOptionError
@@ -70,8 +71,6 @@ class Config:
 
 
 def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
-    from celery_ext.options import check_option  # noqa: PLC0415 - the options need this module
-
     allowed = f"a dictionary from a pool's key to its size, or to a dictionary of {', '.join(_POOL_FIELDS)}"
     if not isinstance(value, Mapping):
         raise _checks.refuse(option, value, allowed)
@@ -125,7 +124,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "heartbeat_lease": _checks.seconds,
     "default_pool_slot_expiration": _checks.optional_seconds,
     "on_store_error": lambda option, value: _checks.one_of(option, value, ("wait", "open", "fail")),
-    "on_lost": lambda option, value: _checks.one_of(option, value, ("cancel", "warn")),
+    "on_lost": lambda option, value: _checks.one_of(option, value, ON_LOST),
     "cache_default_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "cache_store_hits": _checks.flag,
     "cache_on_send": _checks.flag,

@@ -32,7 +32,6 @@ from celery_ext.store_watch import StoreWatch
 from celery_ext.tenure import Tenure, process_lives
 from celery_ext.waiting import Waiting
 from slotline._checks import refuse
-from slotline.caches.line import is_line
 from slotline.errors import (
     InvalidOptionError,
     PoolFullError,
@@ -42,6 +41,7 @@ from slotline.errors import (
     StoreUnavailableError,
 )
 from slotline.pools import Pool, Slot
+from slotline.pools.fleeting import is_line
 from slotline.stores import Store
 
 logger = get_logger(__name__)

@@ -22,15 +22,9 @@ LEASE = 2.0
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def deployment(server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+def deployment(own_redis: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Deployment]:
     late = getattr(request, "param", False)
-    made = Deployment(tmp_path, server, lease=LEASE, acks_late=late)
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=late)
     yield made
     made.close()
 
@@ -134,8 +128,8 @@ def test_parked_tasks_outlive_the_worker_that_parked_them(deployment: Deployment
     assert len(deployment.list("started:parked")) == 5
 
 
-def test_a_killed_worker_gives_back_what_it_had_taken(tmp_path: Path, server: RedisServer) -> None:
-    made = Deployment(tmp_path, server, lease=LEASE, acks_late=True)
+def test_a_killed_worker_gives_back_what_it_had_taken(tmp_path: Path, own_redis: RedisServer) -> None:
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True)
     app = made.module
     with made.worker("prefork", concurrency=2) as first:
         sent = [app.one.apply_async(("taken", 1.0 if number == 0 else 3.0)) for number in range(2)]
@@ -155,13 +149,13 @@ def test_a_slow_task_keeps_its_slot_in_a_solo_worker(deployment: Deployment) -> 
     assert deployment.peak("one-slow") == 1
 
 
-def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, server: RedisServer) -> None:
+def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, own_redis: RedisServer) -> None:
     with RedisServer() as broker:
-        made = Deployment(tmp_path, server, broker=broker.url, lease=LEASE)
+        made = Deployment(tmp_path, own_redis, broker=broker.url, lease=LEASE)
         app = made.module
         with made.worker("prefork", concurrency=2) as worker:
             assert app.one.delay("outage", 0).get(timeout=20) == "one:outage"
-            os.kill(server.pid, signal.SIGSTOP)
+            os.kill(own_redis.pid, signal.SIGSTOP)
             try:
                 held = app.one.apply_async(("outage", 0), ignore_result=True)
                 worker.wait_log("is held until its limit can be asked", 60)
@@ -169,25 +163,25 @@ def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, 
                 worker.wait_log(f"Task app.total[{free.id}] succeeded", 20)
                 assert f"[{held.id}] succeeded" not in worker.log
             finally:
-                os.kill(server.pid, signal.SIGCONT)
+                os.kill(own_redis.pid, signal.SIGCONT)
             worker.wait_log(f"Task app.one[{held.id}] succeeded", 30)
         made.close()
 
 
 @pytest.mark.parametrize(("pool", "policy"), [("prefork", "wait"), ("threads", "wait"), ("prefork", "park")])
 def test_a_broken_connection_to_redis_loses_nothing_that_waits(
-    tmp_path: Path, server: RedisServer, pool: str, policy: str
+    tmp_path: Path, own_redis: RedisServer, pool: str, policy: str
 ) -> None:
     with RedisServer() as broker, TcpProxy(broker.port) as proxy:
-        everything_runs_after_a_cut(Deployment(tmp_path, server, broker=proxy.redis_url), proxy, pool, policy)
+        everything_runs_after_a_cut(Deployment(tmp_path, own_redis, broker=proxy.redis_url), proxy, pool, policy)
 
 
 @pytest.mark.lowest
 def test_a_task_that_a_child_was_just_sent_keeps_its_slot_when_the_connection_breaks(
-    tmp_path: Path, server: RedisServer
+    tmp_path: Path, own_redis: RedisServer
 ) -> None:
     with RedisServer() as broker, TcpProxy(broker.port) as proxy:
-        made = Deployment(tmp_path, server, broker=proxy.redis_url)
+        made = Deployment(tmp_path, own_redis, broker=proxy.redis_url)
         with made.worker("prefork", concurrency=1) as worker:
             made.module.one.delay("broken", 0).get(timeout=20)
             made.wait_free("one:broken")
@@ -208,13 +202,13 @@ def test_a_task_that_a_child_was_just_sent_keeps_its_slot_when_the_connection_br
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_broken_connection_to_rabbitmq_loses_nothing_that_is_held(
-    tmp_path: Path, server: RedisServer, amqp_url: str, amqp_name: Any, pool: str
+    tmp_path: Path, own_redis: RedisServer, amqp_url: str, amqp_name: Any, pool: str
 ) -> None:
     parts = urlsplit(amqp_url)
     with TcpProxy(parts.port or 5672, parts.hostname or "127.0.0.1") as proxy:
         through = amqp_url.replace(f"{parts.hostname}:{parts.port or 5672}", f"127.0.0.1:{proxy.port}")
         assert through != amqp_url
-        made = Deployment(tmp_path, server, broker=through, queue=amqp_name("cut"), acks_late=True)
+        made = Deployment(tmp_path, own_redis, broker=through, queue=amqp_name("cut"), acks_late=True)
         everything_runs_after_a_cut(made, proxy, pool)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,12 +15,7 @@ from tests.integration.celery_apps import Deployment
 from tests.integration.losing_slots import fences, one_after_the_other, pids
 
 LEASE = 4.0
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
+pytestmark = pytest.mark.leaves("keys", reason="the history that the tasks write")
 
 
 def gone(pid: int) -> bool:
@@ -39,11 +33,11 @@ def gone(pid: int) -> bool:
     ],
 )
 def test_a_worker_that_is_cut_off_from_its_store_kills_its_task_before_another_begins(
-    tmp_path: Path, server: RedisServer, pool: str, task: str, late: bool
+    tmp_path: Path, own_redis: RedisServer, pool: str, task: str, late: bool
 ) -> None:
-    made = Deployment(tmp_path, server, lease=LEASE, acks_late=late)
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=late)
     beating = getattr(made.module, task)
-    with TcpProxy(server.port) as proxy, made.worker(pool, concurrency=2, store=proxy.redis_url):
+    with TcpProxy(own_redis.port) as proxy, made.worker(pool, concurrency=2, store=proxy.redis_url):
         first = beating.delay("cut", 60)
         wait_until("the first runs", lambda: fences(made.history, "cut"), 30)
         second = beating.delay("cut", 1.0)
@@ -63,20 +57,20 @@ def test_a_worker_that_is_cut_off_from_its_store_kills_its_task_before_another_b
 
 
 def test_a_child_is_killed_in_time_while_the_one_redis_for_everything_stands_still(
-    tmp_path: Path, server: RedisServer
+    tmp_path: Path, own_redis: RedisServer
 ) -> None:
-    made = Deployment(tmp_path, server, lease=LEASE, acks_late=True)
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True)
     with made.worker("prefork", concurrency=2):
         first = made.module.beating.delay("still", 60)
         wait_until("the first runs", lambda: fences(made.history, "still"), 30)
         second = made.module.beating.delay("still", 0.5)
         wait_until("the second is parked", lambda: made.parked("beating:still") == 1, 20)
         (child,) = pids(made.history, "still")
-        server.pause()  # the worker's event loop waits for it, too
+        own_redis.pause()  # the worker's event loop waits for it, too
         try:
             wait_until("the child is dead", lambda: gone(child), LEASE + 30)
         finally:
-            server.resume()
+            own_redis.resume()
         with pytest.raises(SlotLostError):
             first.get(timeout=40)
         assert second.get(timeout=60) > 0

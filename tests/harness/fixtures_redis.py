@@ -76,6 +76,13 @@ def own_redis(make_redis: Callable[..., RedisServer]) -> RedisServer:
     return make_redis()
 
 
+@pytest.fixture(scope="module")
+def module_redis() -> Iterator[RedisServer]:
+    """A Redis of the module's own: workers that serve all its tests may use it as their broker."""
+    with RedisServer() as server:
+        yield server
+
+
 @pytest.fixture
 def redis_proxy(redis_server: RedisServer) -> Iterator[TcpProxy]:
     """A proxy in front of the run's Redis; ``redis_proxy.redis_url`` leads through it."""

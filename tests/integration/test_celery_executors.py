@@ -16,14 +16,8 @@ from tests.integration.celery_apps import Deployment
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def deployment(server: RedisServer, tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, server)
+def deployment(own_redis: RedisServer, tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path, own_redis)
     yield made
     made.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ TIMEOUT = 4
 LONG = 9.0
 
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 def deploy(directory: Path, server: RedisServer, broker: str | None = None) -> Deployment:
     # Celery looks for overdue messages every second, not every hundred.
     looks = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
@@ -34,10 +27,10 @@ def deploy(directory: Path, server: RedisServer, broker: str | None = None) -> D
 
 @pytest.mark.lowest
 def test_what_a_worker_has_in_hand_longer_than_the_visibility_timeout_runs_once(
-    tmp_path: Path, server: RedisServer
+    tmp_path: Path, own_redis: RedisServer
 ) -> None:
-    with TcpProxy(server.port) as proxy:
-        made = deploy(tmp_path, server, proxy.redis_url)
+    with TcpProxy(own_redis.port) as proxy:
+        made = deploy(tmp_path, own_redis, proxy.redis_url)
         app = made.module
         with made.worker("prefork", concurrency=4) as worker:
             proxy.cut()  # whatever the first connection had is gone
@@ -58,9 +51,9 @@ def test_what_a_worker_has_in_hand_longer_than_the_visibility_timeout_runs_once(
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_once(
-    tmp_path: Path, server: RedisServer, pool: str
+    tmp_path: Path, own_redis: RedisServer, pool: str
 ) -> None:
-    made = deploy(tmp_path, server)
+    made = deploy(tmp_path, own_redis)
     with made.worker(pool, concurrency=1) as first, made.worker(pool, concurrency=1) as second:
         sent = made.module.one.delay("ending", LONG)
         wait_until("it runs", lambda: made.list("started:ending"), 20)
@@ -73,9 +66,9 @@ def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_
 
 @pytest.mark.needs("kombu>=5.5", reason="older transports look for such messages every hundred seconds only")
 def test_a_killed_workers_message_is_delivered_again_after_the_visibility_timeout(
-    tmp_path: Path, server: RedisServer
+    tmp_path: Path, own_redis: RedisServer
 ) -> None:
-    made = deploy(tmp_path, server)
+    made = deploy(tmp_path, own_redis)
     with made.worker("prefork", concurrency=1) as first:
         sent = made.module.free_late.delay("killed", 3.0)
         wait_until("it runs", lambda: made.list("started:killed"), 20)
@@ -86,14 +79,14 @@ def test_a_killed_workers_message_is_delivered_again_after_the_visibility_timeou
     made.close()
 
 
-def test_a_message_that_was_acknowledged_meanwhile_is_not_revived(server: RedisServer) -> None:
-    app = Celery("unit", broker=server.url, set_as_current=False)
+def test_a_message_that_was_acknowledged_meanwhile_is_not_revived(own_redis: RedisServer) -> None:
+    app = Celery("unit", broker=own_redis.url, set_as_current=False)
     with app.connection_for_read() as connection:
         queue: Any = connection.SimpleQueue("fresh")
         for number in range(2):
             queue.put(number)
         first, second = queue.get(timeout=10), queue.get(timeout=10)
-        channel, client = first.channel, server.client()
+        channel, client = first.channel, own_redis.client()
         before = dict(client.zrange("unacked_index", 0, -1, withscores=True))
         client.zrem("unacked_index", first.delivery_tag)  # acknowledged in Redis, and not yet known here
         refresh(channel)

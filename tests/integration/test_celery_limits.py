@@ -16,24 +16,18 @@ from tests.integration.celery_apps import Deployment
 POOLS = ("prefork", "threads", "solo")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture(scope="module", params=POOLS)
 def deployment(
-    request: pytest.FixtureRequest, server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """An application with two workers of one kind; every test of this module uses them."""
-    made = Deployment(tmp_path_factory.mktemp(request.param), server, acks_late=request.param == "threads")
+    made = Deployment(tmp_path_factory.mktemp(request.param), module_redis, acks_late=request.param == "threads")
     made.pool = request.param
     with made.worker(request.param), made.worker(request.param):
         yield made
     left = keys_without_ttl(made.history)
     made.close()
-    server.client().flushall()
+    module_redis.client().flushall()
     assert not left
 
 
@@ -226,14 +220,16 @@ def test_everything_of_a_parked_message_reaches_its_run(deployment: Deployment) 
 def test_a_limit_holds_on_rabbitmq(
     amqp_url: str,
     amqp_name: Any,
-    server: RedisServer,
+    module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
     policy: str,
     *,
     acks_late: bool,
 ) -> None:
     queue = amqp_name("limits")
-    made = Deployment(tmp_path_factory.mktemp("rabbit"), server, broker=amqp_url, queue=queue, acks_late=acks_late)
+    made = Deployment(
+        tmp_path_factory.mktemp("rabbit"), module_redis, broker=amqp_url, queue=queue, acks_late=acks_late
+    )
     try:
         with made.worker("prefork", concurrency=2), made.worker("threads", concurrency=2):
             sent = [made.module.limited.apply_async((number,), pool_on_full=policy) for number in range(30)]

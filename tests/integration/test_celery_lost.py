@@ -16,23 +16,17 @@ from tests.integration.celery_apps import Deployment
 POOLS = ("prefork", "threads", "gevent")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture(scope="module", params=POOLS)
 def deployment(
-    request: pytest.FixtureRequest, server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """An application with one worker."""
-    made = Deployment(tmp_path_factory.mktemp(request.param), server, acks_late=request.param == "prefork")
+    made = Deployment(tmp_path_factory.mktemp(request.param), module_redis, acks_late=request.param == "prefork")
     made.pool = request.param
     with made.worker(request.param, concurrency=4):
         yield made
     made.close()
-    server.client().flushall()
+    module_redis.client().flushall()
 
 
 def running(deployment: Deployment, key: str, seconds: float = 60, **options: Any) -> Any:

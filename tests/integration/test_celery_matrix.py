@@ -55,19 +55,13 @@ def gated(self, key):
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture
-def made(server: RedisServer, tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, server, extra=EXTRA, lease=3.0)
+def made(module_redis: RedisServer, tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path, module_redis, extra=EXTRA, lease=3.0)
     yield made
     made.clear()
     made.close()
-    server.client().flushall()
+    module_redis.client().flushall()
 
 
 def go(made: Deployment, key: str) -> None:
@@ -132,12 +126,17 @@ def test_a_rate_limit_of_celery_beside_a_pool(made: Deployment) -> None:
 @pytest.mark.parametrize("policy", ["wait", "park"])
 @pytest.mark.parametrize("broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
 def test_a_thousand_waiting_tasks_hold_up_no_other_and_the_prefetch_count_returns(
-    made: Deployment, server: RedisServer, request: pytest.FixtureRequest, tmp_path: Path, broker: str, policy: str
+    made: Deployment,
+    module_redis: RedisServer,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    broker: str,
+    policy: str,
 ) -> None:
     if broker == "rabbitmq":
         url, queue = request.getfixturevalue("amqp_url"), request.getfixturevalue("amqp_name")("prefetch")
         made.close()
-        made = Deployment(tmp_path, server, broker=url, queue=queue, extra=EXTRA)
+        made = Deployment(tmp_path, module_redis, broker=url, queue=queue, extra=EXTRA)
     app = made.module
     with made.worker("prefork", concurrency=2, args=("--prefetch-multiplier", "1")) as worker:
 
@@ -163,10 +162,10 @@ def test_a_thousand_waiting_tasks_hold_up_no_other_and_the_prefetch_count_return
 
 
 def test_a_cold_shutdown_leaves_to_others_what_waits_and_what_was_acknowledged_late(
-    made: Deployment, server: RedisServer, tmp_path: Path
+    made: Deployment, module_redis: RedisServer, tmp_path: Path
 ) -> None:
     made.close()
-    made = Deployment(tmp_path, server, extra=EXTRA, lease=3.0, acks_late=True)
+    made = Deployment(tmp_path, module_redis, extra=EXTRA, lease=3.0, acks_late=True)
     app = made.module
     with made.worker("prefork", concurrency=3) as first:
         running = app.gated.delay("cold")

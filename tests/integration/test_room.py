@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from slotline import InvalidOptionError, MemoryStore, Pool, PoolFullError, RedisStore, Slot, configure
+from slotline.caches.line import Line
 from slotline.pools import Parked, Room, Taken
 from slotline.pools._wire import pool_keys
+from slotline.steps import run_awaiting
 from slotline.stores import Command
 from tests.harness.waiting import await_until
 
@@ -286,3 +288,17 @@ async def test_a_paused_pool_is_not_asked_again_until_it_goes_on(store, make_roo
     assert one.message == b"b"
     await one.settle()
     await pool.release(one.slot)
+
+
+async def test_a_message_out_of_a_cache_line_that_does_not_run_leaves_nothing_of_the_line(
+    store, make_room, redis_client
+):
+    room, line = make_room("q"), Line("cache-line:n:k", store)
+    first = await run_awaiting(line.joining(room, b"first", "q", "ann"))
+    assert await run_awaiting(line.joining(room, b"revoked", "q", "bob")) == Parked(0)
+    await run_awaiting(line.ending(first))
+    one = await taken(room)
+    await one.settle()
+    await one.pool.release(one.slot)
+    assert redis_client.keys("*cache-line*") == [pool_keys(store, line.key)[3]], "marks of what was parked just now"
+    assert redis_client.pttl(pool_keys(store, line.key)[3]) <= 60_000

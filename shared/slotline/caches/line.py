@@ -17,7 +17,7 @@ from slotline.errors import PoolFullError, StoreError
 from slotline.pools._share import SINGLE
 from slotline.pools._tending import leave
 from slotline.pools._wire import pool_keys
-from slotline.pools.pool import Pool
+from slotline.pools.fleeting import LINE, FleetingPool
 from slotline.steps import Call, Steps
 from slotline.stores.base import Command, Store
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("slotline.caches")
 
-_LINE = "cache-line:"
 
-
-class Line(Pool):
+class Line(FleetingPool):
     """The messages that wait for one entry.
 
     Args:
@@ -41,14 +39,8 @@ class Line(Pool):
         store: Where the room is.
     """
 
-    fleeting = True
-
     def __init__(self, name: str, store: Store) -> None:
         super().__init__(name, 1, None, store=store)
-
-    def release_command(self, token: str) -> Command:
-        """The command that gives the slot back, and leaves nothing of a line in which nobody is left."""
-        return self._ending(token, b"")
 
     def joining(self, room: Room, message: bytes, lane: str, owner: str) -> Steps[Slot | Parked]:
         """Take the slot, or park the message behind the one that has it.
@@ -86,14 +78,6 @@ class Line(Pool):
             self.store.settle(command, self.patience)
             raise
 
-    def _ending(self, token: str, payload: bytes) -> Command:
-        return Command("line_end", pool_keys(self.store, self.key), (token, payload))
-
-
-def is_line(name: str) -> bool:
-    """Return whether a pool of this name is the line for an entry."""
-    return name.startswith(_LINE)
-
 
 def shared_part(cache: BaseCacheAdapter) -> RedisCacheAdapter | None:
     """Return the cache on Redis that ``cache`` is or stands in front of; ``None`` where it has none."""
@@ -105,7 +89,7 @@ def shared_part(cache: BaseCacheAdapter) -> RedisCacheAdapter | None:
 
 def line_for(cache: RedisCacheAdapter, key: str, store: Store) -> Line:
     """Return the line for an entry of ``cache``, in a room on ``store``."""
-    return Line(_LINE + commands.writable(f"{cache.names.namespace}:{key}"), store)
+    return Line(LINE + commands.writable(f"{cache.names.namespace}:{key}"), store)
 
 
 def failure_in(payload: bytes) -> Exception:

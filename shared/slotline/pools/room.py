@@ -21,6 +21,7 @@ from slotline.pools._share import Share
 from slotline.pools._tending import OnLost, evictions_on
 from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys, read_answer
+from slotline.pools.fleeting import FleetingPool, is_line
 from slotline.pools.pool import Pool
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
@@ -263,7 +264,7 @@ class Room:
         yield Listen(hub)
 
     def _take_from(self, name: str) -> Steps[Taken | None]:
-        pool = Pool(name, 1, store=self.store, on_lost=self._on_lost)
+        pool = (FleetingPool if is_line(name) else Pool)(name, 1, store=self.store, on_lost=self._on_lost)
         token, asked_at = new_token(), time.monotonic()
         keys = pool_keys(self.store, name)
         with self._lock:
