@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 _PREFIX = "slotline_"
 GATE_TIMEOUT = 1.0
 """Seconds for which the worker's main process waits for an answer of its store."""
-_POOL_FIELDS = {name: f"pool_{name}" for name in ("size", "rate", "burst", "slot_exp", "on_full", "timeout", "on_lost")}
+_POOL_FIELDS = {
+    name: f"pool_{name}"
+    for name in (
+        *("size", "rate", "burst", "slot_exp", "partition", "max_per_partition"),
+        *("on_full", "timeout", "on_lost"),
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -260,7 +260,9 @@ class Gate:
                 raise _cannot_park(self._store)
             slot = self._parking.park(
                 held.request,
-                lambda room, message, lane, owner: room.sync.park(held.pool, message, lane=lane, owner=owner),
+                lambda room, message, lane, owner: room.sync.park(
+                    held.pool, message, lane=lane, owner=owner, **held.limit.share
+                ),
             )
             if slot is None and evict:
                 self._evict_for(held)
@@ -274,9 +276,9 @@ class Gate:
             logger.warning("%s waits without an eviction: %s", held.request, error)
 
     def _take_now(self, held: Held) -> Slot:
-        if held.limit.key in self._waiting:  # others wait for it already
+        if held.limit.line in self._waiting:  # others wait for it already
             raise PoolFullError(held.limit.key, held.pool.max_size)
-        return self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request)))
+        return self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request), **held.limit.share))
 
     def _turn_away(self, request: Any, limit: Limit, error: PoolFullError) -> None:
         if limit.on_full == "drop" and not isinstance(error, PoolTimeoutError):
@@ -346,7 +348,7 @@ class Gate:
             self._parking.take_soon()
 
     def _pool(self, limit: Limit) -> Pool:
-        name = (limit.key, limit.size, limit.slot_exp, limit.rate, limit.burst)
+        name = (limit.key, limit.size, *limit.pool_options.items())
         pool = self._pools.get(name)
         if pool is None:
             pool = Pool(limit.key, limit.size, store=self._store, on_lost=self._losses.forfeit, **limit.pool_options)

@@ -39,13 +39,13 @@ class Held:
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """The requests that wait for one pool in this worker; the first of them stands in the pool's own line.
+    """The requests that wait for one pool, in one partition, in this worker; the first stands in the pool's own line.
 
     Only the first does, so that a worker that holds a thousand requests does not come a thousand times before one
-    that holds a single one.
+    that holds a single one. Each partition has a line, so that they take turns, and one that is full holds up no other.
     """
 
-    key: str
+    name: tuple[str, str | None]
     waiting: deque[Held] = field(default_factory=deque)
     place: Place | None = None
     served: WeakSet[Place] = field(default_factory=WeakSet)
@@ -66,6 +66,7 @@ class Line:
             self.place = place = Place(
                 first.pool,
                 owner=owner_of(first.request),
+                **first.limit.share,
                 on_grant=lambda slot: on_grant(self, place, slot),
                 on_nudge=lambda: on_nudge(self, place),
             )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from slotline import _checks
 from slotline.errors import InvalidOptionError
 from slotline.keys import CallSignature, KeyTemplate
+from slotline.pools._share import Share
+from slotline.pools._wire import UNLIMITED
 from slotline.pools.rate import Rate
 
 if TYPE_CHECKING:
@@ -68,6 +70,9 @@ _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "pool_rate": _rate,
     "pool_burst": _checks.whole_number,
     "pool_slot_exp": _checks.optional_seconds,
+    "pool_weight": _checks.whole_number,
+    "pool_partition": _optional(_template),
+    "pool_max_per_partition": _checks.whole_number,
     "pool_on_full": lambda option, value: _checks.one_of(option, value, ON_FULL),
     "pool_timeout": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "pool_on_lost": lambda option, value: _checks.one_of(option, value, ON_LOST),
@@ -112,6 +117,9 @@ class Limit:
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
         rate: How often calls may start, ``"100/m"``; ``None`` for no such limit.
         burst: How many starts may come at once after a pause; ``None`` for one.
+        weight: How many of the pool's slots the call counts as.
+        partition: On whose account, filled in; ``None`` for nobody's.
+        max_per_partition: How many slots one partition may have; ``None`` for as many as there are.
     """
 
     key: str
@@ -121,12 +129,27 @@ class Limit:
     timeout: float | None
     rate: str | None = None
     burst: int | None = None
+    weight: int = 1
+    partition: str | None = None
+    max_per_partition: int | None = None
 
     @property
     def pool_options(self) -> dict[str, Any]:
         """The options of ``Pool`` besides key and size."""
         given: dict[str, Any] = {} if self.slot_exp is _UNSET else {"slot_exp": self.slot_exp}
+        if self.max_per_partition is not None:
+            given["max_per_partition"] = self.max_per_partition
         return given if self.rate is None else {**given, "rate": self.rate, "burst": self.burst}
+
+    @property
+    def share(self) -> dict[str, Any]:
+        """The arguments by which a pool or a room is asked for what the call needs of it."""
+        return {"weight": self.weight, "partition": self.partition}
+
+    @property
+    def line(self) -> tuple[str, str | None]:
+        """What calls have in common that wait one after the other: their pool, and their partition of it."""
+        return self.key, self.partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +175,11 @@ class TaskOptions:
         """Return the value of one option."""
         return self.values.get(name, default)
 
+    def of_pool(self, name: str, default: Any = None) -> Any:
+        """Return the value of one option of the limit: the task's or the call's own, else that of the declared pool."""
+        declared = self.config.pools.get(self.values.get("pool") or "", {})
+        return self.values.get(name, declared.get(name, default))
+
     @property
     def limited(self) -> bool:
         """Whether a call counts in a pool."""
@@ -166,15 +194,12 @@ class TaskOptions:
     @property
     def serves_old(self) -> bool:
         """Whether a call whose pool is full ends with the last value that the cache has of it."""
-        pool = self.values.get("pool")
-        declared = self.config.pools.get(pool, {}) if pool is not None else {}
-        return pool is not None and self.values.get("pool_on_full", declared.get("pool_on_full")) == "stale"
+        return self.limited and self.of_pool("pool_on_full") == "stale"
 
     @property
     def on_lost(self) -> str:
         """What becomes of a call whose slot is lost: it is ended (``"cancel"``), or goes on (``"warn"``)."""
-        declared = self.config.pools.get(self.values.get("pool") or "", {})
-        chosen: str = self.values.get("pool_on_lost", declared.get("pool_on_lost", self.config.on_lost))
+        chosen: str = self.of_pool("pool_on_lost", self.config.on_lost)
         return chosen
 
     @property
@@ -186,21 +211,23 @@ class TaskOptions:
         """Return the pool of a call with these arguments.
 
         Raises:
-            InvalidOptionError: The key names an argument that the call does not have.
+            InvalidOptionError: A template names an argument that the call does not have.
+            TypeError: The arguments do not fit the task.
         """
-        declared = self.config.pools.get(self.values["pool"], {})
-
-        def option(name: str, default: Any) -> Any:
-            return self.values.get(name, declared.get(name, default))
-
+        partition = self.of_pool("pool_partition")
+        if partition is not None:
+            partition = fill(partition, "pool_partition", self.signature, args, kwargs)
         return Limit(
             key=fill(self.values["pool"], "pool", self.signature, args, kwargs),
-            size=option("pool_size", None),
-            slot_exp=option("pool_slot_exp", _UNSET),
-            on_full=option("pool_on_full", None),
-            timeout=option("pool_timeout", None),
-            rate=option("pool_rate", None),
-            burst=option("pool_burst", None),
+            size=self.of_pool("pool_size"),
+            slot_exp=self.of_pool("pool_slot_exp", _UNSET),
+            on_full=self.of_pool("pool_on_full"),
+            timeout=self.of_pool("pool_timeout"),
+            rate=self.of_pool("pool_rate"),
+            burst=self.of_pool("pool_burst"),
+            weight=self.of_pool("pool_weight", 1),
+            partition=partition,
+            max_per_partition=self.of_pool("pool_max_per_partition"),
         )
 
 
@@ -286,10 +313,10 @@ def _check_limit(options: TaskOptions) -> None:
             allowed = f"given, or pool_rate, or {pool!r} must be declared in slotline_pools"
             raise InvalidOptionError("pool_size", "unset", allowed)
         _check_template(options, "pool", pool)
-        declared = options.config.pools.get(pool, {})
-        if "pool_burst" in values and not ("pool_rate" in values or "pool_rate" in declared):
+        if "pool_burst" in values and options.of_pool("pool_rate") is None:
             raise _checks.refuse("pool_burst", values["pool_burst"], "used together with pool_rate")
-        timeout, on_full = (values.get(name, declared.get(name)) for name in ("pool_timeout", "pool_on_full"))
+        _check_share(options, pool)
+        timeout, on_full = options.of_pool("pool_timeout"), options.of_pool("pool_on_full")
         if on_full == "cancel_oldest" and options.on_lost == "warn":
             raise _checks.refuse("pool_on_full", on_full, 'used with pool_on_lost="cancel": the oldest call must end')
         if timeout is not None and on_full == "park":
@@ -298,6 +325,19 @@ def _check_limit(options: TaskOptions) -> None:
         for name in LIMIT_NAMES[1:]:
             if name in values:
                 raise _checks.refuse(name, values[name], "used together with the option pool")
+
+
+def _check_share(options: TaskOptions, pool: str) -> None:
+    partition, most = options.of_pool("pool_partition"), options.of_pool("pool_max_per_partition")
+    if partition is not None:
+        _check_template(options, "pool_partition", partition)
+    elif "pool_max_per_partition" in options.values and "pool_partition" not in options.values:
+        raise _checks.refuse("pool_max_per_partition", most, "used together with pool_partition")
+    size = options.of_pool("pool_size") or UNLIMITED
+    try:
+        Share.of(options.of_pool("pool_weight", 1), partition, key=pool, size=size, most=most)
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"pool_{error.option}", error.value, error.allowed) from None
 
 
 def _check_cache(options: TaskOptions) -> None:

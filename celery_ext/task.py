@@ -35,6 +35,10 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
             has a size, a rate or both.
         pool_burst: How many of them may start at once after a pause; default: one.
         pool_slot_exp: Seconds after which a slot no longer counts; ``None`` for never.
+        pool_weight: How many of the pool's slots a call counts as; default: one.
+        pool_partition: On whose account a call counts, ``"{tenant_id}"``; those who wait are served in turn, one of
+            each. ``None`` for nobody's.
+        pool_max_per_partition: How many slots one partition may have at once; default: as many as there are.
         pool_on_full: ``"park"`` (the message waits in Redis and costs no worker anything), ``"wait"`` (it is held in
             the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result), ``"drop"`` (no run,
             no result), ``"stale"`` (the last value that the cache has is the result; where it has none, as by
@@ -62,6 +66,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         pool_rate: str
         pool_burst: int
         pool_slot_exp: float | None
+        pool_weight: int
+        pool_partition: str | None
+        pool_max_per_partition: int
         pool_on_full: str
         pool_timeout: float | None
         pool_on_lost: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ SOONEST = 0.005
 
 
 class Waiting:
-    """Holds requests, one line for each pool, and starts them as slots are granted.
+    """Holds requests, one line for each pool and partition, and starts them as slots are granted.
 
     All methods are called in the mailbox's line of execution.
 
@@ -51,18 +52,21 @@ class Waiting:
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
         self._start, self._hand_over = start, hand_over
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[tuple[str, str | None], Line] = {}
         self._granted: dict[Held, Slot] = {}
         self._unasked: list[Held] = []
         self._ticking = False
         self._connection = object()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._lines
+    def __contains__(self, name: tuple[str, str | None]) -> bool:
+        return name in self._lines
 
     def counts(self) -> dict[str, int]:
         """Return how many requests are held, by pool."""
-        return {key: len(line.waiting) for key, line in list(self._lines.items())}
+        held: Counter[str] = Counter()
+        for (key, _), line in list(self._lines.items()):
+            held[key] += len(line.waiting)
+        return dict(held)
 
     def take_or_hold(self, held: Held) -> Slot | None:
         """Return a slot for a request, or hold it until there is one.
@@ -71,10 +75,9 @@ class Waiting:
             StoreError: The store cannot be asked; the request is not held.
             PoolTimeoutError: There is no slot now, and the request does not want to wait.
         """
-        key = held.limit.key
-        line = self._lines.get(key)
+        line = self._lines.get(held.limit.line)
         if line is None:
-            line = Line(key)
+            line = Line(held.limit.line)
             line.waiting.append(held)
             try:
                 slot = self._stand(line)
@@ -86,18 +89,18 @@ class Waiting:
                 return slot
             if held.limit.timeout == 0:
                 line.leave()
-                raise PoolTimeoutError(key, held.pool.max_size, timeout=0.0)
-            self._lines[key] = line
+                raise PoolTimeoutError(held.limit.key, held.pool.max_size, timeout=0.0)
+            self._lines[line.name] = line
             self._look_in_time(line)
         else:
             line.waiting.append(held)
-        self._keep(held.request, key)
+        self._keep(held)
         return None
 
     def hold_unasked(self, held: Held) -> None:
         """Hold a request whose pool cannot be asked, until it can; it is then admitted anew."""
         self._unasked.append(held)
-        self._keep(held.request, held.limit.key)
+        self._keep(held)
 
     def store_is_back(self) -> None:
         """Ask again for everything that could not be asked."""
@@ -124,12 +127,12 @@ class Waiting:
             state.requests.pop(held.request.id, None)
             state.reserved_requests.discard(held.request)
 
-    def _keep(self, request: Any, key: str) -> None:
+    def _keep(self, held: Held) -> None:
         # A held request is not one that the pool has: workers that count those must go on to take others.
-        state.reserved_requests.discard(request)
+        state.reserved_requests.discard(held.request)
         self._consumer.qos.increment_eventually()
         self._mailbox.wake()  # the loop tells the broker of it before its next wait, and not while it waits
-        logger.debug("%s is held: pool %r has no slot for it", request, key)
+        logger.debug("%s is held: pool %r has no slot for it", held.request, held.limit.key)
         self._processes.give_back()
         self._tick_later()
 
@@ -142,14 +145,14 @@ class Waiting:
         )
 
     def _on_grant(self, line: Line, place: Place, slot: Slot) -> None:
-        if line.place is place and self._lines.get(line.key) is line:
+        if line.place is place and self._lines.get(line.name) is line:
             self._serve(line, slot)
             self._pump(line)
         elif place not in line.served:  # it was given up while its slot was on the way
             self._watch.release(place.pool, slot)
 
     def _on_nudge(self, line: Line, place: Place) -> None:
-        if line.place is place and self._lines.get(line.key) is line:
+        if line.place is place and self._lines.get(line.name) is line:
             self._pump(line)
 
     def _pump(self, line: Line) -> None:
@@ -163,8 +166,8 @@ class Waiting:
                 self._look_in_time(line)
                 return
             self._serve(line, slot)
-        if self._lines.get(line.key) is line:
-            del self._lines[line.key]
+        if self._lines.get(line.name) is line:
+            del self._lines[line.name]
 
     def _serve(self, line: Line, slot: Slot) -> None:
         held = line.serve()
@@ -199,7 +202,7 @@ class Waiting:
 
     def _look(self, line: Line) -> None:
         line.looking = False
-        if self._lines.get(line.key) is not line:
+        if self._lines.get(line.name) is not line:
             return
         if time.monotonic() >= line.look_at:
             self._pump(line)

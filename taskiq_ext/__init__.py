@@ -1,6 +1,6 @@
 """Slotline for Taskiq: limits, cached results and leased executors, as middlewares that read a task's labels."""
 
-from taskiq_ext._labels import PoolLimit
+from taskiq_ext._limits import PoolLimit
 from taskiq_ext.cache import CacheMiddleware
 from taskiq_ext.dependencies import current_slot, executor, executor_lease
 from taskiq_ext.executors import ExecutorMiddleware

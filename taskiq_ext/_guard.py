@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from slotline.pools import Slot
     from taskiq_ext._interception import Plan
-    from taskiq_ext._labels import OnLost
+    from taskiq_ext._limits import OnLost
 
 logger = logging.getLogger(__name__)
 

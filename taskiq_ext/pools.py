@@ -22,16 +22,8 @@ from taskiq_ext._calls import calls_of
 from taskiq_ext._delivery import RUNS_LATER, delivery_for, without_result_if_parked
 from taskiq_ext._guard import GuardedRuns
 from taskiq_ext._interception import current_plan, plan_of
-from taskiq_ext._labels import (
-    CACHE_LABELS,
-    ON_LOST,
-    POOL_LABELS,
-    PoolLimit,
-    PoolOptions,
-    pick,
-    pool_options,
-    refuse_stale_without_cache,
-)
+from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
+from taskiq_ext._limits import ON_LOST, PoolLimit, PoolOptions, pool_options, refuse_stale_without_cache
 from taskiq_ext._outage import Outage
 from taskiq_ext._room import broadcasts, waiting_room
 
@@ -46,7 +38,7 @@ if TYPE_CHECKING:
     from slotline.settings import OnStoreError
     from taskiq_ext._delivery import Delivery
     from taskiq_ext._interception import AnyTask, Plan
-    from taskiq_ext._labels import OnLost
+    from taskiq_ext._limits import Asked, OnLost
     from taskiq_ext._room import Tenant
 
 logger = logging.getLogger(__name__)
@@ -136,8 +128,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         """Return the options that a message on its way out asks for; see :class:`LabelledMiddleware`."""
         options = super().options_to_send(message)
         task = self.broker.find_task(message.task_name)
-        if task is not None:
+        if task is not None and options is not None:
             refuse_stale_without_cache(options, {**task.labels, **message.labels})
+            options.asked_by(message, calls_of(task.original_func))  # or says now what the arguments lack
         return options
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
@@ -166,17 +159,18 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     async def admit(self, plan: Plan, options: PoolOptions, message: TaskiqMessage) -> None:
         """Take a slot for the message, or decide how it ends without one."""
-        key = calls_of(plan.real).fill(options.key, message)
-        if key is None:
+        asked = options.asked_by(message, calls_of(plan.real))
+        if asked is None:
             return  # the arguments do not fit: the function says so itself, at once
-        pool, limit = self._pool(key, options.limit), options.limit
+        key, limit = asked.key, options.limit
+        pool = self._pool(key, limit)
         delivery = delivery_for(self.broker)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
             await self._run_taken(plan, taken, limit, message)
             return
         try:
             slot = await self._outage.ride_out(
-                self._asking(pool, limit, delivery, plan, message),
+                self._asking(pool, limit, asked, delivery, plan, message),
                 f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
             )
         except PoolTimeoutError:
@@ -234,6 +228,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 *(key, limit.size, limit.slot_exp),
                 rate=limit.rate,
                 burst=limit.burst,
+                max_per_partition=limit.max_per_partition,
                 store=self.store,
                 on_lost=self._runs.forfeit,
             )
@@ -247,23 +242,23 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         return self.store or default_store()
 
     def _asking(
-        self, pool: Pool, limit: PoolLimit, delivery: Delivery | None, plan: Plan, message: TaskiqMessage
+        self, pool: Pool, limit: PoolLimit, asked: Asked, delivery: Delivery | None, plan: Plan, message: TaskiqMessage
     ) -> Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]:
         owner, tenant, evict = message.task_id, self._room, limit.on_full == "cancel_oldest"
         wait = 0.0 if limit.on_full in ("fail", "drop", "cancel_newest") else limit.timeout
         ask: Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]
-        ask = lambda: pool.acquire(owner=owner, timeout=wait, evict=evict)  # noqa: E731 - one of three ways
+        ask = lambda: pool.acquire(owner=owner, timeout=wait, evict=evict, **asked.share)  # noqa: E731 - one of three ways
         # What no listen() has delivered, as in the InMemoryBroker, cannot be delivered again: it waits instead.
         if tenant is not None and delivery is not None and self._parks(limit):
             room, lane = tenant.room(delivery), tenant.lane
             if room is not None and lane is not None and room.store is pool.store:
-                ask = lambda: _park(room, lane, pool, delivery, owner, evict=evict)  # noqa: E731 - see above
+                ask = lambda: _park(room, lane, pool, asked, delivery, owner, evict=evict)  # noqa: E731 - see above
         if limit.on_full != "stale":
             return ask
 
         async def now_or_an_old_value() -> Slot | Parked | Hit:
             try:
-                return await pool.acquire(owner=owner)
+                return await pool.acquire(owner=owner, **asked.share)
             except PoolFullError:
                 for other in self.others():
                     old = await other.old_value(plan, message)
@@ -307,8 +302,10 @@ def _run_later(plan: Plan) -> None:
     plan.serve_value(RUNS_LATER)
 
 
-async def _park(room: Room, lane: str, pool: Pool, delivery: Delivery, owner: str, *, evict: bool) -> Slot | Parked:
-    outcome = await room.park(pool, delivery.sealed, lane=lane, owner=owner)
+async def _park(
+    room: Room, lane: str, pool: Pool, asked: Asked, delivery: Delivery, owner: str, *, evict: bool
+) -> Slot | Parked:
+    outcome = await room.park(pool, delivery.sealed, lane=lane, owner=owner, **asked.share)
     if evict and isinstance(outcome, Parked):
         await pool.evict()
     return outcome

@@ -26,6 +26,7 @@ broker = InMemoryBroker().with_middlewares(
     CacheMiddleware(cache=RedisCacheAdapter(store=store), enabled=True, default_ttl=3600),
     CacheMiddleware(InMemoryCacheAdapter()),
     PoolLimitMiddleware(store, pools={"api": 5, "reports": PoolLimit(size=1, on_full="fail")}),
+    PoolLimitMiddleware(pools={"gpu": PoolLimit(size=8, partition="{tenant}", max_per_partition=4)}),
     ExecutorMiddleware({"cpu": {"backend": "process", "max_pools": 1}, "io": LeasedExecutorManager(max_pools=2)}),
 )
 

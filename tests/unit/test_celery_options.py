@@ -50,6 +50,14 @@ BAD = [
     ],
     *[("pool_rate", value, "text like") for value in ("", "5", "0/s", "1.5/s", "5 /s", 5, 0.1, True, math.nan, None)],
     *[("pool_burst", value, "a whole number of at least 1") for value in (0, -1, 1.5, True, "5", math.nan, None)],
+    *[("pool_weight", value, "a whole number of at least 1") for value in (0, 1.5, True, "2", math.nan, None)],
+    ("pool_weight", 2, "at most 1, the size of pool 'p'"),
+    ("pool_partition", "", "a string that is not empty"),
+    ("pool_partition", 5, "a string that is not empty"),
+    ("pool_partition", "{tenant}", "tenant_id"),
+    ("pool_partition", "{", "matching braces"),
+    *[("pool_max_per_partition", value, "a whole number of at least 1") for value in (0, 1.5, True, "2", None)],
+    ("pool_max_per_partition", 1, "used together with pool_partition"),
     *[("pool_slot_exp", value, "seconds") for value in (0, -1, True, "5", math.nan, math.inf)],
     *[("pool_timeout", value, "seconds") for value in (-1, True, "5", math.nan, math.inf)],
     *[("pool_on_full", value, "'park', 'wait', 'fail', 'drop', 'stale'") for value in ("queue", 1, None)],
@@ -135,6 +143,18 @@ def test_methods_of_a_task_class_may_have_names_like_options(app: Celery) -> Non
         ({"pool": "p", "pool_size": 1, "pool_on_full": "park", "pool_timeout": 3}, "pool_timeout"),
         ({"pool": "p", "pool_size": 1, "pool_on_full": "cancel_oldest", "pool_on_lost": "warn"}, "pool_on_full"),
         ({"pool_on_lost": "warn"}, "pool_on_lost"),
+        ({"pool_weight": 1}, "pool_weight"),
+        ({"pool": "p", "pool_size": 3, "pool_weight": 4}, "pool_weight"),
+        (
+            {
+                "pool": "p",
+                "pool_size": 3,
+                "pool_weight": 3,
+                "pool_partition": "{tenant_id}",
+                "pool_max_per_partition": 2,
+            },
+            "pool_weight",
+        ),
         ({"pool": "p", "pool_size": 1, "pool_on_full": "stale"}, "pool_on_full"),
         ({"pool": "p", "pool_size": 1, "pool_on_full": "stale", "cache": False}, "pool_on_full"),
         ({"cache_key": "k"}, "cache_key"),
@@ -163,6 +183,27 @@ def test_options_of_a_call_override_the_task_and_those_the_declared_pool(app: Ce
     assert (limit.size, limit.on_full, limit.timeout, limit.pool_options) == (1, "drop", 4.0, {"slot_exp": None})
     assert task.slotline_options.with_call({"pool": "plain"}).limit(("t",), {}).size == 2
     assert not task.slotline_options.with_call({"pool": None}).limited
+
+
+def test_weights_and_partitions_come_from_the_call_the_task_or_the_declared_pool(app: Celery) -> None:
+    app.conf.slotline_pools = {"gpu": {"size": 8, "partition": "{tenant_id}", "max_per_partition": 4}}
+    options = bind(app, pool="gpu", pool_weight=2).slotline_options
+    limit = options.limit(("t",), {})
+    assert (limit.weight, limit.partition, limit.pool_options) == (2, "t", {"max_per_partition": 4})
+    changed = options.with_call({"pool_weight": 8, "pool_partition": None}).limit(("t",), {})
+    assert (changed.share, changed.pool_options) == ({"weight": 8, "partition": None}, {"max_per_partition": 4})
+    other = options.with_call({"pool_partition": "{size}", "pool_max_per_partition": 2}).limit(("t",), {"size": 7})
+    assert (other.partition, other.pool_options) == ("7", {"max_per_partition": 2})
+    with pytest.raises(InvalidOptionError, match="at most 4, the max_per_partition of pool 'gpu'"):
+        options.with_call({"pool_weight": 5})
+    with pytest.raises(InvalidOptionError, match="pool_weight=2 is not allowed: it must be at most 1, the size"):
+        options.with_call({"pool_size": 1})
+
+
+def test_a_call_whose_arguments_cannot_name_its_partition_is_refused(app: Celery) -> None:
+    task = bind(app, pool="p", pool_size=1, pool_partition="{tenant_id.region}")
+    with pytest.raises(InvalidOptionError, match=r"pool_partition='\{tenant_id\.region\}'"):
+        task.delay("t")
 
 
 def test_a_limit_is_a_size_a_rate_or_both_from_the_call_the_task_or_the_declared_pool(app: Celery) -> None:

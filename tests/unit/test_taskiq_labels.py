@@ -15,7 +15,8 @@ from slotline.errors import InvalidOptionError, PoolFullError
 from slotline.leases import ManagerRegistry
 from slotline.stores import MemoryStore
 from taskiq_ext import PoolLimit, PoolLimitMiddleware
-from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, executor_options, from_wire, pick, pool_options
+from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, executor_options, from_wire, pick
+from taskiq_ext._limits import pool_options
 
 BAD_POOL_LABELS = [
     ({"pool": 3}, "pool", "3"),
@@ -50,6 +51,26 @@ BAD_POOL_LABELS = [
     ({"pool": "a", "pool_size": 1, "pool_timeout": math.inf}, "pool_timeout", "inf"),
     ({"pool": "a", "pool_size": 1, "pool_on_full": "explode"}, "pool_on_full", "'explode'"),
     ({"pool": "a", "pool_size": 1, "pool_on_full": 3}, "pool_on_full", "3"),
+    ({"pool_weight": 2}, "pool_weight", "2"),
+    ({"pool_partition": "{x}"}, "pool_partition", "'{x}'"),
+    ({"pool": "a", "pool_size": 3, "pool_weight": 0}, "pool_weight", "0"),
+    ({"pool": "a", "pool_size": 3, "pool_weight": 1.5}, "pool_weight", "1.5"),
+    ({"pool": "a", "pool_size": 3, "pool_weight": True}, "pool_weight", "True"),
+    ({"pool": "a", "pool_size": 3, "pool_weight": "two"}, "pool_weight", "'two'"),
+    ({"pool": "a", "pool_size": 3, "pool_weight": 4}, "pool_weight", "4"),
+    ({"pool": "a", "pool_size": 3, "pool_partition": ""}, "pool_partition", "''"),
+    ({"pool": "a", "pool_size": 3, "pool_partition": 5}, "pool_partition", "5"),
+    ({"pool": "a", "pool_size": 3, "pool_partition": "{y}"}, "pool_partition", "'{y}'"),
+    ({"pool": "a", "pool_size": 3, "pool_partition": "{x"}, "pool_partition", "'{x'"),
+    ({"pool": "a", "pool_size": 3, "pool_max_per_partition": 1}, "pool_max_per_partition", "1"),
+    (
+        {"pool": "a", "pool_size": 3, "pool_partition": "{x}", "pool_max_per_partition": 0},
+        *("pool_max_per_partition", "0"),
+    ),
+    (
+        {"pool": "a", "pool_size": 3, "pool_partition": "{x}", "pool_max_per_partition": 1, "pool_weight": 2},
+        *("pool_weight", "2"),
+    ),
     ({"pool": "a", "pool_sise": 1}, "pool_sise", "1"),
     ({"pool": "a:{y}", "pool_size": 1}, "pool", "'a:{y}'"),
     ({"pool": "a:{x", "pool_size": 1}, "pool", "'a:{x'"),
@@ -183,9 +204,39 @@ def test_a_limit_is_a_size_a_rate_or_both(labels: dict[str, Any], limit: PoolLim
 
 
 @pytest.mark.parametrize(
+    ("labels", "weight", "partition", "most"),
+    [
+        ({"pool": "own", "pool_size": 3, "pool_weight": 2.0}, 2, None, None),
+        ({"pool": "own", "pool_rate": "1/s", "pool_weight": 50}, 50, None, None),
+        ({"pool": "own", "pool_size": 3, "pool_partition": "t:{x}"}, 1, "t:{x}", None),
+        ({"pool": "own", "pool_size": 3, "pool_partition": "{x}", "pool_max_per_partition": 2}, 1, "{x}", 2),
+        ({"pool": "gpu"}, 1, "{x}", 4),
+        ({"pool": "gpu", "pool_weight": 4}, 4, "{x}", 4),
+        ({"pool": "gpu", "pool_weight": 8, "pool_partition": None}, 8, None, 4),
+        ({"pool": "gpu", "pool_partition": "fixed", "pool_max_per_partition": 1}, 1, "fixed", 1),
+        ({"pool": "shares", "pool_partition": "{x}"}, 1, "{x}", 2),
+        ({"pool": "shares"}, 1, None, 2),
+    ],
+)
+def test_weights_and_partitions_come_from_the_labels_or_the_declared_pool(
+    labels: dict[str, Any], weight: int, partition: str | None, most: int | None
+) -> None:
+    declared = {
+        "gpu": PoolLimit(size=8, partition="{x}", max_per_partition=4),
+        "shares": PoolLimit(size=8, max_per_partition=2),
+    }
+    options = pool_options(labels, function, declared)
+    assert options is not None
+    assert (options.weight, options.partition and options.partition.template) == (weight, partition)
+    assert options.limit.max_per_partition == most
+
+
+@pytest.mark.parametrize(
     ("options", "option"),
     [
         ({}, "pool_size"),
+        ({"size": 1, "partition": "{"}, "pool_partition"),
+        ({"size": 1, "max_per_partition": 1.5}, "pool_max_per_partition"),
         ({"rate": "often"}, "pool_rate"),
         ({"rate": "1/s", "burst": 0}, "pool_burst"),
         ({"size": 1, "burst": 2}, "pool_burst"),
@@ -263,6 +314,9 @@ def test_labels_that_lost_their_types_on_the_way_get_them_back() -> None:
         "pool_size": "two",
         "pool_rate": "100/m",
         "pool_burst": "10",
+        "pool_weight": "2",
+        "pool_partition": "None",
+        "pool_max_per_partition": "4",
     }
     assert from_wire(labels) == {
         "cache_ttl": 60,
@@ -272,6 +326,9 @@ def test_labels_that_lost_their_types_on_the_way_get_them_back() -> None:
         "pool_size": "two",
         "pool_rate": "100/m",
         "pool_burst": 10,
+        "pool_weight": 2,
+        "pool_partition": None,
+        "pool_max_per_partition": 4,
     }
 
 

@@ -1,0 +1,77 @@
+"""Weights and partitions in real workers: the noisy wait for their turn, and the heavy for all that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.leaks import keys_without_ttl
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+from tests.integration.sharing_slots import OTHERS, Held, check_turns, check_weights, events
+
+EXTRA = """
+from tests.integration.sharing_slots import run
+
+for policy in ("park", "wait"):
+    app.conf.slotline_pools[policy] = {
+        "size": 3, "partition": "{tenant}", "max_per_partition": 2, "on_full": policy
+    }
+
+
+@app.task(shared=False, name="app.share", pool="park")
+def share(tenant, weight=1):
+    run(STORE, tenant, weight)
+"""
+NOISY = 100
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def deployment(
+    request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """An application with two workers of one kind; every test of this module uses them."""
+    late = request.param == "threads"
+    made = Deployment(tmp_path_factory.mktemp(request.param), module_redis, acks_late=late, extra=EXTRA)
+    with made.worker(request.param), made.worker(request.param):
+        yield made
+    left = keys_without_ttl(made.history)
+    made.close()
+    module_redis.client().flushall()
+    assert not left
+
+
+@pytest.fixture(autouse=True)
+def _fresh_history(deployment: Deployment) -> None:
+    deployment.clear()
+
+
+@pytest.mark.parametrize("policy", ["park", "wait"])
+def test_one_tenants_hundred_tasks_delay_nobody_else(deployment: Deployment, policy: str) -> None:
+    share, free = deployment.module.share, deployment.module.free
+    held = Held(deployment.server.url, policy)
+    sent = [share.apply_async((tenant,), pool=policy) for tenant in [*["noisy"] * NOISY, *OTHERS, *OTHERS]]
+    # In a worker the first of each partition stands in the pool's own line, and everything in front of it is held.
+    expected = NOISY + 2 * len(OTHERS) if policy == "park" else 1 + len(OTHERS)
+    wait_until("all wait", lambda: held.waiting() >= expected, 60)
+    assert free.delay(1).get(timeout=60) == 1, "who has no limit is not held up either"
+    held.let_go()
+    for result in sent:
+        result.get(timeout=60)
+    check_turns(events(deployment.history), NOISY)
+    deployment.wait_free(policy)
+
+
+@pytest.mark.parametrize("policy", ["park", "wait"])
+def test_two_of_three_slots_are_two_for_one_task(deployment: Deployment, policy: str) -> None:
+    share = deployment.module.share
+    options = {"pool": f"heavy-{policy}", "pool_size": 3, "pool_on_full": policy, "pool_partition": None}
+    sent = [share.apply_async(("light",), **options) for _ in range(15)]
+    sent += [share.apply_async(("heavy", 2), pool_weight=2, **options) for _ in range(10)]
+    sent += [share.apply_async(("light",), **options) for _ in range(15)]
+    for result in sent:
+        result.get(timeout=60)
+    check_weights(events(deployment.history), 40)
+    deployment.wait_free(options["pool"])

@@ -1,0 +1,88 @@
+"""Weights and partitions with real ``taskiq worker`` processes: tenants take turns, the heavy get what they ask for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import redis
+
+from slotline import Pool
+from tests.harness.waiting import await_until
+from tests.harness.workers import TaskiqWorker
+from tests.integration.sharing_slots import OTHERS, Held, check_turns, check_weights, events
+
+pytestmark = pytest.mark.leaves("keys", reason="the broker's own queue, and the history that the tasks write")
+
+APP = """
+import asyncio
+from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
+from slotline import RedisStore
+from taskiq_ext import PoolLimit, PoolLimitMiddleware
+from tests.integration.sharing_slots import run
+
+URL = "{url}"
+store = RedisStore(URL)
+shared = PoolLimit(size=3, partition="{{tenant}}", max_per_partition=2)
+broker = (
+    ListQueueBroker(URL, queue_name="work", socket_timeout=None)
+    .with_result_backend(RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None))
+    .with_middlewares(PoolLimitMiddleware(store, pools={{"shared": shared}}))
+)
+
+
+@broker.task(pool="shared")
+async def share(tenant: str, weight: int = 1) -> None:
+    await asyncio.to_thread(run, URL, tenant, weight)
+
+
+@broker.task
+async def free() -> None: ...
+"""
+NOISY = 100
+
+
+@pytest.fixture
+async def app(
+    app_module: Callable[[str], str], taskiq_worker: Callable[..., TaskiqWorker], redis_url: str
+) -> AsyncIterator[Any]:
+    """The application, with two worker processes."""
+    name = app_module(APP.format(url=redis_url))
+    taskiq_worker(f"{name}:broker", workers=2, args=["--max-async-tasks", "200"])
+    module = importlib.import_module(name)
+    await module.broker.startup()
+    yield module
+    await module.broker.shutdown()
+    await module.store.close()
+
+
+async def all_ended(sent: list[Any]) -> None:
+    for one in sent:
+        assert not (await one.wait_result(check_interval=0.02, timeout=60)).is_err
+
+
+@pytest.mark.parametrize("policy", ["park", "wait"])
+async def test_one_tenants_hundred_tasks_delay_nobody_else(
+    app: Any, redis_url: str, redis_client: redis.Redis, policy: str
+) -> None:
+    share, held = app.share.kicker().with_labels(pool_on_full=policy), Held(redis_url, "shared")
+    sent = [await share.kiq(tenant) for tenant in [*["noisy"] * NOISY, *OTHERS, *OTHERS]]
+    await await_until("all wait", lambda: held.waiting() == len(sent), 60)
+    await all_ended([await app.free.kiq()])
+    held.let_go()
+    await all_ended(sent)
+    check_turns(events(redis_client), NOISY)
+    assert await Pool("shared", 3, store=app.store).size() == 0
+
+
+@pytest.mark.parametrize("policy", ["park", "wait"])
+async def test_two_of_three_slots_are_two_for_one_run(app: Any, redis_client: redis.Redis, policy: str) -> None:
+    labels = {"pool": "heavy", "pool_size": 3, "pool_on_full": policy}
+    light, heavy = (app.share.kicker().with_labels(pool_weight=weight, **labels) for weight in (1, 2))
+    sent = [await light.kiq("light") for _ in range(15)]
+    sent += [await heavy.kiq("heavy", 2) for _ in range(10)]
+    sent += [await light.kiq("light") for _ in range(15)]
+    await all_ended(sent)
+    check_weights(events(redis_client), 40)
