@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ORDINARY_GROUP = "taskiq"
+_BROADCASTING = ("PubSub", "ZeroMQ")
 _HOME = "_slotline_waiting_room"
 
 
@@ -104,7 +105,7 @@ class WaitingRoom:
             store, lane = tenant.store, tenant.lane
             if store is not None and lane is not None:
                 lanes.setdefault(store, []).append(lane)
-            elif store is not None:
+            elif store is not None and not broadcasts(self._broker):
                 logger.warning(
                     "Messages over their limit, or for a value that is being made, wait in the worker: the queue of %s "
                     "is not known. Give PoolLimitMiddleware a lane, one for each queue, and they are parked.",
@@ -154,4 +155,4 @@ def lane_of(broker: AsyncBroker) -> str | None:
 
 def broadcasts(broker: AsyncBroker) -> bool:
     """Whether every worker gets a copy of its own of each message, as far as that can be told."""
-    return any("PubSub" in kind.__name__ for kind in type(broker).__mro__)
+    return any(name in kind.__name__ for kind in type(broker).__mro__ for name in _BROADCASTING)

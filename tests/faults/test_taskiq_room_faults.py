@@ -29,15 +29,13 @@ def runs_of(client: redis.Redis, kind: str, x: int) -> list[str]:
     return [event[1] for event in events(client, kind) if event[2] == x]
 
 
-@pytest.mark.parametrize("kind", ["list", "rabbitmq"])
 async def test_a_worker_is_killed_and_another_added_while_a_backlog_is_parked(
-    kind: str,
     app_module: Callable[[str], str],
     taskiq_worker: Callable[..., TaskiqWorker],
     redis_client: redis.Redis,
     request: pytest.FixtureRequest,
 ) -> None:
-    app = write_app(kind, app_module, request)
+    app = write_app("list", app_module, request)
     workers = [taskiq_worker(f"{app}:broker", workers=1) for _ in range(2)]
     async with started(app) as module:
         sent = [await module.limited.kiq(x, 0.02) for x in range(160)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import amqp
@@ -29,8 +30,13 @@ def _connect(url: str) -> amqp.Connection:
     return connection
 
 
+def configured_url() -> str:
+    """Return the URL of the RabbitMQ that tests use where one answers."""
+    return os.environ.get("AMQP_URL", DEFAULT_URL)
+
+
 @cache
-def _silent(url: str) -> str | None:
+def silent(url: str) -> str | None:
     """Return why the broker cannot be used, or ``None`` if it answers within a second."""
     try:
         _connect(url).close()
@@ -39,11 +45,11 @@ def _silent(url: str) -> str | None:
     return None
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def amqp_url() -> str:
     """The URL of a RabbitMQ (AMQP_URL); the test is skipped, with the reason, if none answers within a second."""
-    url = os.environ.get("AMQP_URL", DEFAULT_URL)
-    reason = _silent(url)
+    url = configured_url()
+    reason = silent(url)
     if reason is not None:
         pytest.skip(f"NO RABBITMQ at AMQP_URL ({parse_url(url)['hostname']}): {reason}; this is NOT tested")
     return url
@@ -51,7 +57,14 @@ def amqp_url() -> str:
 
 @pytest.fixture
 def amqp_name(amqp_url: str) -> Iterator[Callable[..., str]]:
-    """A function that returns a new name for a queue and its exchange; both are deleted after the test.
+    """See :func:`amqp_names`."""
+    with amqp_names(amqp_url) as name:
+        yield name
+
+
+@contextmanager
+def amqp_names(amqp_url: str) -> Iterator[Callable[..., str]]:
+    """A function that returns a new name for a queue and its exchange; both are deleted at the end.
 
     ``amqp_name("tasks")`` differs in every test and run; names that are derived from it are given as
     ``amqp_name("tasks", suffixes=("", ".delay", ".dead_letter"))``, which deletes them too.

@@ -257,6 +257,19 @@ class TaskiqWorker(Worker):
         return self.log.count("Listening started.") >= self.workers
 
 
+class TaskiqScheduler(Worker):
+    """``taskiq scheduler APP``, which looks for new schedules every second."""
+
+    kind = "taskiq-scheduler"
+
+    def command(self) -> list[str]:
+        python = str(self.python or sys.executable)
+        return [python, "-m", "taskiq", "scheduler", self.app, "--update-interval", "1", *self.args]
+
+    def ready(self) -> bool:
+        return "Startup completed." in self.log
+
+
 class CeleryWorker(Worker):
     """``celery -A APP worker``.
 

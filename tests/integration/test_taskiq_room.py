@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from slotline import Pool
 from tests.harness.waiting import await_until, wait_until
 from tests.harness.workers import TaskiqWorker
 from tests.integration.taskiq_room_app import events, info_of, most_at_once, parked, results, started, write_app
@@ -79,25 +80,62 @@ async def test_functions_in_a_process_pool_are_parked_like_others(
     assert "is parked" in worker.log
 
 
-async def test_sigterm_ends_the_runs_and_leaves_what_is_parked_to_the_next_worker(
+@pytest.mark.parametrize(
+    ("kind", "ack_type"),
+    [
+        ("list", "when_received"),
+        ("stream", "when_executed"),
+        pytest.param("rabbitmq", "when_saved", marks=pytest.mark.rabbitmq),
+    ],
+)
+async def test_sigterm_ends_what_runs_and_waits_here_and_leaves_the_rest_to_the_next_worker(
+    kind: str,
+    ack_type: str,
+    app_module: Callable[[str], str],
+    taskiq_worker: Callable[..., TaskiqWorker],
+    redis_client: redis.Redis,
+    request: pytest.FixtureRequest,
+) -> None:
+    app = write_app(kind, app_module, request)
+    args = ("--ack-type", ack_type, "--max-async-tasks", "3")
+    first = taskiq_worker(f"{app}:broker", workers=1, args=args)
+    async with started(app) as module:
+        sent = [await module.gated.kiq(x) for x in range(5)]
+        await parked(module, "one", 4)
+        sent.append(await module.gated.kicker().with_labels(pool_on_full="wait").kiq(5))
+        await parked(module, "one", 5)
+        first.terminate(timeout=None)
+        first.wait_log("Stopping prefetching messages")
+        unread = [await module.unlimited.kiq(x) for x in range(3)]
+        redis_client.set("go", 1, ex=60)
+        wait_until("the worker has ended", lambda: not first.processes(), timeout=20)
+        assert [event[1:3] for event in events(redis_client, "gated")] == [["in", 0], ["out", 0], ["in", 5], ["out", 5]]
+        info = await info_of(module, "one")
+        assert (info.used, info.waiting) == (0, 4)
+        taskiq_worker(f"{app}:broker", workers=1, args=args)
+        assert await results([*sent, *unread]) == [*range(6), *range(3)]
+    assert sorted(event[2] for event in events(redis_client, "gated") if event[1] == "in") == list(range(6))
+    assert most_at_once(redis_client, "gated") == 1
+
+
+async def test_a_run_from_the_room_that_a_stopping_worker_does_not_wait_for_runs_again(
     app_module: Callable[[str], str],
     taskiq_worker: Callable[..., TaskiqWorker],
     redis_client: redis.Redis,
     request: pytest.FixtureRequest,
 ) -> None:
     app = write_app("list", app_module, request)
-    first = taskiq_worker(f"{app}:broker", workers=1)
+    first = taskiq_worker(f"{app}:broker", workers=1, args=("--wait-tasks-timeout", "0.2"))
     async with started(app) as module:
-        sent = [await module.gated.kiq(x) for x in range(5)]
-        await parked(module, "one", 4)
-        first.terminate(timeout=None)
-        first.wait_log("Stopping prefetching messages")
-        redis_client.set("go", 1, ex=60)
-        wait_until("the worker has ended", lambda: not first.processes(), timeout=20)
-        assert len(events(redis_client, "gated")) == 2
-        info = await info_of(module, "one")
-        assert (info.used, info.waiting) == (0, 4)
+        held = await Pool("one", 1, store=module.store).acquire()
+        sent = await module.gated.kiq(0)
+        await parked(module, "one", 1)
+        await Pool("one", 1, store=module.store).release(held)
+        await await_until("it runs", lambda: events(redis_client, "gated"))
+        first.terminate()
+        assert [event[1] for event in events(redis_client, "gated")] == ["in"]
         taskiq_worker(f"{app}:broker", workers=1)
-        assert await results(sent) == list(range(5))
-    assert sorted(event[2] for event in events(redis_client, "gated")) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert most_at_once(redis_client, "gated") == 1
+        await await_until("it runs again", lambda: len(events(redis_client, "gated")) == 2, timeout=20)
+        redis_client.set("go", 1, ex=60)
+        assert await results([sent]) == [0]
+        assert (await info_of(module, "one")).waiting == 0

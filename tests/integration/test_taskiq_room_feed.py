@@ -282,11 +282,11 @@ async def test_a_broker_whose_queue_is_not_known_parks_in_the_lane_that_it_is_gi
         await work.all_ended(2)
 
 
-async def test_a_broadcast_is_parked_only_if_its_label_says_so(store: RedisStore, redis_client: redis.Redis) -> None:
-    class PubSubBroker(QueueBroker):
-        pass
-
-    work = Work(PubSubBroker(), store)
+@pytest.mark.parametrize("kind", ["PubSubBroker", "ZeroMQBroker"])
+async def test_a_broadcast_is_parked_only_if_its_label_says_so(
+    store: RedisStore, redis_client: redis.Redis, kind: str
+) -> None:
+    work = Work(type(kind, (QueueBroker,), {})(), store)
     async with working(work.broker):
         await work.limited.kiq(0)
         await await_until("it runs", lambda: work.started)
