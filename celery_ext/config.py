@@ -48,6 +48,7 @@ class Config:
             with the options of ``LeasedExecutorManager``, or one itself.
         heartbeat_lease: Seconds after which a worker that died has lost its slots.
         default_pool_slot_expiration: Seconds after which a slot no longer counts unless its pool says otherwise.
+        max_parked_bytes: How large a message may be that is parked; ``None`` means no such limit.
         on_store_error: ``"wait"``, ``"open"`` or ``"fail"``: what happens to a task whose limit cannot be asked.
         on_lost: ``"cancel"`` or ``"warn"``: whether a task whose slot is lost, or evicted, is ended where it can be.
         cache_default_ttl: Seconds that a result is kept for a task with ``cache=True`` and no ``cache_ttl``.
@@ -67,6 +68,7 @@ class Config:
     executors: ManagerRegistry = field(default_factory=lambda: ManagerRegistry({}))
     heartbeat_lease: float | None = None
     default_pool_slot_expiration: float | None = 600.0
+    max_parked_bytes: int | None = 4 * 1024 * 1024
     on_store_error: str | None = None
     on_lost: str = "cancel"
     cache_default_ttl: float | None = 3600.0
@@ -129,6 +131,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "executors": _executors,
     "heartbeat_lease": _checks.seconds,
     "default_pool_slot_expiration": _checks.optional_seconds,
+    "max_parked_bytes": lambda option, value: None if value is None else _checks.whole_number(option, value),
     "on_store_error": lambda option, value: _checks.one_of(option, value, ("wait", "open", "fail")),
     "on_lost": lambda option, value: _checks.one_of(option, value, ON_LOST),
     "cache_default_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
@@ -195,8 +198,9 @@ class Runtime:
             for name in ("redis_url", "prefix", "heartbeat_lease", "on_store_error")
             if getattr(self.config, name) is not None
         }
-        if self.config.default_pool_slot_expiration != Config.default_pool_slot_expiration:
-            mine["default_pool_slot_expiration"] = self.config.default_pool_slot_expiration
+        for name in ("default_pool_slot_expiration", "max_parked_bytes"):  # None is a value of theirs
+            if getattr(self.config, name) != getattr(Config, name):
+                mine[name] = getattr(self.config, name)
         if mine or self.config.store is not None:
             store = self.config.store
             if store is None and "redis_url" not in mine and "prefix" not in mine:

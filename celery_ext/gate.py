@@ -255,9 +255,9 @@ class Gate:
         evict = policy == "cancel_oldest"
         if evict:
             policy = None
-        if policy == "park" or (policy is None and self._parking is not None and held.limit.timeout is None):
-            if self._parking is None:
-                raise _cannot_park(self._store)
+        if policy == "park" and self._parking is None:
+            raise _cannot_park(self._store)
+        if self._parking is not None and held.limit.parks:
             slot = self._parking.park(
                 held.request,
                 lambda room, message, lane, owner: room.sync.park(

@@ -142,6 +142,13 @@ class Limit:
         return given if self.rate is None else {**given, "rate": self.rate, "burst": self.burst}
 
     @property
+    def parks(self) -> bool:
+        """Whether a call that finds no slot is parked, where processes share the store."""
+        if self.on_full in {None, "stale", "cancel_oldest"}:
+            return self.timeout is None
+        return self.on_full == "park"
+
+    @property
     def share(self) -> dict[str, Any]:
         """The arguments by which a pool or a room is asked for what the call needs of it."""
         return {"weight": self.weight, "partition": self.partition}

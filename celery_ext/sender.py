@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.app.task import Context
 from celery.utils.log import get_logger
+from kombu.exceptions import EncodeError
+from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
 from celery_ext.cache import entry_key, look_up
 from celery_ext.config import runtime
 from celery_ext.options import TaskOptions
 from slotline.errors import StoreError
+from slotline.pools.sizes import check_size
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -28,14 +31,20 @@ _NOT_PLAIN = (
 """Options of a call that is part of something larger: it goes through the broker and hits in the worker."""
 
 
-def check_arguments(options: TaskOptions, args: Any, kwargs: Any) -> None:
-    """Check that a call's arguments name a pool.
+def check_limited(task: Task, options: TaskOptions, args: Any, kwargs: Any, call: dict[str, Any]) -> None:
+    """Check that a call's arguments name its pool, and are small enough to be parked.
 
     Raises:
-        InvalidOptionError: The pool's key names something that the arguments do not have.
+        InvalidOptionError: A template names something that the arguments do not have.
+        MessageTooLargeError: The call could not be parked.
     """
     with contextlib.suppress(TypeError):  # arguments that do not fit at all are Celery's to refuse
-        options.limit(args, kwargs)
+        limit = options.limit(args, kwargs)
+        if limit.parks and not task.app.conf.task_always_eager and runtime(task.app).store.shared:
+            serializer = call.get("serializer") or task.serializer
+            with contextlib.suppress(EncodeError):  # Celery says so itself
+                _, _, body = dumps((args or (), kwargs or {}, {}), serializer)  # type: ignore[no-untyped-call] # kombu ships no types
+                check_size(len(body), limit.key)
 
 
 def answer(task: Task, options: TaskOptions, args: Any, kwargs: Any, call: dict[str, Any]) -> AsyncResult | None:

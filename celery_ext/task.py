@@ -138,6 +138,7 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
 
         Raises:
             InvalidOptionError: An option of Slotline is unknown or impossible; nothing is sent then.
+            MessageTooLargeError: The call could not be parked; nothing is sent then.
         """
         changes = split_call(options)
         if changes:
@@ -146,7 +147,7 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         if _earlier(options):
             effective = effective.with_call(_earlier(options))
         if effective.limited:
-            sender.check_arguments(effective, args, kwargs)
+            sender.check_limited(self, effective, args, kwargs, options)
         options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
         if effective.cached:
             hit = sender.answer(self, effective, args, kwargs, options)

@@ -8,6 +8,7 @@ leaves them in a context variable.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -225,6 +226,13 @@ def delivery_for(broker: AsyncBroker) -> Delivery | None:
     if delivery is None or delivery.feed.broker is not broker or delivery.home is not asyncio.current_task():
         return None
     return delivery
+
+
+def size_on_the_way(message: TaskiqMessage, broker: AsyncBroker) -> int:
+    """Return the bytes that a message will have in the room; 0 if it cannot be sent at all, as the broker will say."""
+    with contextlib.suppress(Exception):
+        return _MARK + len(broker.formatter.dumps(message).message)
+    return 0
 
 
 def without_result_if_parked(result: TaskiqResult[Any]) -> None:

@@ -57,6 +57,11 @@ class Tenant:
         lane = self._lane or self._home.lane
         return None if lane is None else lane + self._part
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be parked at all."""
+        return self.store is not None and self.lane is not None
+
     def room(self, delivery: Delivery | None) -> Room | None:
         """Return where ``delivery`` may be parked for this middleware; ``None``: it waits in the worker."""
         store = self.store

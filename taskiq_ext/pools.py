@@ -15,11 +15,12 @@ from slotline._checks import one_of, refuse, text
 from slotline.caches import CacheAdapter, Hit
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, RunCancelledError, StoreError
 from slotline.pools import Parked, Pool, Slot
+from slotline.pools.sizes import check_size
 from slotline.settings import default_store
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
-from taskiq_ext._delivery import RUNS_LATER, delivery_for, without_result_if_parked
+from taskiq_ext._delivery import RUNS_LATER, delivery_for, size_on_the_way, without_result_if_parked
 from taskiq_ext._guard import GuardedRuns
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
@@ -130,7 +131,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         task = self.broker.find_task(message.task_name)
         if task is not None and options is not None:
             refuse_stale_without_cache(options, {**task.labels, **message.labels})
-            options.asked_by(message, calls_of(task.original_func))  # or says now what the arguments lack
+            asked = options.asked_by(message, calls_of(task.original_func))  # or says now what the arguments lack
+            if asked is not None and self._parks(options.limit) and self._room is not None and self._room.is_open:
+                check_size(size_on_the_way(message, self.broker), asked.key)
         return options
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:

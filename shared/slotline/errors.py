@@ -118,6 +118,26 @@ class StoreUnavailableError(StoreError, ConnectionError):
         return f"The store {self.store} is unavailable: {self.reason}."
 
 
+class MessageTooLargeError(StoreError):
+    """A message is larger than what may be parked.
+
+    Args:
+        size: Its bytes.
+        limit: ``max_parked_bytes``.
+        key: The key of the pool that it was to wait for.
+    """
+
+    def __init__(self, size: int, limit: int, key: str) -> None:
+        super().__init__(size, limit, key)
+        self.size, self.limit, self.key = size, limit, key
+
+    def __str__(self) -> str:
+        return (
+            f"A message of {self.size} bytes cannot be parked for pool {self.key!r}: max_parked_bytes={self.limit}. "
+            "Pass large data by reference, or let it wait in the worker with pool_on_full='wait'."
+        )
+
+
 class SerializationError(SlotlineError, TypeError):
     """A value cannot be stored so that it comes back equal, in value and in type.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from slotline._checks import key_prefix, optional_seconds, refuse, seconds
+from slotline._checks import key_prefix, optional_seconds, refuse, seconds, whole_number
 
 if TYPE_CHECKING:
     from slotline.stores.base import Store
@@ -29,6 +29,8 @@ class Settings(BaseModel):
             (``SLOTLINE_HEARTBEAT_LEASE``); it renews every third of it.
         on_store_error: What happens to a task whose limit or cache cannot be asked (``SLOTLINE_ON_STORE_ERROR``):
             ``"wait"`` until the store is back, run without it (``"open"``) or ``"fail"``.
+        max_parked_bytes: The largest message that is parked while its pool is full (``SLOTLINE_MAX_PARKED_BYTES``);
+            ``None`` means no such limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -38,6 +40,7 @@ class Settings(BaseModel):
     default_pool_slot_expiration: float | None = 600.0
     heartbeat_lease: float = 30.0
     on_store_error: OnStoreError = "wait"
+    max_parked_bytes: int | None = 4 * 1024 * 1024
 
     @field_validator("default_pool_slot_expiration", mode="before")
     @classmethod
@@ -49,6 +52,11 @@ class Settings(BaseModel):
     def _lease(cls, value: Any) -> float:
         return seconds("heartbeat_lease", value)
 
+    @field_validator("max_parked_bytes", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> int | None:
+        return None if value is None else whole_number("max_parked_bytes", value)
+
     @field_validator("prefix", mode="after")
     @classmethod
     def _prefix(cls, value: str) -> str:
@@ -59,7 +67,8 @@ _lock = threading.RLock()
 _settings: Settings | None = None
 _store: Store | None = None
 _VARIABLE = "SLOTLINE_"
-_NUMBERS = frozenset({"default_pool_slot_expiration", "heartbeat_lease"})
+_MAY_BE_NONE = frozenset({"default_pool_slot_expiration", "max_parked_bytes"})
+_NUMBERS = _MAY_BE_NONE | {"heartbeat_lease"}
 
 
 def configure(store: Store | None = None, **options: Any) -> Settings:
@@ -139,13 +148,13 @@ def _from_environment() -> dict[str, Any]:
             raise refuse(variable, "...", "unset: the variables are " + ", ".join(_variables()))
         if name not in _NUMBERS:
             found[name] = value
-        elif name == "default_pool_slot_expiration" and value.strip().lower() in {"none", ""}:
+        elif name in _MAY_BE_NONE and value.strip().lower() in {"none", ""}:
             found[name] = None
         else:
             try:
                 found[name] = float(value)
             except ValueError:
-                raise refuse(variable, value, "a number of seconds") from None
+                raise refuse(variable, value, "a number") from None
     return found
 
 

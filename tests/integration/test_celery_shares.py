@@ -1,4 +1,4 @@
-"""Weights and partitions in real workers: the noisy wait for their turn, and the heavy for all that they ask for."""
+"""Weights, partitions and large messages in real workers: what waits, for what, and what is not parked at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from celery_ext import config
+from slotline.errors import MessageTooLargeError
 from tests.harness.leaks import keys_without_ttl
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -15,6 +17,7 @@ from tests.integration.sharing_slots import OTHERS, Held, check_turns, check_wei
 EXTRA = """
 from tests.integration.sharing_slots import run
 
+app.conf.slotline_max_parked_bytes = 50_000
 for policy in ("park", "wait"):
     app.conf.slotline_pools[policy] = {
         "size": 3, "partition": "{tenant}", "max_per_partition": 2, "on_full": policy
@@ -75,3 +78,18 @@ def test_two_of_three_slots_are_two_for_one_task(deployment: Deployment, policy:
         result.get(timeout=60)
     check_weights(events(deployment.history), 40)
     deployment.wait_free(options["pool"])
+
+
+def test_a_call_that_is_too_large_to_be_parked_is_not_sent_or_its_result_says_so(deployment: Deployment) -> None:
+    share, large = deployment.module.share, "x" * 60_000
+    config._runtimes.pop(deployment.module.app, None)  # each test begins with the settings of no app
+    with pytest.raises(MessageTooLargeError, match=r"6\d{4} bytes .* pool 'park': max_parked_bytes=50000"):
+        share.delay(large)
+    sent = deployment.module.app.send_task("app.share", (large,))  # which knows no task, and no limit
+    with pytest.raises(MessageTooLargeError, match=r"6\d{4} bytes .* pool 'park': max_parked_bytes=50000"):
+        sent.get(timeout=60)
+    assert events(deployment.history) == []
+    waiting = share.apply_async((large,), pool="wait", pool_on_full="wait")
+    assert waiting.get(timeout=60) is None
+    assert [len(tenant) for tenant, _ in events(deployment.history)] == [60_000, 60_000]
+    deployment.wait_free("park")

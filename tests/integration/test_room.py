@@ -6,7 +6,16 @@ import asyncio
 
 import pytest
 
-from slotline import InvalidOptionError, MemoryStore, Pool, PoolFullError, RedisStore, Slot, configure
+from slotline import (
+    InvalidOptionError,
+    MemoryStore,
+    MessageTooLargeError,
+    Pool,
+    PoolFullError,
+    RedisStore,
+    Slot,
+    configure,
+)
 from slotline.caches.line import Line
 from slotline.pools import Parked, Room, Taken
 from slotline.pools._wire import pool_keys
@@ -302,3 +311,31 @@ async def test_a_message_out_of_a_cache_line_that_does_not_run_leaves_nothing_of
     await one.pool.release(one.slot)
     assert redis_client.keys("*cache-line*") == [pool_keys(store, line.key)[3]], "marks of what was parked just now"
     assert redis_client.pttl(pool_keys(store, line.key)[3]) <= 60_000
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_message_that_is_too_large_is_refused_by_its_size_and_changes_nothing(
+    store, make_room, redis_client, call, full
+):
+    configure(max_parked_bytes=1000)
+    room, pool = make_room("q"), Pool("p", 1, store=store)
+    held = await pool.acquire() if full else None
+    before = (await pool.info()).used
+    with pytest.raises(MessageTooLargeError, match=r"1001 bytes .* pool 'p': max_parked_bytes=1000"):
+        await call(room, "park", pool, b"x" * 1001, lane="q")
+    assert (before, (await pool.info()).waiting, redis_client.keys("*lane*")) == (int(full), 0, [])
+    outcome = await call(room, "park", pool, b"x" * 1000, lane="q")
+    assert outcome == Parked(0) if full else isinstance(outcome, Slot)
+    configure(max_parked_bytes=None)
+    assert await call(room, "park", pool, b"x" * 5_000_000, lane="q") == Parked(int(full))
+    await pool.release(held or outcome)
+
+
+async def test_a_message_that_is_too_large_does_not_stand_in_a_cache_line(store, make_room):
+    configure(max_parked_bytes=1000)
+    room, line = make_room("q"), Line("cache-line:n:k", store)
+    first = await run_awaiting(line.joining(room, b"x" * 2000, "q", "ann"))
+    assert isinstance(first, Slot), "a value is made, however large the message"
+    with pytest.raises(MessageTooLargeError):
+        await run_awaiting(line.joining(room, b"y" * 2000, "q", "bob"))
+    await run_awaiting(line.ending(first))

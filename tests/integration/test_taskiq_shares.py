@@ -1,15 +1,16 @@
-"""Weights and partitions with real ``taskiq worker`` processes: tenants take turns, the heavy get what they ask for."""
+"""Weights, partitions and large messages with real workers: what waits, for what, and what is not parked at all."""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import redis
 
-from slotline import Pool
+from slotline import MessageTooLargeError, Pool, configure
 from tests.harness.waiting import await_until
 from tests.harness.workers import TaskiqWorker
 from tests.integration.sharing_slots import OTHERS, Held, check_turns, check_weights, events
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.leaves("keys", reason="the broker's own queue, and the 
 APP = """
 import asyncio
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
-from slotline import RedisStore
+from slotline import RedisStore, configure
 from taskiq_ext import PoolLimit, PoolLimitMiddleware
 from tests.integration.sharing_slots import run
 
 URL = "{url}"
+configure(max_parked_bytes=50_000)
 store = RedisStore(URL)
 shared = PoolLimit(size=3, partition="{{tenant}}", max_per_partition=2)
 broker = (
@@ -86,3 +88,17 @@ async def test_two_of_three_slots_are_two_for_one_run(app: Any, redis_client: re
     sent += [await light.kiq("light") for _ in range(15)]
     await all_ended(sent)
     check_weights(events(redis_client), 40)
+
+
+async def test_a_message_that_is_too_large_to_be_parked_is_not_sent_or_its_result_says_so(
+    app: Any, redis_client: redis.Redis
+) -> None:
+    large, says = "x" * 60_000, r"6\d{4} bytes .* pool 'shared': max_parked_bytes=50000"
+    with pytest.raises(MessageTooLargeError, match=says):
+        await app.share.kiq(large)
+    configure(max_parked_bytes=None)  # a sender that knows nothing of the worker's limit
+    sent = await (await app.share.kiq(large)).wait_result(check_interval=0.02, timeout=60)
+    assert re.search(says, str(sent.error))
+    assert events(redis_client) == []
+    await all_ended([await app.share.kicker().with_labels(pool_on_full="wait").kiq(large)])
+    assert [len(tenant) for tenant, _ in events(redis_client)] == [60_000, 60_000]

@@ -15,6 +15,7 @@ CASES = [
     errors.PoolTimeoutError("api", 2, ("ann",), 1.5),
     errors.SlotLostError("api", "token"),
     errors.StoreUnavailableError("redis://host", "ConnectionError: refused"),
+    errors.MessageTooLargeError(2000, 1000, "api"),
     errors.SerializationError("module.Type", "give it a model"),
     errors.UnsupportedFrameworkError("celery 4.0", "a consumer step"),
 ]

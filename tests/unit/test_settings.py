@@ -17,6 +17,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "default_pool_slot_expiration": 600.0,
         "heartbeat_lease": 30.0,
         "on_store_error": "wait",
+        "max_parked_bytes": 4_194_304,
     }
     assert isinstance(settings.default_store(), MemoryStore)
 
@@ -25,9 +26,11 @@ def test_variables_of_the_environment_set_them(monkeypatch):
     monkeypatch.setenv("SLOTLINE_REDIS_URL", "redis://localhost:1234/5")
     monkeypatch.setenv("SLOTLINE_DEFAULT_POOL_SLOT_EXPIRATION", "none")
     monkeypatch.setenv("SLOTLINE_HEARTBEAT_LEASE", "12.5")
+    monkeypatch.setenv("SLOTLINE_MAX_PARKED_BYTES", "100000")
     settings.reset()
     current = settings.current()
     assert (current.default_pool_slot_expiration, current.heartbeat_lease) == (None, 12.5)
+    assert current.max_parked_bytes == 100_000
     store = settings.default_store()
     assert isinstance(store, RedisStore)
     assert store.name == "redis://localhost:1234/5"
@@ -58,6 +61,7 @@ def test_what_the_code_says_is_stronger_than_the_environment(monkeypatch):
         ("redis_url", "nowhere"),
         ("redis_url", 7),
         ("on_store_error", "explode"),
+        *[("max_parked_bytes", value) for value in (0, 1.5, True, "1000", math.nan, math.inf)],
         ("colour", "red"),
     ],
 )
@@ -68,6 +72,12 @@ def test_unknown_and_impossible_values_are_refused_by_name_and_change_nothing(op
     assert caught.value.option == option
     assert option in str(caught.value)
     assert settings.current() == before
+
+
+def test_a_variable_may_lift_the_limit_of_parked_messages(monkeypatch):
+    monkeypatch.setenv("SLOTLINE_MAX_PARKED_BYTES", "none")
+    settings.reset()
+    assert settings.current().max_parked_bytes is None
 
 
 @pytest.mark.parametrize(("variable", "value"), [("SLOTLINE_COLOUR", "red"), ("SLOTLINE_HEARTBEAT_LEASE", "soon")])

@@ -23,6 +23,7 @@ from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_tok
 from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys, read_answer
 from slotline.pools.fleeting import FleetingPool, is_line
 from slotline.pools.pool import Pool
+from slotline.pools.sizes import check_size
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
@@ -201,6 +202,7 @@ class Room:
 
         Raises:
             InvalidOptionError: ``weight`` is more than the pool, or a partition of it, is declared to have.
+            MessageTooLargeError: The message is larger than ``max_parked_bytes`` of the settings, slot or not.
             StoreUnavailableError: The store cannot be reached; nothing is known of the message.
         """
         share = pool.share_of(weight, partition)
@@ -223,6 +225,7 @@ class Room:
 
     def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None, share: Share) -> Steps[Slot | Parked]:
         """Take a slot for a message, or park it."""
+        check_size(len(message), pool.key)
         lane_id, token, owner = lane_id_of(lane), new_token(), owner or default_owner()
         asked_at = time.monotonic()
         command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), share)
