@@ -26,8 +26,9 @@ class Cut:
         happened: Set once a connection was cut.
     """
 
-    def __init__(self, direction: Direction, match: Match) -> None:
+    def __init__(self, direction: Direction, match: Match, *, early: bool = False, silent: bool = False) -> None:
         self.direction, self.match = direction, match
+        self.early, self.silent = early, silent
         self.happened = threading.Event()
 
     def passes(self, seen: bytes) -> int | None:
@@ -105,6 +106,19 @@ class TcpProxy:
         self._run(self._arm(cut))
         return cut
 
+    def break_at(self, words: bytes, *, before: bool, silently: bool) -> Cut:
+        """Break one connection at the request that holds ``words``; once.
+
+        Args:
+            words: What the request holds, such as the name of a command or the digest of a script.
+            before: Whether the request is withheld, too; else the server acts, and its answer is withheld.
+            silently: Whether nothing is carried on it any more, in either direction, until :meth:`resume`; else the
+                connection is reset.
+        """
+        cut = Cut("to_server", lambda seen: words in seen, early=before, silent=silently)
+        self._run(self._arm(cut))
+        return cut
+
     @property
     def open_links(self) -> int:
         """How many connections are open now."""
@@ -159,6 +173,8 @@ class TcpProxy:
         self.delay_seconds = 0.0
         await self._arm(None)
         self.gate.set()
+        for link in self.links:
+            link.gate.set()
         await self._start_server()
 
 
@@ -170,6 +186,8 @@ class _Link:
         self.writers = [client]
         self.task = asyncio.current_task()
         self.pumps: list[asyncio.Task[None]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.forget()
 
     def forget(self) -> None:
@@ -228,35 +246,43 @@ class _Link:
             at, chunk = await due.get()
             await asyncio.sleep(at - time.monotonic())
             await self.proxy.gate.wait()
+            await self.gate.wait()
             if not chunk:
                 return
-            passing, ends = self._judge(direction, chunk)
+            passing, cut = self._judge(direction, chunk)
             writer.write(passing)
             await writer.drain()
-            if ends:
+            if cut is None:
+                continue
+            if not cut.silent:
                 self._linger_not()
                 return
+            self.gate.clear()
+            await self.gate.wait()
+            writer.write(chunk[len(passing) :])
+            await writer.drain()
 
-    def _judge(self, direction: Direction, chunk: bytes) -> tuple[bytes, bool]:
-        """Return the part of a chunk that may pass, and whether the connection is cut then."""
+    def _judge(self, direction: Direction, chunk: bytes) -> tuple[bytes, Cut | None]:
+        """Return the part of a chunk that may pass, and the cut if the connection is cut then."""
         cut = self.proxy.armed
         if cut is not None and self.withhold and direction == "to_client":
             return b"", self._done(cut)
         if cut is None or self.withhold or direction != cut.direction:
-            return chunk, False
+            return chunk, None
         before = len(self.seen[direction])
         self.seen[direction] += chunk
         passes = cut.passes(self.seen[direction])
         if passes is None:
-            return chunk, False
+            return chunk, None
         if not callable(cut.match):
             return chunk[: max(0, passes - before)], self._done(cut)
-        if direction == "to_client":
+        if cut.early or direction == "to_client":
             return b"", self._done(cut)
         self.withhold = True
-        return chunk, False
+        return chunk, None
 
-    def _done(self, cut: Cut) -> bool:
+    def _done(self, cut: Cut) -> Cut:
         self.proxy.armed = None
+        self.withhold = False
         cut.happened.set()
-        return True
+        return cut

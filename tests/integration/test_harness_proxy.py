@@ -103,6 +103,26 @@ def test_request_that_matches_is_served_but_its_answer_is_withheld(redis_proxy, 
     redis_client.delete("key")
 
 
+@pytest.mark.parametrize("silently", [False, True])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_connection_breaks_at_one_request_before_or_after_the_server_has_acted(
+    redis_proxy, redis_client, before, silently
+):
+    through = redis.Redis.from_url(redis_proxy.redis_url, socket_timeout=1, retry=Retry(NoBackoff(), 0))
+    with through:
+        through.set("key", 0, ex=60)
+        cut = redis_proxy.break_at(b"INCR", before=before, silently=silently)
+        assert through.get("key") == b"0"
+        with pytest.raises(redis.TimeoutError if silently else redis.ConnectionError):
+            through.incr("key")
+        assert cut.happened.is_set()
+        assert redis_client.get("key") == (b"0" if before else b"1")
+        assert through.incr("key") == (1 if before else 2), "another connection is served"
+        if before and silently:  # as from a network that has healed
+            redis_proxy.resume()
+            wait_until("the first request arrives late", lambda: redis_client.get("key") == b"2")
+
+
 def test_request_cut_after_some_bytes_never_reaches_the_server_whole(redis_proxy, through, redis_client):
     redis_proxy.cut_after("to_server", 10)
     with pytest.raises(redis.ConnectionError):
