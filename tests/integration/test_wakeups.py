@@ -98,3 +98,42 @@ def test_an_error_in_one_waiters_callback_is_not_anothers(kind, redis_url, caplo
     for slot in [*held, *granted]:
         pool.sync.release(slot)
     store.sync.close()
+
+
+def test_a_connection_that_has_fallen_silent_is_made_anew_and_waiters_look_again(redis_proxy, monkeypatch):
+    monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.3)
+    store = RedisStore(redis_proxy.redis_url, timeout=0.5)
+    pool = Pool("p", 1, store=store)
+    slot = pool.sync.acquire()
+    granted: list[Slot] = []
+    nudged: list[None] = []
+    place = Place(pool, on_grant=granted.append, on_nudge=lambda: nudged.append(None))
+    assert place.sync.enter() is None
+    silent = redis_proxy.break_at(b"PING", before=True, silently=True)
+    wait_until("its waiters are told to look again", lambda: bool(nudged))
+    assert silent.happened.is_set()
+    pool.sync.release(slot)
+    wait_until("the slot has come over a new connection", lambda: bool(granted))
+    pool.sync.release(granted[0])
+    store.sync.close()
+
+
+def test_a_subscription_that_is_never_confirmed_is_made_anew(redis_proxy):
+    store = RedisStore(redis_proxy.redis_url, timeout=0.5)
+    silent = redis_proxy.break_at(b"SUBSCRIBE", before=False, silently=True)
+    listening = threading.Thread(target=store.wakeups.listen_blocking, daemon=True)
+    listening.start()
+    listening.join(timeout=10)
+    assert silent.happened.is_set()
+    assert not listening.is_alive()
+    store.sync.close()
+
+
+def test_nobody_listens_when_nobody_has_waited_for_long(store, redis_client, monkeypatch):
+    monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.1)
+    monkeypatch.setattr(_redis_wakeups, "LINGER", 0.5)
+    hub = store.wakeups
+    with hub.bell("token"):
+        hub.listen_blocking()
+        assert redis_client.pubsub_channels() == [hub.channel.encode()]
+    wait_until("its connection is closed", lambda: redis_client.pubsub_channels() == [])

@@ -29,18 +29,26 @@ class NodeWakeups(Wakeups):
         channel: This process's channel.
         dial: Makes a client of a server.
         topology: Knows the servers.
+        timeout: Seconds for an answer of a server.
         retries: How often a connection is tried before whoever waits is told.
     """
 
     def __init__(
-        self, name: str, channel: str, dial: Callable[[str], redis.Redis], topology: Topology, retries: int
+        self,
+        name: str,
+        channel: str,
+        dial: Callable[[str], redis.Redis],
+        topology: Topology,
+        *,
+        timeout: float,
+        retries: int,
     ) -> None:
         super().__init__()
         self.channel = channel
         self._name = name
         self._dial = dial
         self._topology = topology
-        self.retries = retries
+        self.timeout, self.retries = timeout, retries
         self._lock = threading.Lock()
         self._ears: dict[str, _Ear] = {}
         self._closed = False
@@ -142,7 +150,14 @@ class _Ear(RedisWakeups):
 
     def __init__(self, hub: NodeWakeups, node: str, *, moved: bool) -> None:
         name = f"{hub._name}, {node}"  # noqa: SLF001 - its maker
-        super().__init__(name, hub.channel, lambda: hub.connect(node), moved=moved, patience=hub.retries)
+        super().__init__(
+            name,
+            hub.channel,
+            lambda: hub.connect(node),
+            timeout=hub.timeout,
+            moved=moved,
+            patience=hub.retries,
+        )
         self._bells, self._joined = hub._bells, hub._joined  # noqa: SLF001 - its maker
         self.on_lost = lambda: hub.look(time.monotonic())
 

@@ -34,18 +34,27 @@ _CHANGED = b"+"
 class RedisWakeups(Wakeups):
     """Listens on this process's channel in a daemon thread that starts with the first waiter.
 
-    When the connection is lost it is made anew, and every waiter is told to look again, since messages may be gone.
+    When the connection is lost, or has fallen silent, it is made anew, and every waiter is told to look again, since
+    messages may be gone.
 
     Args:
         name: What logs and errors call the server.
         channel: This process's channel.
         connect: Makes a client.
+        timeout: Seconds for an answer of the server.
         moved: Whether messages may have been missed before it is heard for the first time.
         patience: How often it tries to connect, at the least, before whoever waits is told that it cannot.
     """
 
     def __init__(
-        self, name: str, channel: str, connect: Callable[[], redis.Redis], *, moved: bool = False, patience: int = 0
+        self,
+        name: str,
+        channel: str,
+        connect: Callable[[], redis.Redis],
+        *,
+        timeout: float,
+        moved: bool = False,
+        patience: int = 0,
     ) -> None:
         super().__init__()
         self.channel = channel
@@ -53,6 +62,7 @@ class RedisWakeups(Wakeups):
         """Called, in the thread, when its connection broke or could not be made."""
         self._name = name
         self._connect = connect
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._heard: Future[None] = Future()
@@ -60,6 +70,7 @@ class RedisWakeups(Wakeups):
         self._away = False
         self._pubsub: Any = None
         self._begun = 0.0
+        self._wanted_at = 0.0
         self._missed = moved
         self._patience = max(_PATIENCE, patience)
         self._expected = 0
@@ -110,7 +121,7 @@ class RedisWakeups(Wakeups):
                     self._heard = Future()
                     self._heard.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel the others
                     self._closing = False
-                    self._begun = time.monotonic()
+                    self._begun = self._wanted_at = time.monotonic()
                     self._thread = threading.Thread(target=self._run, name="slotline-wakeups", daemon=True)
                     self._thread.start()
         return self._heard
@@ -136,25 +147,31 @@ class RedisWakeups(Wakeups):
 
     def _next(self, pubsub: Any) -> Any:
         """Return the next message; ``None`` when the thread should end."""
-        idle = 0.0
+        asked = self._expected > 0
         while not self._closing:
-            message = pubsub.get_message(timeout=_CHECK)
+            message = pubsub.get_message(timeout=self._timeout if asked else _CHECK)
             if message is not None:
                 return message
-            idle = 0.0 if self._bells or self._joined else idle + _CHECK
-            if idle >= LINGER and self._retired():
+            if asked:
+                raise TimeoutError(f"no answer within {self._timeout:g} s")
+            now = time.monotonic()
+            if self._bells or self._joined:
+                self._wanted_at = now
+            elif now - self._wanted_at >= LINGER and self._retired():
                 return None
             if not self._heard.done():
                 self._subscribe(pubsub)  # somebody has joined, and could not tell this thread
-            pubsub.ping()  # a connection that died without a word shows here
+            pubsub.ping()  # what died without a word does not answer
+            asked = True
         return None
 
     def _retired(self) -> bool:
         with self._lock:
-            if self._bells or self._joined:
-                return False
+            # In this order: who hangs up a bell looks for the thread afterwards, without the lock.
             self._thread = None
-            return True
+            if self._bells or self._joined:
+                self._thread = threading.current_thread()
+            return self._thread is None
 
     def _subscribe(self, pubsub: Any) -> None:
         channels = {self.channel, *self._joined}

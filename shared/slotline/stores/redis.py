@@ -97,9 +97,13 @@ class RedisStore(Store, Fleet):
                 if self._wakeups is None:
                     channel = f"{self.prefix}:wake:{uuid.uuid4().hex}"
                     if self.topology.moves:
-                        self._wakeups = NodeWakeups(self.name, channel, self._dial, self.topology, self.retries)
+                        self._wakeups = NodeWakeups(
+                            self.name, channel, self._dial, self.topology, timeout=self.timeout, retries=self.retries
+                        )
                     else:
-                        self._wakeups = RedisWakeups(self.name, channel, self._connections.blocking)
+                        self._wakeups = RedisWakeups(
+                            self.name, channel, self._connections.blocking, timeout=self.timeout
+                        )
         return self._wakeups
 
     @property
