@@ -119,6 +119,36 @@ async def test_a_parked_message_survives_an_answer_that_never_came(redis_proxy, 
     await direct.close()
 
 
+@pytest.mark.parametrize("fault", ["its worker is cancelled", "the store is away"])
+async def test_a_message_that_is_given_back_takes_its_slot_along(redis_proxy, redis_server, fault):
+    configure(heartbeat_lease=30.0)
+    store, direct = RedisStore(redis_proxy.redis_url, timeout=0.5, retries=0), RedisStore(redis_server.url)
+    room, other, seen = Room(store, ["q"]), Room(direct, ["q"]), Pool("p", 1, slot_exp=None, store=direct)
+    held = await seen.acquire()
+    await room.park(Pool("p", 1, slot_exp=None, store=store), b"a", lane="q")
+    await seen.release(held)
+    one = await taken(room)
+    redis_proxy.stall()
+    giving = asyncio.create_task(one.give_back())
+    if fault == "its worker is cancelled":
+        await asyncio.sleep(0)
+        giving.cancel()
+    (outcome,) = await asyncio.gather(giving, return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError | StoreUnavailableError)
+    assert (await seen.info()).used == 1
+    redis_proxy.resume()
+    again = await taken(other, timeout=15)  # long before its lease ends
+    assert again.message == b"a"
+    assert (await seen.info()).used == 1
+    await again.settle()
+    assert await seen.release(again.slot) is True
+    assert (await seen.info()).used == 0
+    for closing in (room, other):
+        closing.close()
+    await store.close()
+    await direct.close()
+
+
 async def test_cancelling_a_take_at_any_moment_loses_no_message(store, room):
     pool = Pool("p", 1, slot_exp=None, store=store)
     held = await room.park(pool, b"a", lane="q")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slotline.errors import PoolFullError, PoolTimeoutError
 from slotline.pools._tokens import default_owner, new_token
-from slotline.pools._wire import Full, Granted, Queued, milliseconds, read_answer, read_grant
+from slotline.pools._wire import Full, Granted, Queued, milliseconds, read_grant
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.wakeups import Bell, Listen, Wait
@@ -140,8 +140,8 @@ class Place:
             pause = self.look_after if left is None else min(self.look_after, left)
             payload = yield Wait(self.bell, pause)
             if payload:
-                slot = self.granted(payload)
-            elif until is None or time.monotonic() < until:
+                slot, _ = self._granted(payload)
+            if slot is None and (until is None or time.monotonic() < until):
                 slot = yield from self.entering()
         self.close()
         return slot
@@ -154,19 +154,19 @@ class Place:
         else:
             yield from self.pool.closing(slot)
 
-    def granted(self, payload: bytes) -> Slot:
-        """Return the slot that a message brought."""
-        slot, _ = self._granted(payload)
-        assert slot is not None  # noqa: S101 - whoever reads the message has not left
-        return slot
-
     def _granted(self, payload: bytes) -> tuple[Slot | None, bool]:
+        """Take the slot that a message brought; one that has ended by now is asked for anew."""
+        self.close()
         grant, clock = read_grant(payload)
         # The store's clock says how long after our question the slot was given: a message that was long on its
         # way brings a slot that is as old as it is.
         asked_at, asked_clock = self._asked
-        waited = 0.0 if asked_clock is None else max(0.0, clock - asked_clock)
-        return self._won(grant, asked_at + waited, by_message=True)
+        waited = 0.0 if asked_clock is None else clock - asked_clock
+        since = asked_at + waited
+        # What was given before the store answered that we stand in line had ended by then.
+        if waited < 0 or self.pool.is_over(grant, since):
+            return None, False
+        return self._won(grant, since, by_message=True)
 
     def abandon(self) -> None:
         """Give up whatever the token has, without waiting for the store."""
@@ -195,12 +195,9 @@ class Place:
 
     def _ask(self, patience_ms: int, channel: str) -> Steps[Slot | None]:
         pool = self.pool
-        asked_at = time.monotonic()
         if not self._asked[0]:
-            self._asked = (asked_at, None)
-        reply = yield Call(pool.store, pool.acquire_command(self, patience_ms, channel))
-        answer = read_answer(reply)
-        pool.note(answer)
+            self._asked = (time.monotonic(), None)
+        answer, asked_at = yield from pool.asking(pool.acquire_command(self, patience_ms, channel))
         self.max_size = answer.max_size
         if isinstance(answer.outcome, Granted):
             slot, first = self._won(answer.outcome, asked_at)
@@ -227,13 +224,11 @@ class Place:
 
     def _rung(self) -> None:
         payload = self.bell.payload
-        if payload is None:
-            if self._on_nudge is not None:
+        slot, first = (None, False) if payload is None else self._granted(payload)
+        if slot is None:
+            if self._on_nudge is not None and not self._left:
                 self._on_nudge()
-            return
-        slot, first = self._granted(payload)
-        self.close()
-        if first and slot is not None and self._on_grant is not None:
+        elif first and self._on_grant is not None:
             self._on_grant(slot)
 
 

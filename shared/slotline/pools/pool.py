@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
@@ -19,6 +20,7 @@ from slotline.pools._wire import (
     info_command,
     milliseconds,
     pool_keys,
+    read_answer,
     read_info,
 )
 from slotline.pools.info import PoolInfo
@@ -27,8 +29,12 @@ from slotline.pools.rate import Rate
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
+from slotline.stores.keeper import end_of
 
 logger = logging.getLogger("slotline.pools")
+
+_ASKED = 3
+"""How often a slot is asked for whose answers come when it has ended by then."""
 
 
 class Pool:
@@ -291,6 +297,22 @@ class Pool:
                     "pool %r is declared as %s here and was as %s before; the newest declaration counts, with %d slots",
                     *(self.key, self._declaration, answer.declared, answer.max_size),
                 )
+
+    def asking(self, command: Command) -> Steps[tuple[Answer, float]]:
+        """Send a command that may take a slot; return the answer, and the monotonic time at which it was asked for."""
+        for left in reversed(range(_ASKED)):
+            asked_at = time.monotonic()
+            answer = read_answer((yield Call(self.store, command)))
+            self.note(answer)
+            # Asked again by the same token, the store says what the token has now.
+            if not (left and isinstance(answer.outcome, Granted) and self.is_over(answer.outcome, asked_at)):
+                break
+        return answer, asked_at
+
+    def is_over(self, grant: Granted, since: float) -> bool:
+        """Whether a slot ended before its holder heard of it, since the process or the network stood still."""
+        work = None if self.store.keeper is None else self.patience
+        return grant.life is not None and time.monotonic() >= end_of(since, grant.life, work)
 
     def hold(self, token: str, owner: str, grant: Granted, since: float, cap: float | None) -> Slot:
         """Make the slot that was granted to ``token``, and keep it alive."""

@@ -18,15 +18,16 @@ from typing import NamedTuple
 
 from slotline import _checks, settings
 from slotline.pools._share import Share
-from slotline.pools._tending import OnLost, evictions_on
+from slotline.pools._tending import OnLost, evictions_on, leave
 from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
-from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys, read_answer
+from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys
 from slotline.pools.fleeting import FleetingPool, is_line
 from slotline.pools.pool import Pool
 from slotline.pools.sizes import check_size
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
+from slotline.stores.keeper import end_of
 from slotline.stores.layout import base_key
 from slotline.stores.wakeups import Listen, Wakeups
 
@@ -79,7 +80,12 @@ class Taken:
         await run_awaiting(self.ending("done"))
 
     async def give_back(self) -> None:
-        """Put the message back at its old place, and release its slot."""
+        """Put the message back at its old place, and release its slot.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached; it is tried again in the background, and in the worst
+                case the message and the slot are free by their lease.
+        """
         await run_awaiting(self.ending("back"))
 
     def abandon(self) -> None:
@@ -91,15 +97,16 @@ class Taken:
         """End the claim."""
         store, keys = self._room.store, pool_keys(self._room.store, self.pool.key)
         command = Command("room_settle", keys, (self._digest, self.slot.token, outcome))
-        if store.keeper is not None:
-            store.keeper.drop(self._claim)
+        self.abandon()
         if outcome == "back":
-            # One after the other: the slot must not go to a younger message.
-            yield from self._sent(store, command)
-            yield from self.pool.closing(self.slot)
+            leave(store, self.slot)
+        try:
+            yield Call(store, command)
+        except BaseException:
+            store.settle(command, self.pool.patience)
+            raise
+        if outcome == "back":
             self._room.call(self.pool.key)
-        else:
-            yield from self._sent(store, command)
 
     def keep(self, lease: float, since: float) -> None:
         """Renew the claim until it is ended."""
@@ -111,13 +118,6 @@ class Taken:
     @property
     def _claim(self) -> str:
         return f"claim-{self.slot.token}"
-
-    def _sent(self, store: Store, command: Command) -> Steps[None]:
-        try:
-            yield Call(store, command)
-        except BaseException:
-            store.settle(command, self.pool.patience)
-            raise
 
     def _lose(self) -> None:
         self.lost = True
@@ -227,15 +227,13 @@ class Room:
         """Take a slot for a message, or park it."""
         check_size(len(message), pool.key)
         lane_id, token, owner = lane_id_of(lane), new_token(), owner or default_owner()
-        asked_at = time.monotonic()
         command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), share)
         try:
             yield from self._note(pool, lane_id)
-            answer = read_answer((yield Call(self.store, command)))
+            answer, asked_at = yield from pool.asking(command)
         except BaseException:
             self.store.settle(pool.release_command(token), self.lease)
             raise
-        pool.note(answer)
         if isinstance(answer.outcome, Granted):
             return pool.hold(token, owner, answer.outcome, asked_at, pool.slot_exp)
         assert isinstance(answer.outcome, Queued)  # noqa: S101 - a message is never turned away
@@ -270,13 +268,15 @@ class Room:
         pool = (FleetingPool if is_line(name) else Pool)(name, 1, store=self.store, on_lost=self._on_lost)
         token, asked_at = new_token(), time.monotonic()
         keys = pool_keys(self.store, name)
+        take = Command("room_take", keys, (token, milliseconds(self.lease), *self.lanes))
+        back = Command("room_settle", keys, ("", token, "back"))
         with self._lock:
             self._called.pop(name, None)
         try:
-            reply = yield Call(self.store, Command("room_take", keys, (token, milliseconds(self.lease), *self.lanes)))
+            reply = yield Call(self.store, take)
         except BaseException:
             self.call(name)
-            self.store.settle(pool.release_command(token), self.lease)
+            self.store.settle(back, self.lease)
             raise
         if not reply[0]:
             self._look_within(int(reply[2]) / 1000 if reply[2] >= 0 else None, name)
@@ -285,6 +285,9 @@ class Room:
             return None
         self.call(name)  # there may be more where this came from
         fence, life_ms, digest, lane, owner, cap_ms, message, place = reply[1:]
+        if time.monotonic() >= end_of(asked_at, self.lease, self.lease):  # it is another worker's by now, or soon
+            self.store.settle(back, self.lease)
+            return None
         cap = None if cap_ms < 0 else cap_ms / 1000
         slot = pool.hold(token, owner.decode(), Granted(int(fence), life_ms / 1000), asked_at, cap)
         taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode())

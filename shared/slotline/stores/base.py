@@ -37,8 +37,13 @@ class Command(NamedTuple):
     args: tuple[str | bytes | int, ...] = ()
 
 
-TAKING = frozenset({"pool_acquire", "pool_park", "room_take"})
-"""Scripts that take a slot, or a place, for the token that is their first argument; ``pool_release`` gives it back."""
+def undoing(command: Command) -> Command | None:
+    """Return the command that gives back what ``command`` may have taken for its token, its first argument."""
+    if command.script in {"pool_acquire", "pool_park"}:
+        return Command("pool_release", command.keys, command.args[:1])
+    if command.script == "room_take":
+        return Command("room_settle", command.keys, ("", *command.args[:1], "back"))
+    return None
 
 
 class SyncStore(ABC):

@@ -51,9 +51,17 @@ class Kept:
     def lasts(self, since: float, seconds: float) -> None:
         """Take notice of how long it lasts now."""
         self.lease, self.due = seconds, since + seconds / BEATS
-        self.shortened = self.work is not None and seconds < self.work - 0.001
-        early = 0.0 if self.work is None or self.shortened else self.work * EARLY
-        self.deadline = since + seconds - early
+        self.shortened = _shortened(seconds, self.work)
+        self.deadline = end_of(since, seconds, self.work)
+
+
+def _shortened(seconds: float, work: float | None) -> bool:
+    return work is not None and seconds < work - 0.001
+
+
+def end_of(since: float, seconds: float, work: float | None) -> float:
+    """Return the monotonic time at which something ends for its holder, that lasts for ``seconds``."""
+    return since + seconds - (0.0 if work is None or _shortened(seconds, work) else work * EARLY)
 
 
 class Keeper:

@@ -23,7 +23,7 @@ from slotline.stores._redis_errors import translated
 from slotline.stores._redis_wakeups import RedisWakeups
 from slotline.stores._sending import Fleet, sending
 from slotline.stores._topology import MovingTopology, Topology
-from slotline.stores.base import TAKING, Command, Reply, Store, SyncStore
+from slotline.stores.base import Command, Reply, Store, SyncStore, undoing
 from slotline.stores.keeper import Keeper
 from slotline.stores.wakeups import Wakeups
 
@@ -187,9 +187,9 @@ class RedisStore(Store, Fleet):
 
     def _give_back(self, command: Command) -> None:
         # The caller's own release travels another way, and may have come before what it was to undo.
-        if command.script in TAKING:
-            release = Command("pool_release", command.keys, command.args[:1])
-            self.settle(release, settings.current().heartbeat_lease)
+        undo = undoing(command)
+        if undo is not None:
+            self.settle(undo, settings.current().heartbeat_lease)
 
     def settle(self, command: Command, seconds: float) -> None:
         """See :meth:`Store.settle`."""

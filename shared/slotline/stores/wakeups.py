@@ -68,8 +68,8 @@ class Bell:
             _call(callback)
 
     def hangs_on(self, hub: Wakeups) -> bool:
-        """Whether it is one of ``hub``'s: a store that was closed has other doorbells when it is used again."""
-        return self._hub is hub
+        """Whether it hangs, on ``hub``: a store that was closed has other doorbells when it is used again."""
+        return self._hub is hub and hub.has(self)
 
     def close(self) -> None:
         """Take the bell down; what comes for it later is dropped."""
@@ -100,9 +100,13 @@ class Wakeups(ABC):
         bell = self._bells[token] = Bell(self, token)
         return bell
 
+    def has(self, bell: Bell) -> bool:
+        """Whether a bell hangs."""
+        return self._bells.get(bell.token) is bell
+
     def remove(self, bell: Bell) -> None:
         """Take a bell down, if it still hangs."""
-        if self._bells.get(bell.token) is bell:
+        if self.has(bell):
             del self._bells[bell.token]
 
     def ring(self, token: str, payload: bytes) -> bool:

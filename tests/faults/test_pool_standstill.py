@@ -1,0 +1,169 @@
+"""A process stands still for longer than its lease: what it was given meanwhile has passed on, and is not used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from slotline import Pool, RedisStore, Slot, configure
+from slotline.pools import Parked, Room, Taken
+from slotline.stores._scripts import load
+from tests.harness.proxy import TcpProxy
+from tests.harness.waiting import await_until
+
+LEASE = 1.0
+
+WAITER = """
+import asyncio, sys
+import slotline
+slotline.configure(heartbeat_lease={lease})
+pool = slotline.Pool("p", 1, slot_exp={slot_exp}, store=slotline.RedisStore({url!r}))
+print("waiting", flush=True)
+if {face!r} == "sync":
+    slot = pool.sync.acquire(timeout=None)
+    print(slot.fence, slot.lost, flush=True)
+    sys.stdin.read()
+else:
+    async def main():
+        async with pool.slot() as slot:
+            print(slot.fence, slot.lost, flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+    asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def store(redis_url):
+    configure(heartbeat_lease=LEASE)
+    store = RedisStore(redis_url, timeout=10)
+    yield store
+    await store.close()
+
+
+def says_something(process: subprocess.Popen[str], seconds: float) -> bool:
+    return bool(select.select([process.stdout], [], [], seconds)[0])
+
+
+@pytest.mark.parametrize("slot_exp", [None, LEASE / 2], ids=["by its lease", "by slot_exp"])
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_a_slot_that_ended_before_its_waiter_heard_of_it_is_not_used(store, redis_url, face, slot_exp):
+    configure(heartbeat_lease=30.0)  # here: only the waiter is to lose what it has
+    pool = Pool("p", 1, slot_exp=None, store=store)
+    held = await pool.acquire()
+    source = WAITER.format(lease=LEASE, url=redis_url, face=face, slot_exp=slot_exp)
+    process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+
+        async def stands_in_line() -> bool:
+            return (await pool.info()).waiting == 1
+
+        await await_until("it waits", stands_in_line)
+        os.kill(process.pid, signal.SIGSTOP)
+        await pool.release(held)
+        mine = await pool.acquire(timeout=30)  # the stopped one was given the slot, and has lost it
+        assert process.stdout.readline() == "waiting\n"
+        os.kill(process.pid, signal.SIGCONT)
+        assert not await asyncio.to_thread(says_something, process, 0.5), "it believes that it holds the slot"
+        await pool.release(mine)
+        fence, lost = (await asyncio.to_thread(process.stdout.readline)).split()
+        assert int(fence) > mine.fence
+        assert lost == "False"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+@pytest.fixture
+def through(redis_proxy):
+    """A store whose answers the proxy can withhold for longer than the lease: as if this process stood still."""
+    configure(heartbeat_lease=LEASE)
+    store = RedisStore(redis_proxy.redis_url, timeout=10)
+    yield store
+    store.sync.close()
+
+
+async def answered_late(
+    proxy: TcpProxy, script: str, work: Coroutine[Any, Any, Any], meanwhile: Callable[[], Awaitable[None]]
+) -> Any:
+    """Do ``work``, whose ``script`` is answered when ``meanwhile`` is done."""
+    held_back = proxy.break_at(load(script).sha, before=False, silently=True)
+    task = asyncio.create_task(work)
+    await await_until(f"the server has acted on {script}", held_back.happened.is_set)
+    await meanwhile()
+    proxy.resume()
+    return await task
+
+
+@pytest.mark.parametrize("timeout", [0.0, 30.0], ids=["at once", "in line"])
+async def test_a_slot_whose_answer_comes_when_it_has_ended_is_asked_for_anew(through, redis_proxy, store, timeout):
+    pool, other = Pool("p", 1, slot_exp=None, store=through), Pool("p", 1, slot_exp=None, store=store)
+    await pool.release(await pool.acquire())  # the server knows the script by now
+    between: list[Slot] = []
+
+    async def pass_through_another() -> None:
+        between.append(await other.acquire(timeout=30))
+        await other.release(between[0])
+
+    slot = await answered_late(redis_proxy, "pool_acquire", pool.acquire(timeout=timeout), pass_through_another)
+    assert slot.fence > between[0].fence
+    assert slot.lost is False
+    assert await pool.release(slot) is True
+
+
+async def test_a_message_whose_slot_has_ended_as_its_answer_comes_is_parked_behind_the_others(
+    through, redis_proxy, store
+):
+    pool, other = Pool("p", 1, slot_exp=None, store=through), Pool("p", 1, slot_exp=None, store=store)
+    room = Room(through, ["q"])
+    await pool.release(await room.park(pool, b"warm", lane="q"))
+    between: list[Slot] = []
+
+    async def another_takes_it() -> None:
+        between.append(await other.acquire(timeout=30))
+
+    parking = room.park(pool, b"message", lane="q")
+    assert await answered_late(redis_proxy, "pool_park", parking, another_takes_it) == Parked(0)
+    await other.release(between[0])
+    taken = await room.take()
+    assert taken.message == b"message"
+    await taken.settle()
+    await pool.release(taken.slot)
+    room.close()
+
+
+async def test_a_message_that_another_worker_has_by_the_time_of_the_answer_is_not_run_here(through, redis_proxy, store):
+    pool = Pool("p", 1, slot_exp=None, store=store)
+    room, other = Room(through, ["q"]), Room(store, ["q"])
+    slot = await room.park(pool, b"warm", lane="q")
+    room.call("p")
+    assert await room.take() is None
+    await room.park(pool, b"message", lane="q")
+    await pool.release(slot)
+    found: list[Taken] = []
+
+    async def another_takes_it() -> None:
+        async def look() -> bool:
+            other.call("p")
+            found.append(await other.take())
+            return found[-1] is not None
+
+        await await_until("the claim has lapsed", look)
+
+    room.call("p")
+    assert await answered_late(redis_proxy, "room_take", room.take(), another_takes_it) is None
+    assert found[-1].message == b"message"
+    assert (found[-1].lost, found[-1].slot.lost) == (False, False)
+    await found[-1].settle()
+    assert await pool.release(found[-1].slot) is True
+    for closing in (room, other):
+        closing.close()
