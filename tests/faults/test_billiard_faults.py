@@ -7,7 +7,6 @@ import signal
 import time
 from concurrent.futures import wait
 
-import psutil
 import pytest
 
 from slotline.workers import (
@@ -19,6 +18,7 @@ from slotline.workers import (
     WorkerLostError,
 )
 from tests.harness import leaks
+from tests.harness.processes import alive
 from tests.harness.waiting import wait_until
 from tests.integration import billiard_tasks as tasks
 
@@ -28,13 +28,6 @@ def executor():
     with BilliardExecutor(2) as running:
         wait_until("both workers are ready", lambda: len(running.worker_pids()) == 2, 30)
         yield running
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def read_pids(path):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 
+from tests.harness.processes import gone
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -38,7 +38,7 @@ def test_a_hard_time_limit_frees_the_slot_once_its_process_is_gone(deployment: D
             sent[0].get(timeout=20)
         sent[1].get(timeout=20)
         first = int(deployment.list("hard")[0])
-        assert not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE
+        assert gone(first)
         deployment.wait_free("hard")
 
 

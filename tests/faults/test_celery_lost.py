@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from slotline import SlotLostError
+from tests.harness.processes import gone
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -16,10 +16,6 @@ from tests.integration.losing_slots import fences, one_after_the_other, pids
 
 LEASE = 4.0
 pytestmark = pytest.mark.leaves("keys", reason="the history that the tasks write")
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import pytest
 from slotline.errors import LeaseExpiredError
 from slotline.leases import LeasedExecutorManager
 from tests.harness.leaks import measure
+from tests.harness.processes import alive
 from tests.harness.waiting import await_until, wait_until
 
 OWNER = """
@@ -50,13 +51,6 @@ BUSY = {
     "never letting go of the interpreter lock": "re.match('(a+)+$', 'a' * 64 + 'b')",
     "idle": "return None",
 }
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def cmdline(process):

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from slotline.errors import WorkTimeLimitError
+from tests.harness.processes import gone
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
@@ -24,10 +24,6 @@ def deployment(own_redis: RedisServer, tmp_path: Path) -> Iterator[Deployment]:
 
 def grandchildren(deployment: Deployment) -> list[int]:
     return [int(pid) for pid in deployment.list("grandchildren")]
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
 
 
 @pytest.mark.lowest
@@ -46,7 +42,7 @@ def test_bodies_run_in_leases_and_a_warm_shutdown_leaves_nothing(deployment: Dep
         pids = app.leasing.delay().get(timeout=20)
         assert 1 <= len(pids) <= 2
         assert worker.terminate() == 0
-        wait_until("its worker processes are gone", lambda: gone([pid, *grandchildren(deployment)]), 10)
+        wait_until("its worker processes are gone", lambda: gone(pid, *grandchildren(deployment)), 10)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "billiard"])
@@ -61,14 +57,14 @@ def test_what_is_killed_takes_its_leased_processes_with_it(deployment: Deploymen
             worker.kill_child()
         else:
             worker.kill()
-        wait_until("the leased processes are gone", lambda: gone(grandchildren(deployment)), 10)
+        wait_until("the leased processes are gone", lambda: gone(*grandchildren(deployment)), 10)
 
 
 def test_a_time_limit_kills_a_leased_body_where_celery_cannot(deployment: Deployment) -> None:
     with deployment.worker("threads", concurrency=1):
         with pytest.raises(WorkTimeLimitError):
             deployment.module.overdue.delay().get(timeout=20)
-        assert gone(grandchildren(deployment))
+        assert gone(*grandchildren(deployment))
         assert deployment.module.in_cpu.delay(2).get(timeout=20)[0] == 4
 
 
@@ -78,4 +74,4 @@ def test_recycled_children_leave_no_leased_processes(deployment: Deployment) -> 
         for _ in range(2):
             app.leasing.delay().get(timeout=20)
         first = grandchildren(deployment)[:4]
-        wait_until("the first child's processes are gone", lambda: gone(first), 10)
+        wait_until("the first child's processes are gone", lambda: gone(*first), 10)

@@ -9,6 +9,7 @@ import signal
 import psutil
 import pytest
 
+from tests.harness.processes import gone
 from tests.harness.waiting import await_until, wait_until
 from tests.harness.workers import CeleryWorker, TaskiqWorker
 
@@ -94,7 +95,7 @@ def test_killed_celery_worker_leaves_nothing(app_module, redis_url, tmp_path):
         assert len(family) == 3
         worker.kill()
         assert worker.returncode == -signal.SIGKILL
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in family)
+    assert gone(*family)
 
 
 def test_paused_worker_stands_still_until_it_is_resumed(app_module, redis_url, celery_worker):

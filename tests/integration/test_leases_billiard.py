@@ -7,12 +7,12 @@ import logging
 import os
 import time
 
-import psutil
 import pytest
 
 from slotline.errors import InvalidOptionError, LeaseExpiredError
 from slotline.leases import LeasedExecutorManager, limits_for, run_in_lease, run_in_lease_sync
 from slotline.workers import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from tests.harness.processes import gone
 from tests.harness.waiting import await_until
 
 
@@ -20,13 +20,6 @@ def billiards(**options):
     return LeasedExecutorManager(
         **{"backend": "billiard", "max_pools": 1, "workers_per_pool": 2, "lease_grace_seconds": 0, **options}
     )
-
-
-def gone(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def log_and_return(text):

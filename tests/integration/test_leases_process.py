@@ -16,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import billiard
-import psutil
 import pytest
 
 from slotline.errors import LeaseExpiredError, WorkExitedError, WorkTimeLimitError
@@ -29,6 +28,7 @@ from slotline.leases import (
     run_in_lease,
     run_in_lease_sync,
 )
+from tests.harness.processes import gone
 from tests.harness.waiting import await_until, wait_until
 from tests.integration.billiard_tasks import touch_and_sleep
 
@@ -37,14 +37,6 @@ def processes(**options):
     return LeasedExecutorManager(
         **{"backend": "process", "max_pools": 1, "workers_per_pool": 1, "lease_grace_seconds": 0, **options}
     )
-
-
-def gone(pid):
-    """Whether a process has ended; one that only waits to be buried has."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def log_and_return(level, text, **extra):
