@@ -1,0 +1,137 @@
+"""Parts of Celery workers are killed at every step of a message's way: nothing is lost, and nothing runs too often."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.faults.dying import Kill, order
+from tests.harness.processes import gone
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.harness.workers import CeleryWorker
+from tests.integration.celery_apps import Deployment
+from tests.integration.losing_slots import ends, fences, one_after_the_other, pids, runs
+
+LEASE = 2.0
+SOON = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+"""What a dead worker has not acknowledged comes again soon."""
+RECOVERED = 30.0
+"""Seconds after which everything must have run: twice the lease, the broker's own redelivery, and a busy machine."""
+
+SOURCE = """
+from tests.faults.dying import Places
+from tests.integration.losing_slots import sign
+
+places = Places(STORE)
+places.prepare_celery()
+
+
+@app.task(shared=False, name="app.mortal", pool="{name}", pool_size=1, pool_slot_exp=None, bind=True)
+def mortal(self, name):
+    sign(history(), name, self.slot.fence, self.request.id)
+    outlived = places.here("running", self.request.id)
+    return beat(STORE, name, self.slot.fence, 60 if outlived else 0.2, self.request.id)
+"""
+
+
+KILLS = {
+    "admitted": Kill("worker", "admitted", (1, 1), (1, 1)),
+    "parked": Kill("worker", "parked", (1, 1), (1, 1)),
+    "taken": Kill("worker", "taken", (1, 1), (1, 1)),
+    "running": Kill("worker", "running", (1, 0), (2, 1)),
+    "orphaned": Kill("parent", "running", (1, 0), (2, 1)),
+    "bereft": Kill("self", "running", (1, 0), (1, 0)),
+    "ended": Kill("worker", "ended", (1, 1), (2, 2)),
+}
+
+
+class Crew:
+    """Two workers of a deployment; whoever dies is replaced."""
+
+    def __init__(self, made: Deployment, pool: str) -> None:
+        self.made, self.pool = made, pool
+        self._stack = ExitStack()
+        self.workers = [self._hire() for _ in range(2)]
+
+    def __enter__(self) -> Self:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.__exit__(*exc_info)
+
+    def replace_the_dead(self) -> None:
+        wait_until("a worker is dead", lambda: not all(worker.alive for worker in self.workers), RECOVERED)
+        self.workers = [*(worker for worker in self.workers if worker.alive), self._hire()]
+
+    def _hire(self) -> CeleryWorker:
+        return self._stack.enter_context(self.made.worker(self.pool, concurrency=2, args=("-l", "DEBUG")))
+
+
+def meet_its_fate(crew: Crew, name: str, kill: Kill) -> None:
+    """Send a message that has somebody killed, and another one behind it; see what becomes of both."""
+    made, send = crew.made, crew.made.module.mortal.apply_async
+    victim, follower = f"{name}-victim", f"{name}-follower"
+    if kill.place == "admitted":
+        order(made.history, kill.place, victim)
+        send((name,), task_id=victim)
+        crew.replace_the_dead()
+    else:
+        with made.slot(name):
+            if kill.place == "parked":
+                order(made.history, kill.place, victim)
+            send((name,), task_id=victim)
+            if kill.place == "parked":
+                crew.replace_the_dead()
+            parked = f"{victim}] is parked"
+            wait_until("it is acknowledged", lambda: any(parked in worker.log for worker in crew.workers), RECOVERED)
+            if kill.place != "parked":
+                order(made.history, kill.place, victim, kill.who)
+        if kill.place != "parked" and kill.who != "self":
+            crew.replace_the_dead()
+    send((name,), task_id=follower)
+
+    def outcome() -> tuple[int, int]:
+        return runs(made.history, name)[victim], ends(made.history, name)[victim]
+
+    expected = kill.late if made.module.app.conf.task_acks_late else kill.early
+    wait_until("it has run as often as it must", lambda: outcome() >= expected, RECOVERED)
+    wait_until("what came after it has run", lambda: ends(made.history, name)[follower] == 1, RECOVERED)
+    made.wait_free(name)
+    wait_until("the room is empty", lambda: made.parked(name) == 0)
+    assert outcome() == expected
+    assert runs(made.history, name)[follower] == 1
+    assert one_after_the_other(fences(made.history, name))
+    if kill.who == "parent":
+        assert gone(pids(made.history, name)[0])
+
+
+def all_die_and_all_is_well(made: Deployment, pool: str = "prefork") -> None:
+    with Crew(made, pool) as crew:
+        for name, kill in KILLS.items():
+            try:
+                meet_its_fate(crew, name, kill)
+            except AssertionError as failure:
+                raise AssertionError(f"{name}: {kill}") from failure
+    made.close()
+
+
+@pytest.mark.needs("kombu>=5.5", reason="older transports look for unacknowledged messages seldom")
+@pytest.mark.parametrize("late", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["acks_late", "acks_early"])
+def test_whoever_is_killed_on_redis_costs_no_more_than_the_broker_allows(tmp_path: Path, late: bool) -> None:
+    with RedisServer() as server:
+        all_die_and_all_is_well(Deployment(tmp_path, server, lease=LEASE, acks_late=late, transport=SOON, extra=SOURCE))
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("late", [pytest.param(True, marks=pytest.mark.soak), False], ids=["acks_late", "acks_early"])
+def test_whoever_is_killed_on_rabbitmq_costs_no_more_than_the_broker_allows(
+    tmp_path: Path, amqp_url: str, amqp_name: Any, late: bool
+) -> None:
+    with RedisServer() as server:
+        options: dict[str, Any] = {"broker": amqp_url, "queue": amqp_name("kills"), "acks_late": late}
+        all_die_and_all_is_well(Deployment(tmp_path, server, lease=LEASE, extra=SOURCE, **options))
