@@ -62,9 +62,9 @@ def check_redis_transport() -> None:
     """
     from kombu.transport import redis, virtual  # noqa: PLC0415 - redis is an extra
 
-    parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos")
+    parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos", "unacked_restore_limit")
     _need(redis.Channel, "kombu's Redis channel", *parts)
-    _need(virtual.QoS, "kombu's QoS", "_delivered")
+    _need(virtual.QoS, "kombu's QoS", "_delivered", "restore_visible")
 
 
 def has_semaphore(worker: Any, consumer: Any) -> bool:

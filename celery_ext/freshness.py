@@ -4,6 +4,9 @@ Redis does not know whether a consumer lives. So kombu delivers anew whatever wa
 ``visibility_timeout``: also a long task with ``acks_late``, one that waits for its ETA, and one that is held over its
 limit, which then run twice. Here the worker says of its messages that they are still its own. A dead worker says
 nothing: with this, the timeout may be as short as the recovery from a crash should be.
+
+Without an event loop (threads, gevent, solo) kombu looks for the messages of the dead only when nothing at all has come
+from Redis for two seconds, and its own blocking read comes back after one: never. There the worker looks for them here.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ class Freshness:
                 channel = self._consumer.task_consumer.channel
                 seconds = channel.visibility_timeout / BEATS
                 refresh(channel)
+                if self._consumer.hub is None:
+                    channel.qos.restore_visible(num=channel.unacked_restore_limit, interval=1)
             except Exception as error:  # noqa: BLE001 - whatever it is, the consumer notices and connects anew
                 logger.debug("the unacknowledged messages cannot be kept fresh now: %r", error)
                 seconds = min(seconds, 1.0)

@@ -90,9 +90,6 @@ def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served
     next(worker for worker in workers if pid in (worker.pid, *worker.children())).kill_all()
     wait_until("the other worker runs it", lambda: len(deployment.list("runs")) == 2, 40)
     go(deployment)
-    wait_until("those that waited are served", lambda: sum(result.ready() for result in sent) >= 199, 40, 0.1)
-    if deployment.pool == "threads":  # which ask the broker for what it misses only after half a minute
-        sent = [result for result in sent if result.ready()]
     # The dead run's own message comes again when the broker has missed its acknowledgement for long enough.
     assert {result.get(timeout=60) for result in sent} == {int(deployment.list("pids")[1])}
     assert deployment.list("runs") == ["7", "7"]

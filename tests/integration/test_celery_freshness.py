@@ -64,16 +64,19 @@ def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_
     made.close()
 
 
-@pytest.mark.needs("kombu>=5.5", reason="older transports look for such messages every hundred seconds only")
+OLDER = pytest.mark.needs("kombu>=5.5", reason="older transports look for such messages every hundred seconds only")
+
+
+@pytest.mark.parametrize("pool", [pytest.param("prefork", marks=OLDER), "threads", "gevent", "solo"])
 def test_a_killed_workers_message_is_delivered_again_after_the_visibility_timeout(
-    tmp_path: Path, own_redis: RedisServer
+    tmp_path: Path, own_redis: RedisServer, pool: str
 ) -> None:
     made = deploy(tmp_path, own_redis)
-    with made.worker("prefork", concurrency=1) as first:
-        sent = made.module.free_late.delay("killed", 3.0)
+    with made.worker(pool, concurrency=1) as first:
+        sent = made.module.free_late.delay("killed", 1.0)
         wait_until("it runs", lambda: made.list("started:killed"), 20)
         first.kill_all()
-    with made.worker("prefork", concurrency=1):
+    with made.worker(pool, concurrency=1):
         assert sent.get(timeout=TIMEOUT + 30) == "killed"
     assert made.list("started:killed") == [sent.id] * 2
     made.close()
