@@ -16,6 +16,8 @@ from tests.harness.workers import CeleryWorker
 from tests.integration.celery_apps import Deployment
 from tests.integration.losing_slots import ends, fences, one_after_the_other, pids, runs
 
+pytestmark = pytest.mark.leaves("keys", reason="the history that the tasks write")
+
 LEASE = 2.0
 SOON = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
 """What a dead worker has not acknowledged comes again soon."""
@@ -124,24 +126,22 @@ def all_die_and_all_is_well(made: Deployment, pool: str = "prefork") -> None:
 
 @pytest.mark.needs("kombu>=5.5", reason="older transports look for unacknowledged messages seldom")
 @pytest.mark.parametrize("late", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["acks_late", "acks_early"])
-def test_whoever_is_killed_on_redis_costs_no_more_than_the_broker_allows(tmp_path: Path, late: bool) -> None:
-    with RedisServer() as server:
-        all_die_and_all_is_well(Deployment(tmp_path, server, lease=LEASE, acks_late=late, transport=SOON, extra=SOURCE))
+def test_whoever_is_killed_on_redis_costs_no_more_than_the_broker_allows(
+    tmp_path: Path, own_redis: RedisServer, late: bool
+) -> None:
+    all_die_and_all_is_well(Deployment(tmp_path, own_redis, lease=LEASE, acks_late=late, transport=SOON, extra=SOURCE))
 
 
 @pytest.mark.needs("kombu>=5.5", reason="older transports look for unacknowledged messages seldom")
-def test_a_killed_gevent_worker_costs_no_more_than_the_broker_allows(tmp_path: Path) -> None:
-    pytest.importorskip("gevent")
-    with RedisServer() as server:
-        made = Deployment(tmp_path, server, lease=LEASE, acks_late=True, transport=SOON, extra=SOURCE)
-        all_die_and_all_is_well(made, "gevent")
+def test_a_killed_gevent_worker_costs_no_more_than_the_broker_allows(tmp_path: Path, own_redis: RedisServer) -> None:
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True, transport=SOON, extra=SOURCE)
+    all_die_and_all_is_well(made, "gevent")
 
 
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("late", [pytest.param(True, marks=pytest.mark.soak), False], ids=["acks_late", "acks_early"])
 def test_whoever_is_killed_on_rabbitmq_costs_no_more_than_the_broker_allows(
-    tmp_path: Path, amqp_url: str, amqp_name: Any, late: bool
+    tmp_path: Path, own_redis: RedisServer, amqp_url: str, amqp_name: Any, late: bool
 ) -> None:
-    with RedisServer() as server:
-        options: dict[str, Any] = {"broker": amqp_url, "queue": amqp_name("kills"), "acks_late": late}
-        all_die_and_all_is_well(Deployment(tmp_path, server, lease=LEASE, extra=SOURCE, **options))
+    options: dict[str, Any] = {"broker": amqp_url, "queue": amqp_name("kills"), "acks_late": late}
+    all_die_and_all_is_well(Deployment(tmp_path, own_redis, lease=LEASE, extra=SOURCE, **options))
