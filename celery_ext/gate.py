@@ -271,7 +271,7 @@ class Gate:
 
     def _evict_for(self, held: Held) -> None:
         try:
-            self._watch.ask(held.pool.sync.evict)
+            self._watch.ask(lambda: held.pool.sync.evict(**held.limit.share))
         except StoreError as error:  # it is parked and acknowledged, and waits as others do
             logger.warning("%s waits without an eviction: %s", held.request, error)
 

@@ -72,7 +72,7 @@ class Line:
             )
         slot = self.place.sync.enter()
         if slot is None and first is not None and first.limit.on_full == "cancel_oldest":
-            first.pool.sync.evict()
+            first.pool.sync.evict(**first.limit.share)
         if slot is None:
             self.look_at = time.monotonic() + self.place.look_after
         return slot

@@ -310,7 +310,7 @@ async def _park(
 ) -> Slot | Parked:
     outcome = await room.park(pool, delivery.sealed, lane=lane, owner=owner, **asked.share)
     if evict and isinstance(outcome, Parked):
-        await pool.evict()
+        await pool.evict(**asked.share)
     return outcome
 
 

@@ -77,3 +77,98 @@ async def test_a_holder_without_on_lost_goes_on(store):
 async def test_a_token_is_text(store, call, token):
     with pytest.raises(InvalidOptionError, match="token"):
         await call(Pool("p", 1, store=store), "evict", token)
+
+
+class Waiters:
+    """Callers that wait for slots, each with a weight and a partition."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.tasks: list[asyncio.Task] = []
+
+    async def add(self, **share) -> None:
+        self.tasks.append(asyncio.create_task(self.pool.acquire(timeout=None, **share)))
+        await await_until("it waits", lambda: _waiting(self.pool, len(self.tasks)))
+
+    async def leave(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+
+
+async def _marked(pool: Pool, told: list, **share) -> list:
+    """Return the slots whose holders are told for one who waits, in order."""
+    before = len(told)
+    token = await pool.evict(**share)
+    if token is None:
+        return []
+    await await_until("they are told", lambda: len(told) > before)
+    assert told[before].token == token
+    return told[before:]
+
+
+async def test_as_many_holders_end_as_a_heavy_one_needs_and_no_more(store):
+    told: list = []
+    pool = Pool("p", 4, store=store, on_lost=told.append)
+    slots = [await pool.acquire(weight=weight) for weight in (1, 1, 1)]
+    waiters = Waiters(pool)
+    await waiters.add(weight=3)
+    assert await _marked(pool, told, weight=3) == slots[:2], "one slot is free"
+    assert await _marked(pool, told, weight=3) == [], "asked again, as after a lost answer"
+    await waiters.add()
+    assert await _marked(pool, told) == slots[2:]
+    await waiters.add()
+    assert await _marked(pool, told) == [], "all of them are to end"
+    for slot in slots:
+        await pool.release(slot)
+    heavy, light, late = [await task for task in waiters.tasks[:2]] + [waiters.tasks[2]]
+    assert not late.done()
+    await pool.release(light)
+    await late
+    await pool.release(heavy)
+
+
+async def test_one_heavy_holder_is_enough_for_several_light_ones(store):
+    told: list = []
+    pool = Pool("p", 4, store=store, on_lost=told.append)
+    heavy, light = await pool.acquire(weight=3), await pool.acquire()
+    waiters = Waiters(pool)
+    for expected in ([heavy], [], [], [light], []):
+        await waiters.add()
+        assert await _marked(pool, told) == expected
+    await waiters.leave()
+
+
+async def test_who_waits_for_its_partition_has_a_holder_of_that_end(store):
+    told: list = []
+    pool = Pool("p", 6, max_per_partition=2, store=store, on_lost=told.append)
+    slots = [await pool.acquire(partition=name) for name in ("a", "b", "b", "a")]
+    waiters = Waiters(pool)
+    await waiters.add(partition="b", weight=2)
+    assert await _marked(pool, told, partition="b", weight=2) == slots[1:3], "two slots are free, and not for b"
+    await waiters.add(partition="b")
+    assert await _marked(pool, told, partition="b") == []
+    await waiters.leave()
+
+
+async def test_what_other_partitions_may_not_have_is_nobodys_reason(store):
+    told: list = []
+    pool = Pool("p", 3, max_per_partition=1, store=store, on_lost=told.append)
+    slots = [await pool.acquire(partition=name) for name in ("a", "b", "c")]
+    waiters = Waiters(pool)
+    for _ in range(5):
+        await waiters.add(partition="b")
+    await waiters.add(partition="d")
+    assert await _marked(pool, told, partition="d") == slots[:1], "a is the longest of all"
+    assert await _marked(pool, told, partition="d") == [], "the others of b wait for b"
+    assert await _marked(pool, told, partition="b") == slots[1:2]
+    assert await _marked(pool, told, partition="b") == []
+    await waiters.add()
+    assert await _marked(pool, told) == slots[2:]
+    await waiters.leave()
+
+
+@pytest.mark.parametrize("share", [{"weight": 0}, {"weight": 3}, {"partition": 5}])
+async def test_what_can_never_be_had_is_refused(store, call, share):
+    with pytest.raises(InvalidOptionError, match=next(iter(share))):
+        await call(Pool("p", 2, store=store), "evict", **share)

@@ -88,6 +88,27 @@ class BothStores(RuleBasedStateMachine):
             waiter.place.sync.leave()
         self.settle()
 
+    @precondition(lambda self: self.waiters)
+    @rule(choice=st.randoms(use_true_random=False), times=st.integers(1, 2))
+    def evict(self, choice, times: int) -> None:
+        asked = self.asked[choice.choice(sorted(self.waiters))]
+        for _ in range(times):
+            memory, redis = (pool.sync.evict(**asked._asdict()) for pool in self.pools)
+            assert (memory is None) == (redis is None)
+            assert self.name_of(memory, 0) == self.name_of(redis, 1)
+
+    def name_of(self, token: str | None, at: int) -> int | None:
+        return next((name for name, slots in self.held.items() if slots[at].token == token), None)
+
+    @invariant()
+    def the_same_holders_are_to_end(self) -> None:
+        memory = next(iter(self.pools[0].store.pools.values()), None)
+        to_end = memory.evicted & memory.slots.keys() if memory else set()
+        marked = [
+            name[2:].decode() for name in self.redis.client().hkeys("slotline:{pool:p}:state") if name[:2] == b"e:"
+        ]
+        assert {self.name_of(token, 0) for token in to_end} == {self.name_of(token, 1) for token in marked}
+
     @rule(size=st.integers(1, 6))
     def resize(self, size: int) -> None:
         before = [pool.sync.resize(size) for pool in self.pools]

@@ -61,6 +61,22 @@ def test_each_newcomer_has_the_oldest_task_killed_and_takes_its_slot(deployment:
     deployment.wait_free("one:oldest")
 
 
+@pytest.mark.leaves("processes", reason="the worker has children in the place of those that were killed")
+@pytest.mark.parametrize("deployment", ["prefork"], indirect=True, scope="module")
+def test_a_heavy_newcomer_has_as_many_tasks_killed_as_it_needs(deployment: Deployment) -> None:
+    policy: dict[str, Any] = {"pool_on_full": "cancel_oldest", "pool_size": 3}
+    light = [running(deployment, "heavy", **policy) for _ in range(3)]
+    parked = running(deployment, "heavy", pool_weight=2, **policy)
+    assert light[2].state != "FAILURE", "two of three slots were enough"
+    held = running(deployment, "heavy", seconds=0.1, pool_weight=2, pool_timeout=30, **policy)
+    for lost in (*light, parked):
+        with pytest.raises(SlotLostError, match="it was evicted"):
+            lost.get(timeout=20)
+    assert held.get(timeout=20) == "one:heavy"
+    assert len(deployment.list("started:heavy")) == 5, "none ran again"
+    deployment.wait_free("one:heavy")
+
+
 def test_what_cannot_be_killed_keeps_its_slot_to_its_end_and_is_reported(deployment: Deployment) -> None:
     options = {} if deployment.pool == "threads" else {"pool_on_lost": "warn"}
     first = running(deployment, "kept", seconds=6.0, **options)

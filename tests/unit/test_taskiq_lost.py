@@ -185,6 +185,51 @@ async def test_each_newcomer_cancels_the_longest_run_and_no_other(
     assert limits.losses == {"ended": 2, "running": 0}
 
 
+async def test_a_heavy_newcomer_cancels_as_many_runs_as_it_needs(
+    broker: InMemoryBroker, limits: PoolLimitMiddleware
+) -> None:
+    running: list[int] = []
+    go_on = asyncio.Event()
+
+    @broker.task(pool="api", pool_size=3, pool_on_full="cancel_oldest")
+    async def work(x: int) -> int:
+        running.append(x)
+        await go_on.wait()
+        return x
+
+    sent = []
+    for x, weight in enumerate([1, 1, 1, 2]):
+        sent.append(await work.kicker().with_labels(pool_weight=weight).kiq(x))
+        await await_until(f"{x} runs", lambda x=x: x in running)
+    assert [type((await result_of(one)).error) for one in sent[:2]] == [SlotLostError] * 2
+    go_on.set()
+    assert [(await result_of(one)).return_value for one in sent[2:]] == [2, 3]
+    assert limits.losses == {"ended": 2, "running": 0}
+
+
+async def test_a_newcomer_whose_partition_is_full_cancels_a_run_of_that(
+    broker: InMemoryBroker, limits: PoolLimitMiddleware
+) -> None:
+    running: list[str] = []
+    go_on = asyncio.Event()
+    share = {"pool_partition": "{tenant}", "pool_max_per_partition": 1}
+
+    @broker.task(pool="api", pool_size=3, pool_on_full="cancel_oldest", **share)
+    async def work(tenant: str, x: int) -> int:
+        running.append(tenant)
+        await go_on.wait()
+        return x
+
+    sent = []
+    for x, tenant in enumerate(["a", "b", "b"]):
+        sent.append(await work.kiq(tenant, x))
+        await await_until(f"{x} runs", lambda x=x: len(running) == x + 1)
+    assert isinstance((await result_of(sent[1])).error, SlotLostError)
+    go_on.set()
+    assert [(await result_of(one)).return_value for one in (sent[0], sent[2])] == [0, 2]
+    assert limits.losses == {"ended": 1, "running": 0}
+
+
 async def test_a_newcomer_is_cancelled_where_that_is_asked_for(broker: InMemoryBroker) -> None:
     go_on = asyncio.Event()
 

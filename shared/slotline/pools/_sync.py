@@ -50,9 +50,9 @@ class SyncPool:
         """See :meth:`Pool.resume`."""
         return run_blocking(self._pool.pausing(paused=False))
 
-    def evict(self, token: str | None = None) -> str | None:
+    def evict(self, token: str | None = None, *, weight: int = 1, partition: str | bytes | None = None) -> str | None:
         """See :meth:`Pool.evict`."""
-        return run_blocking(self._pool.evicting(token))
+        return run_blocking(self._pool.evicting(token, self._pool.share_of(weight, partition)))
 
     def resize(self, max_size: int) -> int:
         """See :meth:`Pool.resize`."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+from slotline.pools._share import Share
 from slotline.pools._wire import milliseconds
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps
@@ -106,14 +107,12 @@ def evictions_on(store: Store) -> Evictions:
     return _evictions.get(store) or _evictions.setdefault(store, Evictions())
 
 
-def evicting(store: Store, keys: tuple[bytes, ...], token: str | None) -> Steps[str | None]:
-    """Tell a holder to end, ``None`` for the longest; return its token, ``None`` if there is none to tell."""
-    reply = yield Call(store, Command("pool_evict", keys, (token or "", _channel(store))))
-    if not reply:
-        return None
-    evictions_on(store).heard(reply)  # this process need not wait for the message
-    found: str = reply.decode()
-    return found
+def evicting(store: Store, keys: tuple[bytes, ...], token: str | None, share: Share) -> Steps[str | None]:
+    """Tell a holder to end, ``None`` for the longest ones, which one who waits for ``share`` needs; return a token."""
+    marked = yield Call(store, Command("pool_evict", keys, (token or "", _channel(store), *share)))
+    for holder in marked:
+        evictions_on(store).heard(holder)  # this process need not wait for the message
+    return marked[0].decode() if marked else None
 
 
 def _channel(store: Store) -> str:

@@ -131,7 +131,7 @@ class Place:
         until = None if timeout is None else time.monotonic() + timeout
         slot = yield from self.entering()
         if slot is None and evict:
-            yield from self.pool.evicting(None)
+            yield from self.pool.evicting(None, self.share)
         while slot is None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:

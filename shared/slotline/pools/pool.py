@@ -196,20 +196,24 @@ class Pool:
         """
         return await run_awaiting(self.pausing(paused=False))
 
-    async def evict(self, token: str | None = None) -> str | None:
+    async def evict(
+        self, token: str | None = None, *, weight: int = 1, partition: str | bytes | None = None
+    ) -> str | None:
         """Tell a holder, in whatever process, to end; its slot counts until it is released, or its lease ends.
 
         A queue's task is cancelled or killed, as when its slot is lost. Another holder's ``on_lost`` is called, with
         ``slot.evicted`` set, and one that has none goes on.
 
         Args:
-            token: The token of its slot. ``None``: the holder that has held its slot longest, if the pool is full and
-                somebody waits for whom no other holder was told yet.
+            token: The token of its slot. ``None``: the holder that has held its slot longest, if somebody waits for
+                whom no slot is free and no other holder was told yet.
+            weight: How many slots the one who waits asks for: as many holders are told as it needs.
+            partition: On whose account it waits: if that has all that it may have, its own holders are told.
 
         Returns:
-            The token of the slot whose holder was told, ``None`` if there is none.
+            The token of the slot whose holder was told, of the longest if there are several; ``None`` if there is none.
         """
-        return await run_awaiting(self.evicting(token))
+        return await run_awaiting(self.evicting(token, self.share_of(weight, partition)))
 
     def slot(
         self,
@@ -260,11 +264,11 @@ class Pool:
         """Check what is asked of this pool."""
         return Share.of(weight, partition, key=self.key, size=self.max_size, most=self.max_per_partition)
 
-    def evicting(self, token: str | None) -> Steps[str | None]:
+    def evicting(self, token: str | None, share: Share = SINGLE) -> Steps[str | None]:
         """Tell a holder to end."""
         store, keys = self._where()
         named = None if token is None else _checks.text("token", token)
-        return (yield from evicting(store, keys, named))
+        return (yield from evicting(store, keys, named, share))
 
     def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
         """The command by which ``place`` asks."""

@@ -32,6 +32,14 @@ class Line:
     def __contains__(self, token: str) -> bool:
         return token in self._partitions
 
+    def partitions(self) -> list[str]:
+        """Return those that wait."""
+        return [*self.turns, *self.stopped]
+
+    def places(self, partition: str) -> Places:
+        """Return the places of a partition."""
+        return self.turns.get(partition) or self.stopped.get(partition) or OrderedDict()
+
     def add(self, token: str, waiting: Waiting) -> int:
         """Put a token at the end of its partition, unless it stands there; return how many are before it there."""
         places = self.turns.get(waiting.partition) or self.stopped.get(waiting.partition)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from slotline.stores._memory_evict import Endings
 from slotline.stores._memory_line import Line, Waiting
 from slotline.stores.base import Command
 
@@ -218,16 +219,17 @@ def pool_pause(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Rep
 def pool_evict(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature
     pool, token = pools.get(command.keys[0]), str(command.args[0])
     if pool is None:
-        return b""
+        return []
     pool.drop_expired(now_ms)
     pool.evicted &= pool.slots.keys()
-    if not token and not pool.paused and pool.used >= pool.max and len(pool.evicted) < len(pool.line):
-        staying = [(held.fence, holder) for holder, held in pool.slots.items() if holder not in pool.evicted]
-        token = min(staying)[1] if staying else ""
-    if token not in pool.slots:
-        return b""
-    pool.evicted.add(token)
-    return token.encode()
+    if token:
+        marked = [token] if token in pool.slots else []
+    else:
+        one = Waiting(0, "", int(command.args[2]), str(command.args[3]))
+        rated = pool.next_start_ms(now_ms) > 0 and pool.has_room(one)
+        marked = [] if pool.paused or rated else Endings(pool).longest(one.weight, one.partition)
+    pool.evicted.update(marked)
+    return [holder.encode() for holder in marked]
 
 
 def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature

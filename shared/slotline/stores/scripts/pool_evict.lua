@@ -1,35 +1,104 @@
--- Marks a holder that is to end: the one that is named, or the one that has held its slot longest, for one who waits.
--- Its slot counts until it is released or its lease ends. Its process hears of it now, and at its next renewal.
--- Safe to repeat: a holder is marked once, and no more of them are than there are who wait.
+-- Marks holders that are to end: the one that is named; or, for one who waits in line, those that have held their slots
+-- longest, as many as it needs: in its partition, if that has all that it may have, else in all.
+-- Their slots count until they are released or their leases end. Their processes hear of it now, and at their renewals.
+-- Safe to repeat: a holder is marked once, and no more of them are than those who wait need.
 --
 -- KEYS  slots, line, state, claims, ring
--- ARGV  1 token of the holder ('': the longest, if the pool is full and somebody waits for whom none is marked yet)
---       2 channel on which the processes of holders listen
--- Returns  the token of the holder that is marked, '' if there is none to mark
+-- ARGV  1 token of the holder ('': for one who waits)   2 channel on which the processes of holders listen
+--       3 what the one who waits weighs   4 its partition ('': none)
+-- Returns  the tokens of the holders that are marked, the longest first
 -- include: lib_pool
 -- include: lib_line
 
-local token = ARGV[1]
+local COUNTED = 1000
+local token, weight, partition = ARGV[1], tonumber(ARGV[3]), ARGV[4]
 tell_time()
 drop_expired()
 
-local function longest()
-  if not know() or paused or redis.call('ZCARD', slots) + extra < max then return '' end
-  local waiting, found, least = redis.call('ZCARD', line), '', nil
-  for _, holder in ipairs(redis.call('ZRANGE', slots, 0, -1)) do
-    local known = redis.call('HMGET', state, 'h:' .. holder, 'e:' .. holder)
-    local fence = tonumber(string.match(known[1] or '', '^(%d+)|'))
-    if known[2] then
-      waiting = waiting - 1
-    elseif fence and (not least or fence < least) then
-      found, least = holder, fence
-    end
-  end
-  return waiting > 0 and found or ''
+local marked = {}
+local function mark(holder)
+  redis.call('HSETNX', state, 'e:' .. holder, text(now_ms))
+  redis.call('PUBLISH', ARGV[2], holder)
+  marked[#marked + 1] = holder
 end
 
-if token == '' then token = longest() end
-if token == '' or not redis.call('ZSCORE', slots, token) then return '' end
-redis.call('HSETNX', state, 'e:' .. token, text(now_ms))
-redis.call('PUBLISH', ARGV[2], token)
-return token
+if token ~= '' then
+  if redis.call('ZSCORE', slots, token) then mark(token) end
+  return marked
+end
+if not know() or paused then return marked end
+local free = max - redis.call('ZCARD', slots) - extra
+-- Its rate is what it waits for.
+if (starts()) == 0 and free >= weight and left_of(partition) >= weight then return marked end
+
+local staying, ending, ends = {}, 0, {}
+for _, holder in ipairs(redis.call('ZRANGE', slots, 0, -1)) do
+  local known = redis.call('HMGET', state, 'h:' .. holder, 'e:' .. holder)
+  local since, weighs, where = string.match(known[1] or '', '^(%d+)|%d+|%d+|(%d+)|([^|]*)|')
+  if known[2] and since then
+    ending, ends[where] = ending + weighs, (ends[where] or 0) + weighs
+  elseif since then
+    staying[#staying + 1] = {token = holder, since = tonumber(since), weight = tonumber(weighs), partition = where}
+  end
+end
+table.sort(staying, function(one, other) return one.since < other.since end)
+
+-- What a partition may have once those who are to end have ended.
+local function may_have(where) return left_of(where) + (ends[where] or 0) end
+
+-- Adds to `sum` what those weigh who wait in a lane for a partition, up to `most`; not those whom a limit that was made
+-- smaller leaves no chance.
+local function with(sum, lane, where, most)
+  local group, visited = lane .. '|' .. where .. '|', 0
+  local from, till = '[' .. group, '(' .. group .. '\255'
+  while sum < most and visited < COUNTED do
+    local found = redis.call('ZRANGEBYLEX', line, from, till, 'LIMIT', 0, 100)
+    if #found == 0 then break end
+    for _, waits in ipairs(found) do
+      local weighs = tonumber(string.match(waits, '^[^|]*|[^|]*|%x+|(%d*)|')) or 1
+      if weighs <= max and not (share and where ~= '' and weighs > share) then sum = sum + weighs end
+    end
+    from, visited = '(' .. found[#found], visited + #found
+  end
+  return math.min(sum, most)
+end
+
+local function partition_lacks()
+  local enough, sum = math.max(0, may_have(partition)), 0
+  local _, lanes = turn_of(partition)
+  if enough >= COUNTED then return false end
+  for lane in string.gmatch(lanes or '', '%S+') do sum = with(sum, lane, partition, enough + 1) end
+  return sum > enough
+end
+
+local function pool_lacks()
+  local enough, sum, waits_in, from = math.max(0, free + ending), 0, {}, '[+'
+  if enough >= COUNTED then return false end
+  while sum <= enough do
+    local head = redis.call('ZRANGEBYLEX', line, from, '+', 'LIMIT', 0, 1)[1]
+    if not head then return false end
+    local lane, where = string.match(head, '^([^|]*)|([^|]*)|')
+    local before = waits_in[where] or 0
+    waits_in[where] = with(before, lane, where, math.min(enough + 1, math.max(0, may_have(where))))
+    sum = sum + waits_in[where] - before
+    from = '(' .. lane .. '|' .. where .. '|\255'
+  end
+  return true
+end
+
+local freed = 0
+local function mark_longest(only)
+  for at, holder in ipairs(staying) do
+    if not only or holder.partition == only then
+      mark(holder.token)
+      table.remove(staying, at)
+      freed, ending = freed + holder.weight, ending + holder.weight
+      ends[holder.partition] = (ends[holder.partition] or 0) + holder.weight
+      return true
+    end
+  end
+end
+
+while freed < weight and partition_lacks() and mark_longest(partition) do end
+while freed < weight and pool_lacks() and mark_longest() do end
+return marked
