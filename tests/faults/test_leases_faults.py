@@ -190,6 +190,33 @@ async def test_killing_a_worker_that_is_being_sent_a_large_argument_leaves_nobod
             assert await second.run(pow, 2, 3) == 8
 
 
+@pytest.mark.parametrize("moment", ["idle", "receiving", "running", "sending"])
+async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(moment):
+    def kill_soon(pid):
+        time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+
+    async with (
+        LeasedExecutorManager(backend="process", max_pools=1, workers_per_pool=2) as manager,
+        await manager.acquire() as lease,
+    ):
+        neighbour = lease.executor.submit(time.sleep, 0.5)
+        await await_until("the neighbour runs", neighbour.running)
+        pid = await lease.run(os.getpid)
+        calls = {"receiving": (len, b"x" * 200_000_000), "running": (time.sleep, 600), "sending": (bytes, 200_000_000)}
+        if moment in calls:
+            future = lease.executor.submit(*calls[moment])
+            await asyncio.to_thread(kill_soon, pid)
+            error = await asyncio.to_thread(future.exception, 30)
+            assert error is not None or moment != "running"
+            assert error is None or f"of {calls[moment][0].__name__} was lost: it was killed by signal 9" in str(error)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        await await_until("it is dead", lambda: not alive(pid))
+        assert neighbour.result(10) is None
+        assert await asyncio.gather(*(lease.run(pow, 2, 3) for _ in range(4))) == [8, 8, 8, 8]
+
+
 async def test_under_random_kills_and_revocations_every_call_is_answered_and_nothing_leaks():
     dice = random.Random(11)
     answered = []

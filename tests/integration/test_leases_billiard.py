@@ -74,6 +74,10 @@ async def test_single_tasks_of_a_lease_have_limits_of_their_own():
             lease.executor.options(timeout=0.3).submit(time.sleep, 600).result(30)
         with pytest.raises(SoftTimeLimitExceeded):
             lease.executor.options(timeout=30, soft_timeout=0.3).submit(time.sleep, 600).result(30)
+        for limit in ("timeout", "soft_timeout", "max_memory"):
+            for value in (0, -1, float("nan"), float("inf"), True, "1"):
+                with pytest.raises(InvalidOptionError, match=f"^{limit}="):
+                    lease.executor.options(**{limit: value})
         assert await lease.run(pow, 2, 3) == 8
 
 

@@ -208,6 +208,31 @@ def test_arguments_that_the_manager_sets_itself_are_refused(backend, option, val
     assert "sets it" in str(refused(option, value, backend=backend))
 
 
+BAD_COUNTS = [*[value for value in NO_NUMBERS if value is not None], 0, -1, 1.5]
+BAD_SECONDS = [*[value for value in NO_NUMBERS if value is not None], 0, -1]
+NUMBERS = {
+    ("process", "max_tasks_per_child"): BAD_COUNTS,
+    ("billiard", "maxtasksperchild"): BAD_COUNTS,
+    ("billiard", "max_memory_per_child"): BAD_COUNTS,
+    ("billiard", "max_restarts"): BAD_COUNTS,
+    ("billiard", "max_restart_freq"): [*BAD_SECONDS, None],
+    ("billiard", "timeout"): BAD_SECONDS,
+    ("billiard", "soft_timeout"): BAD_SECONDS,
+    ("billiard", "lost_worker_timeout"): BAD_SECONDS,
+}
+
+
+@pytest.mark.parametrize(("backend", "option"), NUMBERS, ids=str)
+def test_numbers_that_the_executor_cannot_use_are_refused_at_construction(backend, option):
+    for value in NUMBERS[backend, option]:
+        refused(option, value, backend=backend)
+
+
+@pytest.mark.parametrize("option", ["threads", "putlocks"])
+def test_what_would_have_the_callers_of_a_lease_do_its_waiting_is_refused(option):
+    assert "the manager sets it" in str(refused(option, option == "putlocks", backend="billiard"))
+
+
 @pytest.mark.parametrize("value", ["forks", 3, object()])
 def test_an_unknown_start_method_is_refused(value):
     refused("mp_context", value, backend="process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
@@ -12,6 +13,7 @@ from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases._importable import keep_importable
 from slotline.leases.backend import Backend, ExecutorBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
+from slotline.workers.options import check_pool_options
 
 
 class BilliardBackend(Backend):
@@ -20,14 +22,17 @@ class BilliardBackend(Backend):
     name = ExecutorBackend.BILLIARD
     killable = True
     limits = True
-    taken = {"processes": "workers_per_pool"}  # noqa: RUF012 - a constant
+    taken = {"processes": "workers_per_pool", "threads": "the manager", "putlocks": "the manager"}  # noqa: RUF012 - a constant
 
     def __init__(self, workers: int, prefix: str, options: Mapping[str, Any], logs: ProcessLoggingConfig) -> None:
         super().__init__(workers, prefix, options)
         self._logs = ForwardedLogs(logs)
         self._initializer, self._initargs = initializer_of(self.options)
-        from slotline.workers import ExecutorClosedError, RestartFreqExceeded  # noqa: PLC0415 - billiard is optional
+        from slotline.workers import BilliardExecutor, ExecutorClosedError, RestartFreqExceeded  # noqa: PLC0415 - billiard is optional
 
+        given = inspect.signature(BilliardExecutor).bind(self.workers, **self.options)
+        given.apply_defaults()
+        check_pool_options(given.arguments)
         self.broken_by = (BrokenExecutor, ExecutorClosedError, RestartFreqExceeded)
 
     @classmethod

@@ -7,7 +7,6 @@ leave it alone.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -85,13 +84,14 @@ class LeaseFuture(Future[Any], Sink):
 class Job(ABC):
     """One call of a user's function on a lease."""
 
-    __slots__ = ("_claim", "args", "fn", "grant", "kwargs", "sink")
+    __slots__ = ("_claim", "args", "fn", "grant", "kwargs", "sink", "verdict")
 
     def __init__(
         self, grant: Grant, sink: Sink, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         self.grant, self.sink, self.fn, self.args, self.kwargs = grant, sink, fn, args, kwargs
         self._claim = threading.Lock()  # held for good by the first that decides the job's fate
+        self.verdict: LeaseExpiredError | None = None  # set before its worker is killed: what its owner will be told
 
     @abstractmethod
     def started(self) -> bool:
@@ -122,9 +122,13 @@ class Job(ABC):
 
 
 class LocalJob(Job):
-    """A job for threads of this process; it runs in a context of its own."""
+    """A job for threads of this process.
 
-    __slots__ = ("_running", "context")
+    Args:
+        run: Calls what it is given, in a context of its own or in the process that belongs to the thread.
+    """
+
+    __slots__ = ("_run", "_running")
 
     def __init__(
         self,
@@ -133,10 +137,10 @@ class LocalJob(Job):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        context: contextvars.Context,
+        run: Callable[..., Any],
     ) -> None:
         super().__init__(grant, sink, fn, args, kwargs)
-        self.context = context
+        self._run = run
         self._running = False
 
     def __call__(self) -> None:
@@ -148,9 +152,9 @@ class LocalJob(Job):
             return
         value, error = None, None
         try:
-            value = self.context.run(self.fn, *self.args, **self.kwargs)
+            value = self._run(self.fn, *self.args, **self.kwargs)
         except BaseException as caught:  # noqa: BLE001 - whatever it is belongs to the caller
-            error = contained(caught)
+            error = self.verdict or contained(caught)
         self.done()  # before the outcome is out: whoever then releases the lease finds it idle
         self.sink.resolve(value, error)
         error = None  # its traceback holds this frame
@@ -175,7 +179,7 @@ class LocalJob(Job):
 class RemoteJob(Job):
     """A job for another process or interpreter: the executor's own future reports its outcome."""
 
-    __slots__ = ("executor", "inner", "limits", "verdict")
+    __slots__ = ("executor", "inner", "limits")
 
     def __init__(
         self, grant: Grant, sink: Sink, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -183,7 +187,6 @@ class RemoteJob(Job):
         super().__init__(grant, sink, fn, args, kwargs)
         self.inner: Future[Any] | None = None
         self.executor: Executor | None = None
-        self.verdict: LeaseExpiredError | None = None  # set before its worker is killed: what its owner will be told
         self.limits: dict[str, float | None] | None = None
 
     def enter(self, executor: Executor) -> None:

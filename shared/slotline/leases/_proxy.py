@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Never, ParamSpec, TypeVar, cast
 from slotline._default import DEFAULT, Default
 from slotline.errors import LeaseError
 from slotline.leases._work import submit_future
+from slotline.workers.options import NO_LIMITS
 
 if TYPE_CHECKING:
     from slotline.leases._grants import Grant
@@ -55,6 +56,10 @@ class LeasedExecutor(Executor):
             timeout: Seconds after which a task's process is killed; ``None`` lifts the limit (default: the manager's).
             soft_timeout: Seconds after which ``SoftTimeLimitExceeded`` is raised in the task; likewise.
             max_memory: Kilobytes of data that the process may hold while a task runs; likewise.
+
+        Raises:
+            InvalidOptionError: A limit is none of those.
+            LeaseError: The backend has no such limits.
         """
         backend = self._grant.core.backend
         if not backend.limits:
@@ -63,6 +68,7 @@ class LeasedExecutor(Executor):
             )
         named = {"timeout": timeout, "soft_timeout": soft_timeout, "max_memory": max_memory}
         given = {name: value for name, value in named.items() if value is not DEFAULT}
+        NO_LIMITS.override(**given)  # refuses what is no limit
         return LeasedExecutor(self._grant, {**(self._limits or {}), **given})
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> Never:  # noqa: ARG002, FBT001, FBT002 - the signature of Executor

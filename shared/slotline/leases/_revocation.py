@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from slotline.errors import LeaseExpiredError
-from slotline.leases._jobs import Job, RemoteJob
+from slotline.leases._jobs import Job
 from slotline.leases._states import State
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class Revoker:
         executor = grant.place.empty()  # first, so that all jobs are either in it or turned away
         verdicts = {job: _killed(grant, job) if job.started() else _not_started(grant) for job in jobs}
         for job, verdict in verdicts.items():
-            if isinstance(job, RemoteJob):
-                job.verdict = verdict
+            job.verdict = verdict
         try:
             if executor is not None:
                 core.backend.kill(executor)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotline._checks import seconds as checked_seconds
 from slotline.leases._jobs import LeaseFuture, LocalJob, RemoteJob, Sink
+from slotline.leases._process_threads import in_own_process
 
 if TYPE_CHECKING:
     from slotline.leases._grants import Grant
@@ -27,7 +28,8 @@ def job_for(
         raise TypeError(f"A lease runs something that can be called, not {fn!r}.")
     backend = grant.core.backend
     if backend.local:
-        return LocalJob(grant, sink, fn, args, kwargs, context or contextvars.copy_context())
+        run = (context or contextvars.copy_context()).run if backend.in_process else in_own_process
+        return LocalJob(grant, sink, fn, args, kwargs, run)
     if backend.in_process:
         fn = partial((context or contextvars.copy_context()).run, fn)
     return RemoteJob(grant, sink, fn, args, kwargs)

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -41,10 +42,13 @@ class WorkerThreads(Executor):
         """Give a call to the threads, of which ``needed`` have something to do then; for one caller at a time."""
         if len(self._threads) < needed and len(self._threads) < self._most:
             name = f"{self._prefix}_{len(self._threads)}"
-            thread = threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True)
+            thread = threading.Thread(target=self._main(), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
         self._calls.put(call)
+
+    def _main(self) -> Call:
+        return partial(serve, self._calls)  # without the executor, which ends with its last reference
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Refuse: work enters through a lease."""
@@ -60,13 +64,15 @@ class WorkerThreads(Executor):
                 thread.join()
 
 
-def _serve(calls: SimpleQueue[Call | None]) -> None:
+def serve(calls: SimpleQueue[Call | None], after: Callable[[], None] = lambda: None) -> None:
+    """Make the calls of a queue until it says ``None``, with ``after()`` after each."""
     while (call := calls.get()) is not None:
         try:
             call()
         except BaseException:
             logging.getLogger("slotline.leases").exception("The outcome of leased work could not be handed over.")
         del call  # its arguments and its result must not live until the next call
+        after()
 
 
 _executors: weakref.WeakSet[WorkerThreads] = weakref.WeakSet()

@@ -17,7 +17,7 @@ from slotline.workers.jobs import ApplyResult
 from slotline.workers.loop import Loop
 from slotline.workers.member import Member, State
 from slotline.workers.process_tree import how_it_ended
-from slotline.workers.worker import EX_CHANNEL, EX_OK, EX_RECYCLE
+from slotline.workers.worker import EX_OK, EX_RECYCLE
 
 _LOST = 0.05
 """Seconds that the exit status of a dead worker is waited for, where the options do not say."""
@@ -149,7 +149,5 @@ class Exits:
 def lost(job: ApplyResult, code: int | None) -> BaseException:
     """Return the error of a task whose worker ended under it, in words."""
     how = how_it_ended(code)
-    if code == EX_CHANNEL:
-        how = "the task closed file descriptors that belong to the worker, so its result could not be sent"
     error: BaseException = _billiard.exceptions().WorkerLostError(f"The worker of task {job.number} was lost: {how}.")
     return error

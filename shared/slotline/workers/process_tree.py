@@ -12,6 +12,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
+EX_CHANNEL: Final = 0x9C
+"""The exit code of a worker whose task has closed the worker's own connection."""
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _FALLOC_PUNCH_HOLE_KEEP_SIZE: Final = 3
@@ -121,6 +124,8 @@ def how_it_ended(code: int | None) -> str:
     """Return in words what a process's exit code, as Python gives it, says of its end."""
     if code is None:
         return "its exit status is not known"
+    if code == EX_CHANNEL:
+        return "the task closed file descriptors that belong to the worker, so its result could not be sent"
     if code >= 0:
         return f"the task ended it with exit code {code} (os._exit or a crash)"
     try:

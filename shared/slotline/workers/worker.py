@@ -19,12 +19,11 @@ from typing import Any, Final
 
 from slotline.workers import _billiard, outcome, process_tree, wire
 from slotline.workers.arena import RESULTS, TASKS, Arena
+from slotline.workers.process_tree import EX_CHANNEL
 
 EX_OK: Final = 0
 EX_RECYCLE: Final = 0x9B
 """The exit code of a worker that has done its share, as in billiard."""
-EX_CHANNEL: Final = 0x9C
-"""The exit code of a worker whose task has closed the worker's own connection."""
 
 _PAGE_KB: Final = resource.getpagesize() // 1024
 
@@ -151,7 +150,7 @@ class _Worker:
     def serve(self, spec: WorkerSpec) -> int:
         """Run tasks until there is a reason to leave; returns the exit code."""
         recv, unpack, size = self.sock.recv, wire.HEADER.unpack_from, wire.HEADER.size
-        done, streams = 0, _open_streams()
+        done, streams = 0, open_streams()
         while True:
             packet = recv(wire.PACKET)
             if not packet:
@@ -175,7 +174,7 @@ class _Worker:
             self.answer(kind, flags, job, time.monotonic(), payload)
             del payload
             # Looked at while the owner is busy with the answer; a task that is in the pipe by then is taken back.
-            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or _open_streams() != streams:
+            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or open_streams() != streams:
                 return EX_RECYCLE
 
     def _confirmed(self, job: int, *, await_go: bool) -> bool:
@@ -254,7 +253,7 @@ def _resident_kb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _open_streams() -> list[bool]:
+def open_streams() -> list[bool]:
     """Return which of stdin, stdout and stderr are usable, as objects and as descriptors."""
     usable = [not getattr(stream, "closed", False) for stream in (sys.stdin, sys.stdout, sys.stderr)]
     for fd in (0, 1, 2):
