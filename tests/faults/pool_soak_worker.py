@@ -11,6 +11,7 @@ import threading
 import time
 
 import redis
+from pool_history import PoolHistory
 
 import slotline
 from slotline import Pool, PoolFullError, RedisStore, Slot, StoreError
@@ -19,16 +20,17 @@ from slotline.pools import Room
 URL, SIZE, LEASE, NAME = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 slotline.configure(heartbeat_lease=LEASE)
 store = RedisStore(URL, timeout=1, retries=5)
-history = redis.Redis.from_url(URL)
+client = redis.Redis.from_url(URL)
+history = PoolHistory(client)
 pool = Pool("soak", SIZE, slot_exp=None, store=store)
 
 
 def work(slot: Slot, message: str = "") -> None:
     """Be inside for a moment, and say so; a holder whose slot is lost says nothing any more."""
-    history.xadd("history", {"what": "enter", "fence": slot.fence, "process": NAME, "message": message})
+    history.enter(slot.fence, NAME, message)
     time.sleep(random.expovariate(200))
     if not slot.lost:
-        history.xadd("history", {"what": "leave", "fence": slot.fence, "process": NAME, "message": message})
+        history.leave(slot.fence, NAME, message)
 
 
 def hold() -> None:
@@ -43,7 +45,8 @@ def try_once() -> None:
 
 def park(room: Room, number: int) -> None:
     message = f"{NAME}-{threading.get_ident()}-{number}"
-    history.sadd("sent", message)
+    client.sadd("sent", message)
+    client.expire("sent", 3600)
     outcome = room.sync.park(pool, message.encode(), lane="soak")
     if isinstance(outcome, Slot):
         with pool.holding(outcome):
@@ -68,7 +71,7 @@ def loop() -> None:
                 hold()
             elif choice < 0.5:
                 try_once()
-            elif choice < 0.65 and not history.exists("drain"):
+            elif choice < 0.65 and not client.exists("drain"):
                 park(room, number)
             else:
                 work_off(room)

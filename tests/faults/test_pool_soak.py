@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from slotline import Pool, RedisStore
+from tests.faults.pool_history import PoolHistory
 from tests.harness.waiting import wait_until
 
 SIZE, LEASE, PROCESSES = 3, 1.0, 4
@@ -38,6 +39,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def run(server, seconds: float) -> None:
     client = server.client()
+    history = PoolHistory(client)
     processes = {f"w{number}": start(server.url, f"w{number}") for number in range(PROCESSES)}
     started, count = time.monotonic(), PROCESSES
     try:
@@ -45,7 +47,7 @@ def run(server, seconds: float) -> None:
             time.sleep(random.uniform(0.1, 1.0))
             name = random.choice(sorted(processes))
             kill(processes.pop(name))
-            client.xadd("history", {"what": "killed", "fence": 0, "process": name, "message": ""})
+            history.gone(name)
             processes[f"w{count}"] = start(server.url, f"w{count}")
             count += 1
         client.set("drain", 1, ex=3600)
@@ -57,7 +59,7 @@ def run(server, seconds: float) -> None:
             kill(process)
     wait_until("no slot is left", lambda: pool.sync.size() == 0, timeout=4 * LEASE)
     store.sync.close()
-    check(client)
+    check(history, client.smembers("sent"), killed=count - PROCESSES)
     client.close()
 
 
@@ -65,42 +67,21 @@ def _parked(client) -> int:
     return sum(field.startswith(b"m:") for field in client.hkeys("slotline:{pool:soak}:state"))
 
 
-def check(client) -> None:
+def check(history: PoolHistory, sent: set[bytes], killed: int) -> None:
     """Nobody was inside beyond the limit, fences are unique, and no message was lost or ran twice at a time."""
-    inside: dict[bytes, bytes] = {}
-    fences: set[bytes] = set()
-    ran: dict[bytes, int] = {}
-    peak = 0
-    for _, entry in client.xrange("history"):
-        what, fence = entry[b"what"], entry[b"fence"]
-        if what == b"enter":
-            assert fence not in fences, "a fence was given twice"
-            fences.add(fence)
-            inside[fence] = entry[b"process"]
-            peak = max(peak, len(inside))
-            assert len(inside) <= SIZE, f"{len(inside)} inside at once: {inside}"
-            if entry[b"message"]:
-                ran[entry[b"message"]] = ran.get(entry[b"message"], 0) + 1
-        elif what == b"leave":
-            inside.pop(fence, None)
-        else:
-            inside = {fence: process for fence, process in inside.items() if process != entry[b"process"]}
-    sent = client.smembers("sent")
+    peak, ran = history.most_inside(), history.runs()
     never = {message for message in sent if message not in ran}
-    print(f"{len(fences)} holds, peak {peak} of {SIZE}, {len(sent)} messages, {len(never)} of them never ran")
+    print(f"peak {peak} of {SIZE}, {len(sent)} messages, {len(never)} of them never ran")
     assert peak == SIZE
     # A process that died between saying "sent" and parking has parked nothing: at most one a thread.
-    assert len(never) <= 3 * sum(entry[b"what"] == b"killed" for _, entry in client.xrange("history")) + 3 * PROCESSES
-    again = sum(times - 1 for times in ran.values())
-    assert again <= 3 * sum(entry[b"what"] == b"killed" for _, entry in client.xrange("history"))
+    assert len(never) <= 3 * (killed + PROCESSES)
+    assert sum(times - 1 for times in ran.values()) <= 3 * killed
 
 
-@pytest.mark.leaves("keys", reason="the history that the run is checked by")
 def test_a_short_run_with_kills_keeps_the_limit_and_every_message(own_redis):
     run(own_redis, 6.0)
 
 
 @pytest.mark.soak
-@pytest.mark.leaves("keys", reason="the history that the run is checked by")
 def test_a_long_run_with_kills_keeps_the_limit_and_every_message(own_redis):
     run(own_redis, float(os.environ.get("SOAK_SECONDS", "60")))
