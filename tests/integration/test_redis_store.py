@@ -103,6 +103,25 @@ async def test_cancelling_callers_disturbs_nobody_who_travels_with_them(redis_st
     assert outcomes[1::2] == [b"x"] * 200
 
 
+async def test_a_lone_reader_that_is_cancelled_leaves_nobody_its_reply(redis_store, redis_client):
+    before = redis_client.info("clients")["connected_clients"]
+    cancelled = 0
+    for number in range(300):
+        lone = asyncio.create_task(redis_store.read(Command("ECHO", (f"{number}",))))
+        for _ in range(number % 12):  # at every step of the way
+            await asyncio.sleep(0)
+        lone.cancel()
+        answers = await asyncio.gather(*(redis_store.read(Command("ECHO", (f"{number} {at}",))) for at in range(3)))
+        assert answers == [f"{number} {at}".encode() for at in range(3)]
+        (outcome,) = await asyncio.gather(lone, return_exceptions=True)
+        cancelled += isinstance(outcome, asyncio.CancelledError)
+        assert lone.cancelled() or outcome == f"{number}".encode()
+    assert cancelled
+    await await_until(
+        "few connections are open", lambda: redis_client.info("clients")["connected_clients"] - before <= 3
+    )
+
+
 async def test_scripts_that_the_server_forgot_are_sent_again(redis_store, redis_client):
     pool = Pool("p", 2, store=redis_store)
     await pool.acquire()

@@ -40,6 +40,7 @@ class Coalescer:
         self._boarding = False
         self._newest: asyncio.Task[None] | None = None
         self._flights: set[asyncio.Task[None]] = set()
+        self._loner: asyncio.Future[None] | None = None
         self._lifeline: AsyncGenerator[None, None] | None = None
 
     def submit(self, command: Command) -> asyncio.Future[Any]:
@@ -49,9 +50,30 @@ class Coalescer:
         self._board()
         return reply
 
+    async def read(self, command: Command) -> Any:
+        """Send a command that changes nothing and return its reply: in the caller's own task if nothing is under way.
+
+        That saves what a task costs, and more is gained by travelling together only where there is company. Cancelling
+        the caller then takes its connection along, and nobody else.
+        """
+        if self._flights or self._waiting or self._loner is not None:
+            return await self.submit(command)
+        await self._tie_to_loop()
+        landed = self._loner = self._loop.create_future()
+        try:
+            (reply,) = await self._send((command,))
+        finally:
+            self._loner = None
+            landed.set_result(None)
+            if self._waiting:
+                self._board()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
     def _board(self) -> None:
         # The flight's task starts in the loop's next round: whatever else is asked for in this one travels with it.
-        if not self._boarding and len(self._flights) < FLIGHTS:
+        if not self._boarding and len(self._flights) + (self._loner is not None) < FLIGHTS:
             self._boarding = True
             flight = self._newest = self._loop.create_task(self._fly())
             self._flights.add(flight)
@@ -65,10 +87,8 @@ class Coalescer:
             self._board()
 
     async def _fly(self) -> None:
-        if self._lifeline is None:
-            self._lifeline = self._until_loop_ends()
-            await anext(self._lifeline)
-        self._boarding = False
+        await self._tie_to_loop()
+        flight, self._boarding = self._newest, False
         count = min(len(self._waiting), LARGEST_BATCH)
         batch = [entry for entry in (self._waiting.popleft() for _ in range(count)) if not entry[1].done()]
         if self._waiting:
@@ -83,11 +103,17 @@ class Coalescer:
             for _, reply in batch:
                 reply.cancel()
             raise
+        self._flights.discard(flight)  # before its callers go on: whoever reads next is alone
         for (command, reply), value in zip(batch, replies, strict=True):
             if reply.cancelled():
                 self._unwanted(command)
             else:
                 _settle(reply, value)
+
+    async def _tie_to_loop(self) -> None:
+        if self._lifeline is None:
+            self._lifeline = self._until_loop_ends()
+            await anext(self._lifeline)
 
     async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
         # An event loop closes its asynchronous generators before it ends: the one place where a library can close
@@ -99,8 +125,8 @@ class Coalescer:
 
     async def land(self) -> None:
         """Return when nothing is under way."""
-        while self._flights:
-            await asyncio.wait(list(self._flights))
+        while self._flights or self._loner is not None:
+            await asyncio.wait([*self._flights, *([] if self._loner is None else [self._loner])])
 
     async def close(self) -> None:
         """Let what is under way land, then close the connections."""

@@ -40,10 +40,17 @@ class LoopLinks:
 
     def submit(self, command: Command, lane: str | None) -> asyncio.Future[Any]:
         """Send ``command`` with the next flight of ``lane``, the server that it is probably for."""
+        return self._coalescer(lane).submit(command)
+
+    async def read(self, command: Command, lane: str | None) -> Any:
+        """Send a command that changes nothing, see :meth:`Coalescer.read`."""
+        return await self._coalescer(lane).read(command)
+
+    def _coalescer(self, lane: str | None) -> Coalescer:
         coalescer = self._coalescers.get(lane)
         if coalescer is None:
             coalescer = self._coalescers[lane] = Coalescer(self._send, self._close, self._unwanted)
-        return coalescer.submit(command)
+        return coalescer
 
     def client(self, node: str) -> redis.asyncio.Redis:
         """Return the client of a server."""

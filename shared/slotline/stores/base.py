@@ -87,6 +87,10 @@ class Store(ABC):
             StoreError: The store refused the command.
         """
 
+    async def read(self, command: Command) -> Reply:
+        """Do as :meth:`execute` does, for a command that changes nothing; it may be cheaper."""
+        return await self.execute(command)
+
     @abstractmethod
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """Run several independent commands in one round trip; each has its reply or its error in its place.

@@ -161,6 +161,10 @@ class RedisStore(Store, Fleet):
         """See :meth:`Store.execute`."""
         return await self._links().submit(command, self._lane(command))
 
+    async def read(self, command: Command) -> Reply:
+        """See :meth:`Store.read`."""
+        return await self._links().read(command, self._lane(command))
+
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`Store.execute_many`."""
         links = self._links()
