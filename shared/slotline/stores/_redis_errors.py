@@ -38,6 +38,7 @@ _ELSEWHERE = (
     redis_errors.ReadOnlyError,
     redis_errors.TryAgainError,
 )
+_WITHIN_SCRIPT = re.compile(r"^(ERR )?Error running script \(call to \w+\): (@user_script:\s*\d+: )+-")
 _HOPELESS = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 # What a server answers that is up and cannot serve: replicas, failovers, a full memory, a failed snapshot.
@@ -71,7 +72,7 @@ def elsewhere(error: BaseException) -> bool:
     """Return whether another server serves the call, or will soon: after a failover, or while hash slots move."""
     if isinstance(error, _ELSEWHERE):
         return True
-    return isinstance(error, redis_errors.ResponseError) and str(error).startswith(_ELSEWHERE_CODES)
+    return isinstance(error, redis_errors.ResponseError) and _said(error).startswith(_ELSEWHERE_CODES)
 
 
 def redirection(error: Any, asked: str) -> Redirection | None:
@@ -101,11 +102,16 @@ def translated(store: str, error: Exception) -> Exception:
         return StoreUnavailableError(store, _reason(error))
     if isinstance(error, redis_errors.ResponseError):
         # redis-py takes the code off the text of the errors that it has a class for.
-        said = str(error)
+        said = _said(error)
         if isinstance(error, _UNSERVING_CLASSES) or said.startswith(_CANNOT_SERVE):
             return StoreUnavailableError(store, _reason(error))
         return StoreError(f"The store {store} refused a command: {said}")
     return error
+
+
+def _said(error: Exception) -> str:
+    """Return what the server said; of an error within a script, Redis < 7 says first where it was."""
+    return _WITHIN_SCRIPT.sub("", str(error))
 
 
 _UNSERVING_CLASSES = (*_ELSEWHERE, redis_errors.OutOfMemoryError, redis_errors.NoPermissionError)
