@@ -1,4 +1,7 @@
-"""A long random run: processes that hold, wait, park and take are killed and replaced; the limit is never exceeded."""
+"""A long random run: processes that hold, wait, park and take are killed and replaced; the limit is never exceeded.
+
+Their clocks are ten minutes apart.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from tests.faults.pool_history import PoolHistory
 from tests.harness.waiting import wait_until
 
 SIZE, LEASE, PROCESSES = 3, 1.0, 4
+CLOCKS = (-600, 0, 600)
+"""By how many seconds a process's clock is wrong."""
 WORKER = Path(__file__).with_name("pool_soak_worker.py")
 
 
 def start(url: str, name: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, WORKER, url, str(SIZE), str(LEASE), name],
+        [sys.executable, WORKER, url, str(SIZE), str(LEASE), name, str(random.choice(CLOCKS))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

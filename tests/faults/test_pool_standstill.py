@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -20,6 +22,7 @@ from tests.harness.proxy import TcpProxy
 from tests.harness.waiting import await_until
 
 LEASE = 1.0
+ACTOR = Path(__file__).with_name("pool_actor.py")
 
 WAITER = """
 import asyncio, sys
@@ -46,6 +49,80 @@ async def store(redis_url):
     store = RedisStore(redis_url, timeout=10)
     yield store
     await store.close()
+
+
+class Actor:
+    """A process that does what it is told."""
+
+    def __init__(self, url: str) -> None:
+        command = [sys.executable, ACTOR, url, str(LEASE)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def do(self, what: str) -> Any:
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def stop(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+async def test_a_holder_that_stood_still_knows_at_once_that_it_holds_nothing(store, redis_url):
+    configure(heartbeat_lease=30.0)
+    pool = Pool("p", 1, slot_exp=None, store=store)
+    with Actor(redis_url) as actor:
+        fence = actor.do("acquire")
+        actor.stop()
+        mine = await pool.acquire(timeout=30)
+        actor.go_on()
+        assert actor.do("lost") is True
+        assert actor.do("release") is False
+    assert mine.fence > fence
+    assert await pool.release(mine) is True
+
+
+async def test_a_worker_that_stood_still_neither_keeps_nor_removes_what_another_runs_by_then(store, redis_url):
+    configure(heartbeat_lease=30.0)
+    pool, room = Pool("p", 1, slot_exp=None, store=store), Room(store, ["q"])
+    held = await pool.acquire()
+    assert await room.park(pool, b"message", lane="q") == Parked(0)
+    await pool.release(held)
+    found: list[Taken | None] = []
+
+    async def look() -> bool:
+        room.call("p")
+        found.append(await room.take())
+        return found[-1] is not None
+
+    with Actor(redis_url) as actor:
+        fence = actor.do("take")
+        actor.stop()
+        await await_until("its message can be taken", look, timeout=30)
+        actor.go_on()
+        assert actor.do("lost") is True
+        assert actor.do("settle") is None
+    taken = found[-1]
+    assert (taken.message, taken.lost, taken.slot.lost) == (b"message", False, False)
+    assert taken.slot.fence > fence
+    assert isinstance(await room.park(pool, b"message", lane="q"), Parked), "it is in the room still"
+    await taken.give_back()
+    await look()
+    assert found[-1].message == b"message"
+    await found[-1].settle()
+    await pool.release(found[-1].slot)
+    room.close()
 
 
 def says_something(process: subprocess.Popen[str], seconds: float) -> bool:

@@ -83,6 +83,9 @@ local function grant_caller(token, weight, partition)
   local cap_ms = tonumber(cap)
   local life = life_of(tonumber(lease), cap_ms)
   local given = fence_after(fence)
+  -- A server that refuses to write, for its memory or its role, does so at the first write of a script: before anybody
+  -- is told of a slot.
+  redis.call('HSET', state, 'fence', given)
   if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
     deaf[channel] = true
     return 'deaf'
