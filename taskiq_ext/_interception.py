@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from taskiq.decor import AsyncTaskiqDecoratedTask
+
+from taskiq_ext._tether import Tethered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -92,9 +95,11 @@ class Plan:
         if self.settled:
             return self.real
         function, guard = self.runner or self.real, self.guard
-        if self.outcome is not None or guard is None or not (self.can_be_ended or guard.error):
+        if self.outcome is not None or guard is None:
             return self.outcome or function
-        return self._standing_in(lambda args, kwargs: guard.run(lambda: function(*args, **kwargs)))
+        if self.can_be_ended or guard.error:
+            return self._standing_in(lambda args, kwargs: guard.run(lambda: function(*args, **kwargs)))
+        return function if self.runner is not None else Tethered(function, os.getpid())
 
     @property
     def can_be_ended(self) -> bool:

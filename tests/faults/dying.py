@@ -70,3 +70,27 @@ class Places:
             is_over(tenure)
 
         SyncRoom.park, Gate._start, Tenure._is_over = parked, started, ended  # type: ignore[method-assign]
+
+    def prepare_taskiq(self) -> None:
+        """Look at every place in a Taskiq worker, but where a run has ended, which a middleware of the app must see."""
+        from taskiq_ext._delivery import Delivery
+        from taskiq_ext.pools import PoolLimitMiddleware
+
+        acknowledge, run_taken, hold = (
+            Delivery.acknowledge_parked, PoolLimitMiddleware._run_taken, PoolLimitMiddleware._hold
+        )  # fmt: skip
+
+        async def parked(delivery: Any, task_id: str) -> None:
+            self.here("parked", task_id)
+            await acknowledge(delivery, task_id)
+
+        async def taken(limits: Any, plan: Any, taken: Any, limit: Any, message: Any) -> None:
+            self.here("taken", message.task_id)
+            await run_taken(limits, plan, taken, limit, message)
+
+        def admitted(limits: Any, plan: Any, pool: Any, slot: Any, limit: Any, message: Any) -> None:
+            self.here("admitted", message.task_id)
+            hold(limits, plan, pool, slot, limit, message)
+
+        Delivery.acknowledge_parked = parked  # type: ignore[method-assign]
+        PoolLimitMiddleware._run_taken, PoolLimitMiddleware._hold = taken, admitted  # type: ignore[method-assign]

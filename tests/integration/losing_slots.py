@@ -58,13 +58,14 @@ def most_alive(seen: Sequence[int]) -> int:
 
 def runs(client: redis.Redis, name: str) -> Counter[str]:
     """Return how many runs of each task there were, by their fences."""
-    return Counter(task for task, _ in {(entry[b"task"].decode(), entry[b"fence"]) for entry in _entries(client, name)})
+    return Counter(task for task, _ in {(entry[b"task"].decode(), entry[b"fence"]) for entry in entries(client, name)})
 
 
 def ends(client: redis.Redis, name: str) -> Counter[str]:
     """Return how many runs of each task have come to their end."""
-    return Counter(entry[b"task"].decode() for entry in _entries(client, name) if entry[b"what"] == b"ends")
+    return Counter(entry[b"task"].decode() for entry in entries(client, name) if entry[b"what"] == b"ends")
 
 
-def _entries(client: redis.Redis, name: str) -> list[dict[bytes, bytes]]:
+def entries(client: redis.Redis, name: str) -> list[dict[bytes, bytes]]:
+    """Return all that was written down, in the order in which the server has seen it."""
     return [entry for _, entry in client.xrange(f"history:{name}")]

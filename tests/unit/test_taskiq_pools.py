@@ -20,6 +20,7 @@ from taskiq import (
     TaskiqResult,
 )
 from taskiq.exceptions import NoResultError
+from taskiq.receiver import Receiver
 
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreUnavailableError
 from slotline.pools import Pool, Slot
@@ -381,3 +382,19 @@ async def test_an_unlabelled_task_asks_no_store() -> None:
     assert (await result_of(await work.kiq())).return_value == "ran"
     assert store.asked == 0
     await broker.shutdown()
+
+
+async def test_a_plain_function_that_the_receiver_meets_with_a_slot_keeps_its_types_and_dependencies(
+    broker: InMemoryBroker,
+) -> None:
+    await broker.startup()
+    receiver = Receiver(broker, run_startup=False)
+
+    @broker.task(pool="late", pool_size=1)
+    def late(x: int, context: Annotated[Context, TaskiqDepends()]) -> tuple[int, str]:
+        return x, context.message.task_name
+
+    labels: dict[str, Any] = {"pool": "late", "pool_size": 1}
+    message = TaskiqMessage(task_id="1", task_name=late.task_name, labels=labels, args=["2"], kwargs={})
+    await receiver.callback(broker.formatter.dumps(message).message)
+    assert (await broker.result_backend.get_result("1")).return_value == (2, late.task_name)
