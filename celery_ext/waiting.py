@@ -11,6 +11,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_ext import outcome
+from celery_ext._compat import prefetches_a_fixed_number
 from celery_ext.held import Held, Line, ended, is_over
 from celery_ext.mailbox import Mailbox
 from celery_ext.processes import Processes
@@ -55,7 +56,7 @@ class Waiting:
         self._lines: dict[tuple[str, str | None], Line] = {}
         self._granted: dict[Held, Slot] = {}
         self._unasked: list[Held] = []
-        self._ticking = False
+        self._ticking = self._warned = False
         self._connection = object()
 
     def __contains__(self, name: tuple[str, str | None]) -> bool:
@@ -131,6 +132,13 @@ class Waiting:
         # A held request is not one that the pool has: workers that count those must go on to take others.
         state.reserved_requests.discard(held.request)
         self._consumer.qos.increment_eventually()
+        if not self._warned and prefetches_a_fixed_number(self._consumer):
+            logger.warning(
+                "%s is held. What a worker holds counts in its prefetch count, which is fixed on quorum queues: "
+                "with as many held as that it takes no other tasks, as it would if they were parked.",
+                held.request,
+            )
+        self._warned = True
         self._mailbox.wake()  # the loop tells the broker of it before its next wait, and not while it waits
         logger.debug("%s is held: pool %r has no slot for it", held.request, held.limit.key)
         self._processes.give_back()
