@@ -8,6 +8,8 @@ message under a claim, which lapses with its worker.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -58,7 +60,7 @@ class Parking:
         self._room: Room | None = None
         self._lanes: dict[str, str] = {}
         self._delivered: set[TakenMessage] = set()
-        self._seeking = self._waiting = False
+        self._seeking, self._look_at = False, math.inf
 
     def open(self) -> None:
         """Serve the lanes of the queues that the worker consumes from."""
@@ -70,7 +72,7 @@ class Parking:
             on_call=lambda: self._mailbox.post(self.take_soon),
             on_lost=self._on_lost,
         )
-        self._seeking = self._waiting = False
+        self._seeking, self._look_at = False, math.inf
         self._look_later(0.0)
 
     def let_go(self) -> None:
@@ -155,13 +157,17 @@ class Parking:
             message.requeue()
 
     def _look_later(self, seconds: float) -> None:
-        if not self._waiting:
-            self._waiting = True
-            self._consumer.timer.call_after(max(seconds, BUSY), self._mailbox.post, (self._look, self._room))
+        seconds = max(seconds, BUSY)
+        at = time.monotonic() + seconds
+        if at < self._look_at:
+            self._look_at = at
+            self._consumer.timer.call_after(seconds, self._mailbox.post, (self._look, self._room, at))
 
-    def _look(self, room: Room | None) -> None:
-        if room is self._room:  # whether a look of before the connection broke still comes depends on Celery's version
-            self._waiting = False
+    def _look(self, room: Room | None, at: float) -> None:
+        # One that a sooner one has overtaken comes all the same; whether one from before the connection broke does
+        # depends on Celery's version.
+        if room is self._room and at == self._look_at:
+            self._look_at = math.inf
             self.take_soon()
 
     def _lane_of(self, message: Any) -> str:

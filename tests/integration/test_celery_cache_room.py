@@ -19,7 +19,7 @@ REDELIVERY = {"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_r
 """What a dead worker has not acknowledged comes again soon."""
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads"])
+@pytest.fixture(scope="module", params=["prefork", "threads", "gevent"])
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """An application that acknowledges late."""
     with RedisServer() as server:

@@ -13,7 +13,7 @@ from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
 
-POOLS = ("prefork", "threads", "solo")
+POOLS = ("prefork", "threads", "solo", "gevent")
 
 
 @pytest.fixture(scope="module", params=POOLS)
