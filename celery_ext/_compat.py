@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import celery
@@ -66,15 +65,6 @@ def check_redis_transport() -> None:
     parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos", "unacked_restore_limit")
     _need(redis.Channel, "kombu's Redis channel", *parts)
     _need(virtual.QoS, "kombu's QoS", "_delivered", "restore_visible")
-
-
-def prefetches_a_fixed_number(consumer: Any) -> bool:
-    """Return whether the worker's prefetch count cannot be raised: one of its queues is a quorum queue."""
-    if find_spec("celery.utils.quorum_queues") is None or not consumer.app.conf.worker_detect_quorum_queues:
-        return False  # before 5.5 Celery knew none
-    from celery.utils.quorum_queues import detect_quorum_queues  # noqa: PLC0415 - see above
-
-    return bool(detect_quorum_queues(consumer.app, consumer.connection.transport.driver_type)[0])
 
 
 def has_semaphore(worker: Any, consumer: Any) -> bool:

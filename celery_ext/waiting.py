@@ -11,7 +11,6 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_ext import outcome
-from celery_ext._compat import prefetches_a_fixed_number
 from celery_ext.held import Held, Line, ended, is_over
 from celery_ext.mailbox import Mailbox
 from celery_ext.processes import Processes
@@ -132,7 +131,7 @@ class Waiting:
         # A held request is not one that the pool has: workers that count those must go on to take others.
         state.reserved_requests.discard(held.request)
         self._consumer.qos.increment_eventually()
-        if not self._warned and prefetches_a_fixed_number(self._consumer):
+        if not self._warned and getattr(self._consumer, "qos_global", None) is False:  # before 5.7 it does not tell
             logger.warning(
                 "%s is held. What a worker holds counts in its prefetch count, which is fixed on quorum queues: "
                 "with as many held as that it takes no other tasks, as it would if they were parked.",
