@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -271,3 +272,20 @@ def nested_stdlib_process():
     process.start()
     process.join()
     return process.exitcode
+
+
+class TellsWhoRebuildsIt:
+    """Remembers the thread that rebuilds it, and can be told to interrupt that thread."""
+
+    def __init__(self, interrupt=False):
+        self.interrupt = interrupt
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.thread = threading.current_thread()
+        if self.interrupt:
+            raise KeyboardInterrupt
+
+
+def result_that_tells(*, interrupt=False):
+    return TellsWhoRebuildsIt(interrupt)

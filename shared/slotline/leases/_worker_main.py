@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from slotline.leases._child import WorkerSetup, start_worker
 from slotline.workers import outcome, wire
 from slotline.workers.process_tree import EX_CHANNEL, adopt_orphans
-from slotline.workers.worker import open_streams
+from slotline.workers.streams import Streams
 
 STOP = b""
 """What the owner sends instead of a call."""
@@ -25,7 +25,7 @@ def serve(connection: Connection, setup: WorkerSetup) -> None:
         _answer(connection, wire.BROKEN, 0, [traceback.format_exc()[-_MOST_TEXT:].encode(errors="replace")])
         return
     os.register_at_fork(after_in_child=connection.close)
-    pid, streams = os.getpid(), open_streams()
+    pid, streams = os.getpid(), Streams()
     _answer(connection, wire.READY, 0, [])
     fit = True
     while fit:
@@ -40,7 +40,7 @@ def serve(connection: Connection, setup: WorkerSetup) -> None:
         del packet
         if os.getpid() != pid:
             os._exit(0)  # a copy that the call forked off and let return: the answer is the original's to give
-        fit = open_streams() == streams
+        fit = not streams.damaged()
         _answer(connection, kind, 0 if fit else wire.LEAVING, payload)
         del payload
 

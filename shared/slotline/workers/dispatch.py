@@ -25,6 +25,9 @@ from slotline.workers.restarts import RestartPolicy
 SHORT: Final = 0.001
 """A worker whose tasks take less than this many seconds gets several at once."""
 
+STALL: Final = 0.002
+"""Seconds that short tasks wait behind one that turns out to be long, before other workers may have them."""
+
 SETTLE: Final = 0.045
 """Seconds that a killed task's error waits for the confirmation that everything is dead."""
 
@@ -73,7 +76,13 @@ class Dispatcher:
         self.deadlines: list[tuple[float, int, Due, Any]] = []
         self._sequence = itertools.count()
         self.supervisor: int | None = None
-        self.drives_itself = options.threads
+        self.errands: dict[int, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
+        """What threads that read an answer themselves are to do when they have read it."""
+        self.loans: set[Member] = set()
+        """The workers that the supervisor does not listen to although nobody may be waiting for their answer."""
+        self.listen: Callable[[Member], None] = lambda _member: None
+        self.attend: Callable[[ApplyResult, float | None], float | None] = leave
+        """Does what the calling thread can do for a task that it waits for; returns how long it is to wait then."""
         self.drive: Callable[[Callable[[], bool], float | None], None] = lambda _until, _timeout: None
         self.send_ack: Callable[[int, int, Any, int], Any] = send_ack
         self.on_job_ready: Callable[[int, Any, Any, int], Any] | None = None
@@ -81,6 +90,11 @@ class Dispatcher:
     def in_supervisor(self) -> bool:
         """Return whether the calling thread is the supervisor."""
         return self.supervisor == threading.get_ident()
+
+    def in_service(self) -> bool:
+        """Return whether the calling thread does the supervisor's work, so that it must run nobody's code."""
+        ident = threading.get_ident()
+        return ident == self.supervisor or ident in self.errands
 
     # Callers.
 
@@ -166,31 +180,36 @@ class Dispatcher:
         if len(member.inflight) == 1:
             member.begun = now
         self.policy.accepted()
-        flags, deadline, memory, limits = job.flags, 0.0, 0, job.limits
+        flags, (deadline, memory) = job.flags, (0.0, 0) if job.simple else self._limit(job, now)
         if shared:
             flags |= wire.SHARED
         if not member.fetching:
             flags |= wire.CLEAN
-        if not job.simple:
-            memory = limits.max_memory or 0
-            if limits.soft_timeout is not None:
-                deadline = now + limits.soft_timeout
-                self.due(deadline, Due.SOFT, job)
-            if limits.timeout is not None:
-                self.due(now + limits.timeout, Due.HARD, job)
-            if limits.timed and self.options.on_timeout_set is not None:
-                self.courier.put(self.options.on_timeout_set, job, limits.soft_timeout, limits.timeout)
         packet = wire.HEADER.pack(wire.RUN, flags, job.number, deadline, memory, shared)
         if not shared:
             packet += job.payload[0] if len(job.payload) == 1 else b"".join(job.payload)
+        if member.lent_to is not None and member.lent_to != threading.get_ident():
+            self.reclaim(member)
         try:
             member.sock.send(packet)
         except OSError:
             # The worker is dying; its end is reported soon. The task has not reached it.
             member.inflight.remove(job)
-            job.member = None
+            member.part_with(job)
             member.state = State.LEAVING
             self.queue.appendleft(job)
+
+    def _limit(self, job: ApplyResult, now: float) -> tuple[float, int]:
+        """Set the deadlines of a task that starts now; returns its soft deadline and the kilobytes it may use, or 0."""
+        limits, deadline = job.limits, 0.0
+        if limits.soft_timeout is not None:
+            deadline = now + limits.soft_timeout
+            self.due(deadline, Due.SOFT, job)
+        if limits.timeout is not None:
+            self.due(now + limits.timeout, Due.HARD, job)
+        if limits.timed and self.options.on_timeout_set is not None:
+            self.courier.put(self.options.on_timeout_set, job, limits.soft_timeout, limits.timeout)
+        return deadline, limits.max_memory or 0
 
     def write(self, member: Member, job: ApplyResult) -> None:
         """Copy a long payload to the worker's memory and send the task; called without the lock."""
@@ -207,12 +226,12 @@ class Dispatcher:
                 return
             if mine:
                 member.inflight.remove(job)
-                job.member = None
+                member.part_with(job)
             error = error or job.verdict
             if mine and error is None:
                 self.queue.appendleft(job)
             if not member.gone and member.state is State.READY:
-                self.free.append(member)
+                self.set_free(member)
             more = self.pump()
         if member.gone and not member.busy:
             member.close()
@@ -223,7 +242,7 @@ class Dispatcher:
     def write_all(self, large: Iterable[tuple[Member, ApplyResult]]) -> None:
         """Write the payloads that :meth:`pump` could not send at once."""
         for member, job in large:
-            if job.size > QUICK and self.in_supervisor():
+            if job.size > QUICK and self.in_service():
                 self.courier.put(self.write, member, job)
             else:
                 self.write(member, job)
@@ -240,10 +259,10 @@ class Dispatcher:
         """Give a worker that has finished a task its next ones, or set it free."""
         inflight, queue = member.inflight, self.queue
         if not inflight:
-            job = self.next_job()
+            job = self.next_job() if queue else None
             if job is None:
                 self.ahead.discard(member)
-                self.free.append(member)
+                self.set_free(member)
                 return []
             if self._assign(member, job):
                 return [(member, job)]
@@ -269,11 +288,22 @@ class Dispatcher:
         """Put the tasks that a worker has not begun back to the head of the queue."""
         self.ahead.discard(member)
         jobs = member.take_back()
-        for job in reversed(jobs):
-            job.member = None
-            self.queue.appendleft(job)
+        self.queue.extendleft(reversed(jobs))
         if jobs and not member.inflight and member.state is State.READY:
-            self.free.append(member)
+            self.set_free(member)
+
+    def set_free(self, member: Member) -> None:
+        """Let the worker have the next task; a supervisor that waits for the last to be done looks again."""
+        self.free.append(member)
+        if self.phase is not Phase.RUN:
+            self.wake()
+
+    def reclaim(self, member: Member) -> None:
+        """Have the supervisor listen to a worker that was lent."""
+        member.lent_to = None
+        self.loans.discard(member)
+        if not member.gone:
+            self.listen(member)
 
     def condemn(self, member: Member, error: BaseException) -> None:
         """Have the task that a worker has now fail with ``error`` when the worker ends, whether it has begun or not."""
@@ -294,9 +324,13 @@ class Dispatcher:
         return bool(flags & wire.PLAIN) and job.hooks is NO_HOOKS and self.on_job_ready is None
 
     def deliver(self, job: ApplyResult, kind: int, flags: int, payload: bytes) -> None:
-        """Resolve a task with its packed outcome; what may run somebody's code is unpacked in the callbacks' thread."""
+        """Resolve a task with its packed outcome; what may run somebody's code waits for a thread that may do so."""
         if self.unpacks_here(job, flags):
             self.settle(job, *outcome.unpack_value(payload))
+            return
+        errands = self.errands.get(threading.get_ident())
+        if errands is not None and job.hooks is NO_HOOKS and self.on_job_ready is None:
+            errands.append((self._unpack, (job, kind, payload)))
         else:
             self.courier.put(self._unpack, job, kind, payload)
 
@@ -317,7 +351,7 @@ class Dispatcher:
 
     def finish(self, job: ApplyResult, value: Any, error: BaseException | None) -> None:
         """Resolve a task where its callbacks may run: here if it has none, else in the callbacks' thread."""
-        if job.hooks is NO_HOOKS or not self.in_supervisor():
+        if job.hooks is NO_HOOKS or not self.in_service():
             job.settle(value, error)
         else:
             self.courier.put(job.settle, value, error)
@@ -331,8 +365,9 @@ class Dispatcher:
 
     def finished(self, job: ApplyResult) -> None:
         """Give back what a task held besides its worker."""
-        place, job.place = job.place, None
+        place = job.place
         if place is not None:
+            job.place = None
             place.release()
         if job.limits.timed and job.claimed and self.options.on_timeout_cancel is not None:
             self.courier.put(self.options.on_timeout_cancel, job)
@@ -340,6 +375,11 @@ class Dispatcher:
 
 QUICK: Final = WINDOW
 """The supervisor itself moves payloads of up to this many bytes, which takes about a millisecond."""
+
+
+def leave(_job: ApplyResult, timeout: float | None) -> float | None:
+    """Do nothing for a task that a thread waits for: others see to it."""
+    return timeout
 
 
 def send_ack(response: int, job: int, _i: Any, fd: int) -> None:

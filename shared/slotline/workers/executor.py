@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from slotline.workers import _billiard, lifetime, wire
-from slotline.workers.dispatch import Phase
+from slotline.workers.dispatch import Phase, leave
 from slotline.workers.errors import ExecutorClosedError, UnpicklableError
 from slotline.workers.jobs import NO_HOOKS, ApplyResult, Hooks, Observer
 from slotline.workers.management import PoolManagement
@@ -113,16 +112,16 @@ class BilliardExecutor(PoolManagement, TaskMethods):
     # One supervisor for each process that uses the executor.
 
     def _supervisor(self) -> Supervisor:
+        # A process that was forked from the owner has none yet: forget() has seen to it.
         running = self._running
-        if running is not None and running.owner == os.getpid():
+        if running is not None:
             return running
         with self._mutex:
             return self._start()
 
     def _start(self) -> Supervisor:
-        running = self._running
-        if running is not None and running.owner == os.getpid():
-            return running
+        if self._running is not None:
+            return self._running
         supervisor = Supervisor(self._options, self._packed_spec)
         self._places = self._options.semaphore or Places(self._options.processes)
         kind = type(self)
@@ -156,7 +155,8 @@ class BilliardExecutor(PoolManagement, TaskMethods):
         except UnpicklableError as raised:
             payload, error = [], raised
         job = ApplyResult(dispatcher, payload, limits, hooks, correlation_id)
-        job.observer, job.index = observer, index
+        if observer is not None:
+            job.observer, job.index = observer, index
         if self._options.synack:
             job.flags, job.simple = wire.CONFIRM | wire.AWAIT, False
         elif hooks.accept_callback is not None:
@@ -212,6 +212,8 @@ class BilliardExecutor(PoolManagement, TaskMethods):
     def forget(self) -> None:
         """Drop the parent's workers in a process that was forked from it; the next use starts new ones."""
         self._mutex = threading.Lock()  # a thread of the parent may have held it
+        if self._running is not None:
+            self._running.dispatcher.attend = leave  # the answers are the parent's
         self._running = None
 
     def __reduce__(self) -> Any:

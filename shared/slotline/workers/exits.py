@@ -84,11 +84,12 @@ class Exits:
         dispatcher = self.dispatcher
         if member.gone:
             return
-        self.inbox.read_all(member)
-        self.loop.unwatch(member.sock.fileno())
-        if member.pidfd >= 0:
-            self.loop.unwatch(member.pidfd)
+        while self.inbox.read(member):
+            pass
         with dispatcher.lock:
+            self.loop.unwatch(member.sock.fileno())
+            if member.pidfd >= 0:
+                self.loop.unwatch(member.pidfd)
             dispatcher.members.pop(member.number, None)
             was_ready = member.state is not State.STARTING
             dispatcher.take_back(member)
@@ -97,7 +98,7 @@ class Exits:
             failed = list(member.inflight)
             member.inflight.clear()
             for job in failed:
-                job.member = None
+                member.part_with(job)
             if failed and failed[0].verdict is None and member.arena.begun() != failed[0].number:
                 dispatcher.queue.appendleft(failed.pop(0))  # the worker died with the task in its hands, not begun
             verdict = None if expected else dispatcher.policy.lost(was_ready=was_ready)

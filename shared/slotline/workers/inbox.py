@@ -7,7 +7,7 @@ from typing import Final
 from slotline.workers import outcome, wire
 from slotline.workers.courier import logger
 from slotline.workers.crew import Crew
-from slotline.workers.dispatch import QUICK, SHORT, Dispatcher
+from slotline.workers.dispatch import QUICK, SHORT, Dispatcher, Phase
 from slotline.workers.jobs import ApplyResult
 from slotline.workers.member import Member, State
 
@@ -18,28 +18,23 @@ NACK: Final = 3
 
 
 class Inbox:
-    """Reads the packets of workers and acts on them, in the supervisor's thread."""
+    """Reads the packets of workers and acts on them, in the supervisor's thread or in one that waits for an answer."""
 
     def __init__(self, dispatcher: Dispatcher, crew: Crew) -> None:
         self.dispatcher, self.crew = dispatcher, crew
 
-    def read(self, member: Member) -> None:
-        """Handle what a worker has said, as far as it is likely that it has said more than one thing."""
-        while self._read_one(member) and member.inflight:
-            pass
+    def read(self, member: Member) -> bool:
+        """Handle one thing that a worker has said; returns whether there was one."""
+        with member.reading:
+            try:
+                packet = member.sock.recv(wire.PACKET)
+            except OSError:
+                return False
+            if packet:
+                self._handle(member, packet)
+            return bool(packet)
 
-    def read_all(self, member: Member) -> None:
-        """Handle everything that a dead worker has said."""
-        while self._read_one(member):
-            pass
-
-    def _read_one(self, member: Member) -> bool:
-        try:
-            packet = member.sock.recv(wire.PACKET)
-        except OSError:
-            return False
-        if not packet:
-            return False
+    def _handle(self, member: Member, packet: bytes) -> None:
         kind, flags, number, when, offset, size = wire.HEADER.unpack_from(packet)
         if kind in (wire.DONE, wire.FAILED):
             self._outcome(member, kind, flags, number, when, (offset, size), packet)
@@ -50,7 +45,6 @@ class Inbox:
         elif kind == wire.BROKEN:
             self.crew.last_words = packet[wire.HEADER.size :].decode(errors="replace")
             logger.error("The initializer of a worker failed:\n%s", self.crew.last_words)
-        return True
 
     def _ready(self, member: Member, pid: int) -> None:
         dispatcher = self.dispatcher
@@ -82,7 +76,7 @@ class Inbox:
                     payload = bytes(view)
         with dispatcher.lock:
             job = inflight.popleft()
-            job.member = None
+            member.part_with(job)
             member.fast = when - member.begun < SHORT
             member.begun = when
             if flags & wire.LEAVING:
@@ -130,6 +124,8 @@ class Inbox:
             if not gone and not member.inflight and not member.fetching:
                 member.arena.trim()
             large = self.next(member) if not gone and not member.inflight else []
+        if dispatcher.phase is not Phase.RUN:
+            dispatcher.wake()
         if gone and not member.busy:
             member.close()
         if error is not None:
@@ -173,7 +169,6 @@ class Inbox:
                 return
             dispatcher.send_ack(response, job.number, None, member.sock.fileno())
             if response == NACK and member.inflight and member.inflight[0] is job:
-                member.inflight.popleft()
-                job.member = None
+                member.part_with(member.inflight.popleft())
                 large = self.next(member)
         dispatcher.write_all(large)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
+from _thread import RLock
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass
@@ -39,6 +41,23 @@ SMALL: Final = 4096
 """Payloads of up to this many bytes may wait in a worker's pipe."""
 
 
+class _Condition(RLock):  # type: ignore[misc] # the type stubs call it final, which it is not
+    """What a future needs of ``threading.Condition``; only one that is waited on becomes as expensive."""
+
+    _full: threading.Condition | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait as ``threading.Condition`` does."""
+        if self._full is None:
+            self._full = threading.Condition(self)
+        return self._full.wait(timeout)
+
+    def notify_all(self) -> None:
+        """Wake everybody who waits."""
+        if self._full is not None:
+            self._full.notify_all()
+
+
 class ApplyResult(Future[Any]):
     """One task of a :class:`~slotline.workers.BilliardExecutor` and what becomes of it.
 
@@ -47,6 +66,9 @@ class ApplyResult(Future[Any]):
     """
 
     # What most tasks never change is said once for all of them, which makes a task cheaper to make.
+    _state = "PENDING"
+    _result: Any = None
+    _exception: BaseException | None = None
     member: Member | None = None
     """The worker that has it."""
     started_at = 0.0
@@ -72,7 +94,10 @@ class ApplyResult(Future[Any]):
         hooks: Hooks = NO_HOOKS,
         correlation_id: Any = None,
     ) -> None:
-        super().__init__()
+        # Instead of Future.__init__, which takes longer than all the rest.
+        self._condition = _Condition()  # type: ignore[assignment] # it has all of Condition that futures use
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
         self.number = next(_numbers)
         self.dispatcher = dispatcher
         self.payload = payload
@@ -80,7 +105,7 @@ class ApplyResult(Future[Any]):
         self.limits = limits
         self.hooks = hooks
         self.correlation_id = correlation_id
-        self.simple = hooks is NO_HOOKS and (limits is NO_LIMITS or limits == NO_LIMITS) and self.size <= SMALL
+        self.simple = hooks is NO_HOOKS and limits is NO_LIMITS and self.size <= SMALL
         """Whether it may wait in a worker's pipe behind a short task: nothing about it depends on when it starts."""
 
     def __repr__(self) -> str:
@@ -155,23 +180,18 @@ class ApplyResult(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the task's value or raise its error, waiting at most ``timeout`` seconds."""
-        if self.dispatcher.drives_itself:
-            return super().result(timeout)
-        self.dispatcher.drive(self.done, timeout)
-        return super().result(0)
+        return super().result(self.dispatcher.attend(self, timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the task's error or ``None``, waiting at most ``timeout`` seconds."""
-        if self.dispatcher.drives_itself:
-            return super().exception(timeout)
-        self.dispatcher.drive(self.done, timeout)
-        return super().exception(0)
+        return super().exception(self.dispatcher.attend(self, timeout))
 
     def _invoke_callbacks(self) -> None:
-        # The supervisor must not run a caller's code, which may take its time; its own thread hands it on.
-        if self.dispatcher.in_supervisor():
-            if self._done_callbacks:  # type: ignore[attr-defined] # CPython's own name, which the type stubs leave out
-                self.dispatcher.courier.put(super()._invoke_callbacks)  # type: ignore[misc] # likewise
+        # A caller's code may take its time, for which nobody who reads answers has any; the callbacks' thread has.
+        if not self._done_callbacks:
+            return
+        if self.dispatcher.in_service():
+            self.dispatcher.courier.put(super()._invoke_callbacks)  # type: ignore[misc] # likewise
         else:
             super()._invoke_callbacks()  # type: ignore[misc] # likewise
 
@@ -199,22 +219,24 @@ class ApplyResult(Future[Any]):
         """Resolve the future, then run its callbacks; only the first outcome counts."""
         self.payload = []
         hooks = self.hooks
-        if hooks is not NO_HOOKS and hooks.propagate:
+        if hooks is NO_HOOKS:
+            self._resolve(value, error)
+        elif hooks.propagate:
             try:
                 self._tell(value, error)
             except hooks.propagate as raised:
                 value, error = None, raised
             self._resolve(value, error)
-        elif self._resolve(value, error) and hooks is not NO_HOOKS:
+        elif self._resolve(value, error):
             self._tell(value, error)
 
     def _resolve(self, value: Any, error: BaseException | None) -> bool:
-        if error is not None and not self.done():
-            self.outcome_error = error
         try:
             if error is None:
                 self.set_result(value)
             else:
+                if not self.done():
+                    self.outcome_error = error
                 self.set_exception(error)
         except InvalidStateError:
             return False

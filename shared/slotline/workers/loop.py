@@ -26,6 +26,14 @@ class Loop:
         self._callbacks[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
 
+    def pause(self, fd: int) -> None:
+        """Look away from ``fd``, which stays known."""
+        self._epoll.modify(fd, 0)
+
+    def resume(self, fd: int) -> None:
+        """Look at ``fd`` again."""
+        self._epoll.modify(fd, select.EPOLLIN)
+
     def unwatch(self, fd: int) -> None:
         """Forget ``fd``; one that is not watched is fine."""
         if self._callbacks.pop(fd, None) is not None:

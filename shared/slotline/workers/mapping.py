@@ -160,7 +160,7 @@ class IMapIterator:
                 raise _billiard.result_timeout()(f"no result after {timeout} s")
             return job
         dispatcher = self._under_way[0].dispatcher
-        if not dispatcher.drives_itself:
+        if not dispatcher.options.threads:
             dispatcher.drive(lambda: bool(self._finished), timeout)
             timeout = 0
         with self._done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import threading
@@ -56,14 +57,16 @@ class Member:
     """One worker: its connection, its memory and the tasks that it has been given, the running one first."""
 
     __slots__ = (
-        "arena", "begun", "buried", "deliberate", "far", "fast", "fetching", "gone", "index", "inflight", "number",
-        "pid", "pidfd", "retire", "sock", "state", "writing",
+        "arena", "begun", "buried", "deliberate", "far", "fast", "fetching", "gone", "index", "inflight",
+        "lent_to", "number", "pid", "pidfd", "poll", "reader", "reading", "retire", "sock", "state", "writing",
     )  # fmt: skip
 
     def __init__(self, number: int, index: int) -> None:
         self.number, self.index = number, index
         self.sock, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(0)
+        self.poll = select.poll()
+        self.poll.register(self.sock, select.POLLIN)
         # The owner keeps the worker's end open too: what the worker has not taken yet can be taken back from it.
         self.arena = Arena.create()
         self.pid = 0
@@ -84,11 +87,17 @@ class Member:
         """A thread copies a task to its memory."""
         self.fetching = 0
         """How many results are being copied from its memory."""
+        self.reading = threading.Lock()
+        """Held by the thread that handles what it says."""
+        self.lent_to: int | None = None
+        """The thread that reads its answers while the supervisor does not listen to it."""
+        self.reader: int | None = None
+        """The thread that waits for its answer now."""
 
     @property
     def busy(self) -> bool:
-        """Whether another thread uses its memory, which must stay open until that is done."""
-        return self.writing or self.fetching > 0
+        """Whether another thread uses what belongs to it, which must stay open until that is done."""
+        return self.writing or self.reader is not None or self.fetching > 0
 
     def started(self, pid: int) -> None:
         """Note the worker's pid and get a descriptor that tells of its death."""
@@ -117,6 +126,13 @@ class Member:
         with contextlib.suppress(OSError):
             self.sock.send(wire.HEADER.pack(wire.STOP, 0, 0, 0.0, 0, 0))
 
+    def part_with(self, job: ApplyResult) -> None:
+        """Note that a task is no longer the worker's; a thread that waits for it here looks elsewhere."""
+        job.member = None
+        if self.reader is not None and self.reader != threading.get_ident():
+            with contextlib.suppress(OSError):  # what has come is so much that the thread cannot be asleep
+                self.far.send(wire.HEADER.pack(wire.LOOK, 0, 0, 0.0, 0, 0), socket.MSG_DONTWAIT)
+
     def take_back(self) -> list[ApplyResult]:
         """Return the tasks that the worker has not taken from its pipe, in their order; they are its own no more."""
         numbers = set()
@@ -133,7 +149,9 @@ class Member:
         if not numbers:
             return []
         taken = [job for job in self.inflight if job.number in numbers]
-        self.inflight = deque(job for job in self.inflight if job.number not in numbers)
+        for job in taken:
+            self.inflight.remove(job)
+            self.part_with(job)
         return taken
 
     def close(self) -> None:

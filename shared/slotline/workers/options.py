@@ -75,7 +75,10 @@ class TaskLimits:
             given["lost_worker_timeout"] = _checks.optional_seconds("lost_worker_timeout", lost_worker_timeout)
         if max_memory is not DEFAULT:
             given["max_memory"] = _optional_count("max_memory", max_memory)
-        return replace(self, **given) if given else self
+        if not given:
+            return self
+        limits = replace(self, **given)
+        return NO_LIMITS if limits == NO_LIMITS else limits
 
     @property
     def timed(self) -> bool:
@@ -84,6 +87,7 @@ class TaskLimits:
 
 
 NO_LIMITS: Final = TaskLimits()
+"""The only one of its kind, so that it is known by its identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ def check_pool_options(given: dict[str, Any]) -> PoolOptions:
         initializer=_optional_callable("initializer", given["initializer"]),
         initargs=_check_initargs(given["initargs"]),
         maxtasksperchild=_optional_count("maxtasksperchild", given["maxtasksperchild"]),
-        limits=TaskLimits().override(
+        limits=NO_LIMITS.override(
             timeout=given["timeout"],
             soft_timeout=given["soft_timeout"],
             lost_worker_timeout=given["lost_worker_timeout"],

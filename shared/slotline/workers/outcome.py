@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
-from typing import Any
+from typing import Any, Final
 
 from slotline.workers import wire
 from slotline.workers.errors import RemoteTraceback, TaskExitError, UnpicklableError
 
+_SCALARS: Final = frozenset({type(None), bool, int, float, complex})
+_STRINGS: Final = frozenset({str, bytes})
+_SHORT: Final = 4096
+
 
 def pack_value(value: Any) -> tuple[int, int, wire.Payload]:
     """Return kind, flags and payload for what a task returned."""
+    if type(value) in _SCALARS or (type(value) in _STRINGS and len(value) <= _SHORT):
+        return wire.DONE, wire.PLAIN, [pickle.dumps(value, 5)]
     try:
         payload = wire.dump("result", value)
     except UnpicklableError as error:

@@ -14,16 +14,14 @@ from typing import Any, Final
 from slotline.workers import _billiard
 from slotline.workers.courier import logger
 from slotline.workers.crew import Crew
-from slotline.workers.dispatch import Dispatcher, Due, Phase
+from slotline.workers.dispatch import STALL, Dispatcher, Due, Phase
 from slotline.workers.exits import Exits
 from slotline.workers.inbox import Inbox
 from slotline.workers.jobs import ApplyResult
+from slotline.workers.lending import Lending
 from slotline.workers.loop import Loop
 from slotline.workers.member import Member, State
 from slotline.workers.options import PoolOptions
-
-_STALL: Final = 0.002
-"""Seconds that short tasks wait behind one that turns out to be long, before other workers may have them."""
 
 _STOP_PATIENCE: Final = 5.0
 """Seconds that a worker has to end after it was told to."""
@@ -40,6 +38,8 @@ class Supervisor:
         self.crew = Crew(self.dispatcher, packed_spec, self._watch)
         self.inbox = Inbox(self.dispatcher, self.crew)
         self.exits = Exits(self.dispatcher, self.crew, self.inbox, self.loop, self.give_up)
+        self.lending = Lending(self.dispatcher, self.inbox, self.loop)
+        self.dispatcher.attend = self.lending.attend if options.threads else self._drive_for
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
         self._stepping = threading.Lock()
@@ -56,7 +56,11 @@ class Supervisor:
             self.thread.start()
 
     def _watch(self, member: Member) -> None:
-        self.loop.watch(member.sock.fileno(), partial(self.inbox.read, member))
+        self.loop.watch(member.sock.fileno(), partial(self._heard, member))
+
+    def _heard(self, member: Member) -> None:
+        while self.inbox.read(member) and member.inflight:  # it has more to say only if it has been given more
+            pass
 
     # The loop.
 
@@ -81,6 +85,10 @@ class Supervisor:
                     self.step(left)
             self.dispatcher.courier.drain()
 
+    def _drive_for(self, job: ApplyResult, timeout: float | None) -> float:
+        self.drive(job.done, timeout)
+        return 0.0
+
     def poll(self) -> None:
         """Do what is due now and return at once."""
         if self._stepping.acquire(blocking=False):
@@ -94,21 +102,23 @@ class Supervisor:
     def step(self, timeout: float | None) -> None:
         """Wait for the next event, at most ``timeout`` seconds, and handle everything that has come."""
         dispatcher = self.dispatcher
-        if dispatcher.ahead:
-            timeout = _STALL if timeout is None else min(timeout, _STALL)
+        if dispatcher.ahead or dispatcher.loans:
+            timeout = STALL if timeout is None else min(timeout, STALL)
         if dispatcher.deadlines:
             left = max(0.0, dispatcher.deadlines[0][0] - time.monotonic())
             timeout = left if timeout is None else min(timeout, left)
         self.loop.run(timeout)
         if dispatcher.ahead:
             self._take_back_stalled()
+        if dispatcher.loans:
+            self.lending.look_after()
         if dispatcher.deadlines and dispatcher.deadlines[0][0] <= time.monotonic():
             self._handle_deadlines()
         if dispatcher.phase is not Phase.RUN:
             self._wind_down()
 
     def _take_back_stalled(self) -> None:
-        dispatcher, limit = self.dispatcher, time.monotonic() - _STALL
+        dispatcher, limit = self.dispatcher, time.monotonic() - STALL
         with dispatcher.lock:
             for member in [member for member in dispatcher.ahead if member.begun < limit]:
                 member.fast = False
@@ -171,7 +181,7 @@ class Supervisor:
             jobs = [job for job in member.inflight if job.verdict is not None]
             for job in jobs:
                 member.inflight.remove(job)
-                job.member = None
+                member.part_with(job)
         for job in jobs:
             self.dispatcher.finish(job, None, job.verdict)
 

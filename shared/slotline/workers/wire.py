@@ -24,6 +24,8 @@ PACKET: Final = INLINE + HEADER.size
 RUN, STOP, GO, SKIP = 1, 2, 3, 4
 # What a worker sends.
 READY, BROKEN, ACCEPTED, DONE, FAILED = 5, 6, 7, 8, 9
+# What the owner sends to itself: a thread that waits for an answer is to look again.
+LOOK = 10
 
 SHARED: Final = 1
 """The payload lies in shared memory."""
@@ -50,17 +52,10 @@ def is_plain(value: Any, payload: Payload) -> bool:
     return type(value) in _SIMPLE or not any(opcode in part for part in payload for opcode in _MAKES_OBJECTS)
 
 
-class _Parts:
+class _Parts(list[Any]):
     """Takes what a pickler writes."""
 
-    __slots__ = ("parts",)
-
-    def __init__(self) -> None:
-        self.parts: Payload = []
-
-    def write(self, part: Any) -> None:
-        # Bytes cannot change any more; anything else is the caller's and may change before it is sent.
-        self.parts.append(part if type(part) is bytes else bytes(part))
+    write = list.append
 
 
 def dump(what: str, value: Any) -> Payload:
@@ -69,20 +64,23 @@ def dump(what: str, value: Any) -> Payload:
     Raises:
         UnpicklableError: it cannot be pickled; ``what`` names its part in the task.
     """
-    taken = _Parts()
+    parts = _Parts()
     try:
-        pickle.Pickler(taken, 5).dump(value)
+        pickle.Pickler(parts, 5).dump(value)
     except Exception as error:
         shown = value[0] if what.startswith("task") and isinstance(value, tuple) else value
         name = getattr(shown, "__qualname__", None) or type(shown).__qualname__
         reason = f"{type(error).__name__}: {error}"
         raise UnpicklableError(what, name, reason) from error
-    return taken.parts
+    if len(parts) == 1:
+        return parts
+    # Bytes cannot change any more; anything else is the caller's and may change before it is sent.
+    return [part if type(part) is bytes else bytes(part) for part in parts]
 
 
 def size_of(payload: Payload) -> int:
     """Return a payload's length in bytes."""
-    return sum(map(len, payload))
+    return len(payload[0]) if len(payload) == 1 else sum(map(len, payload))
 
 
 def load(what: str, payload: bytes | memoryview) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from slotline.workers import _billiard, outcome, process_tree, wire
 from slotline.workers.arena import RESULTS, TASKS, Arena
 from slotline.workers.process_tree import EX_CHANNEL
+from slotline.workers.streams import Streams
 
 EX_OK: Final = 0
 EX_RECYCLE: Final = 0x9B
@@ -150,7 +151,7 @@ class _Worker:
     def serve(self, spec: WorkerSpec) -> int:
         """Run tasks until there is a reason to leave; returns the exit code."""
         recv, unpack, size = self.sock.recv, wire.HEADER.unpack_from, wire.HEADER.size
-        done, streams = 0, open_streams()
+        done, streams = 0, Streams()
         while True:
             packet = recv(wire.PACKET)
             if not packet:
@@ -174,7 +175,7 @@ class _Worker:
             self.answer(kind, flags, job, time.monotonic(), payload)
             del payload
             # Looked at while the owner is busy with the answer; a task that is in the pipe by then is taken back.
-            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or open_streams() != streams:
+            if (spec.max_memory_kb is not None and _resident_kb() > spec.max_memory_kb) or streams.damaged():
                 return EX_RECYCLE
 
     def _confirmed(self, job: int, *, await_go: bool) -> bool:
@@ -233,7 +234,8 @@ class _Worker:
                 return
             self.results_end += size
             payload, flags = [], flags | wire.SHARED
-        packet = wire.HEADER.pack(kind, flags, job, when, offset, size) + b"".join(payload)
+        packet = wire.HEADER.pack(kind, flags, job, when, offset, size)
+        packet += payload[0] if len(payload) == 1 else b"".join(payload)
         try:
             self.sock.send(packet)
         except OSError as error:
@@ -251,16 +253,3 @@ def _limit_data(limit: int) -> None:
 def _resident_kb() -> int:
     """Return the most memory that this process has held, in kilobytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def open_streams() -> list[bool]:
-    """Return which of stdin, stdout and stderr are usable, as objects and as descriptors."""
-    usable = [not getattr(stream, "closed", False) for stream in (sys.stdin, sys.stdout, sys.stderr)]
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            usable.append(False)
-        else:
-            usable.append(True)
-    return usable
