@@ -1,0 +1,129 @@
+"""The workers of the soak run, and what befalls them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from tests.harness.proxy import TcpProxy
+from tests.harness.redis_server import RedisServer
+from tests.harness.workers import CeleryWorker, Worker
+
+
+class Fleet:
+    """Workers that are replaced when they end.
+
+    Args:
+        stack: Ends what is left.
+        makers: Make one worker each, all of which run at the same time.
+    """
+
+    def __init__(self, stack: ExitStack, makers: list[Callable[[], Worker]]) -> None:
+        self._stack, self._makers = stack, makers
+        self.workers = [self._start(maker) for maker in makers]
+        for worker in self.workers:
+            worker.wait_ready()
+
+    def replace_the_dead(self) -> None:
+        """Start a worker, without waiting for it, for each that has ended."""
+        for at, worker in enumerate(self.workers):
+            if not worker.alive:
+                worker.close()
+                self.workers[at] = self._start(self._makers[at])
+
+    def _start(self, maker: Callable[[], Worker]) -> Worker:
+        worker = maker()
+        self._stack.callback(worker.close)
+        worker.start(wait=False)
+        return worker
+
+
+class Monkey:
+    """Does harm to a fleet, its Redis, and its connections.
+
+    Args:
+        chance: Where its ideas come from.
+        fleet: The workers.
+        server: The Redis that has the slots, the room, the caches and one queue.
+        proxies: What all connections go through.
+        lease: The heartbeat's lease.
+
+    Attributes:
+        fleet: The workers.
+        server: The Redis.
+        done: How often it did what.
+    """
+
+    def __init__(
+        self, chance: random.Random, fleet: Fleet, server: RedisServer, proxies: list[TcpProxy], lease: float
+    ) -> None:
+        self.server, self._chance, self.fleet, self._proxies, self._lease = server, chance, fleet, proxies, lease
+        self.done: Counter[str] = Counter()
+        self._ideas: dict[Callable[[], None], int] = {
+            self.kill_worker: 4,
+            self.kill_child: 4,
+            self.kill_main_process: 2,
+            self.end_worker: 2,
+            self.cut: 4,
+            self.stall: 1,
+            self.restart_redis: 2,
+            self.pause_redis: 2,
+            self.pause_redis_for_long: 1,
+        }
+
+    def do_something(self) -> None:
+        """Have an idea, and put it into practice."""
+        (idea,) = self._chance.choices(list(self._ideas), list(self._ideas.values()))
+        self.done[idea.__name__] += 1
+        idea()
+        self.fleet.replace_the_dead()
+
+    def kill_worker(self) -> None:
+        self._anyone().kill_all()
+
+    def kill_child(self) -> None:
+        worker = self._anyone()
+        children = worker.children()
+        if children:
+            worker.kill_child(self._chance.choice(children))
+
+    def kill_main_process(self) -> None:
+        worker = self._anyone()
+        if isinstance(worker, CeleryWorker):  # Taskiq's only watches over the others
+            worker.kill()
+        else:
+            worker.kill_all()
+
+    def end_worker(self) -> None:
+        self._anyone().terminate(None)
+
+    def cut(self) -> None:
+        self._chance.choice(self._proxies).cut()
+
+    def stall(self) -> None:
+        proxy = self._chance.choice(self._proxies)
+        proxy.stall()
+        time.sleep(self._chance.uniform(0.2, self._lease / 2))
+        proxy.resume()
+
+    def restart_redis(self) -> None:
+        self.server.kill()
+        time.sleep(self._chance.uniform(0, 0.5))
+        self.server.restart()
+
+    def pause_redis(self) -> None:
+        self._pause(self._chance.uniform(0.2, self._lease / 2))
+
+    def pause_redis_for_long(self) -> None:
+        self._pause(self._lease + 2)
+
+    def _pause(self, seconds: float) -> None:
+        self.server.pause()
+        time.sleep(seconds)
+        self.server.resume()
+
+    def _anyone(self) -> Worker:
+        return self._chance.choice([worker for worker in self.fleet.workers if worker.alive])
