@@ -52,22 +52,22 @@ def events(client: redis.Redis) -> list[tuple[str, int]]:
     return [(tenant, weight) for tenant, weight in map(json.loads, client.lrange(HISTORY, 0, -1))]
 
 
-def most_at_once(seen: list[tuple[str, int]], counts: Callable[[str], Any] = lambda _: True) -> int:
-    """Return what runs weighed at once at the most, all or those of the tenants that count."""
+def within(limit: int, seen: list[tuple[str, int]], counts: Callable[[str], Any] = lambda _: True) -> None:
+    """Check what runs weighed at once at the most, all or those of the tenants that count."""
     now = most = 0
     for tenant, weight in seen:
         if counts(tenant):
             now += weight
             most = max(most, now)
-    return most
+    assert most <= limit, f"{most} at once"
 
 
 def check_turns(seen: list[tuple[str, int]], noisy: int) -> None:
     """Check the runs of one tenant with many messages and of those in ``OTHERS`` with two each, sent behind them."""
     begun = [tenant for tenant, weight in seen if weight > 0]
-    assert sorted(begun) == sorted([*["noisy"] * noisy, *OTHERS * 2])
-    assert most_at_once(seen) == SIZE
-    assert most_at_once(seen, lambda tenant: tenant == "noisy") <= MOST
+    assert sorted(begun) == sorted([*["noisy"] * noisy, *OTHERS * 2]), "not each has run once"
+    within(SIZE, seen)
+    within(MOST, seen, lambda tenant: tenant == "noisy")
     last = max(at for at, tenant in enumerate(begun) if tenant != "noisy")
     rounds = 2 * (len(OTHERS) + 1)
     assert last < rounds + 2 * SIZE, f"all but one had to wait for the noisy one: {[name[:1] for name in begun]}"
@@ -75,6 +75,6 @@ def check_turns(seen: list[tuple[str, int]], noisy: int) -> None:
 
 def check_weights(seen: list[tuple[str, int]], runs: int) -> None:
     """Check the runs of light and heavy messages."""
-    assert len([weight for _, weight in seen if weight > 0]) == runs
-    assert most_at_once(seen) <= SIZE
-    assert most_at_once(seen, lambda tenant: tenant == "heavy") == 2
+    assert len([weight for _, weight in seen if weight > 0]) == runs, "not each has run once"
+    within(SIZE, seen)
+    within(2, seen, lambda tenant: tenant == "heavy")
