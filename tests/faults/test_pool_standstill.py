@@ -129,8 +129,9 @@ def says_something(process: subprocess.Popen[str], seconds: float) -> bool:
     return bool(select.select([process.stdout], [], [], seconds)[0])
 
 
-@pytest.mark.parametrize("slot_exp", [None, LEASE / 2], ids=["by its lease", "by slot_exp"])
-@pytest.mark.parametrize("face", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("face", "slot_exp"), [("sync", None), ("async", LEASE / 2)], ids=["by its lease", "by slot_exp"]
+)
 async def test_a_slot_that_ended_before_its_waiter_heard_of_it_is_not_used(store, redis_url, face, slot_exp):
     configure(heartbeat_lease=30.0)  # here: only the waiter is to lose what it has
     pool = Pool("p", 1, slot_exp=None, store=store)
