@@ -34,6 +34,10 @@ class Resources(NamedTuple):
     threads: int
     shm: frozenset[str]
 
+    def exceeds(self, before: Resources) -> bool:
+        """Return whether there are more descriptors or more threads than before."""
+        return self.fds > before.fds or self.threads > before.threads
+
 
 def measure(pid: int | None = None) -> Resources:
     """Return what the process ``pid`` (by default this one) holds now."""

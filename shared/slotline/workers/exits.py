@@ -84,8 +84,7 @@ class Exits:
         dispatcher = self.dispatcher
         if member.gone:
             return
-        while self.inbox.read(member):
-            pass
+        self.inbox.listen(member, to_the_end=True)
         with dispatcher.lock:
             self.loop.unwatch(member.sock.fileno())
             if member.pidfd >= 0:

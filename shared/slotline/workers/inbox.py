@@ -23,6 +23,12 @@ class Inbox:
     def __init__(self, dispatcher: Dispatcher, crew: Crew) -> None:
         self.dispatcher, self.crew = dispatcher, crew
 
+    def listen(self, member: Member, *, to_the_end: bool = False) -> None:
+        """Handle, in the supervisor's thread, what a worker was expected to say, or all that a dead one has said."""
+        while self.read(member) and (member.inflight or to_the_end):
+            pass
+        member.call_reader()  # if it was called before, the call may have been among what was read
+
     def read(self, member: Member) -> bool:
         """Handle one thing that a worker has said; returns whether there was one."""
         with member.reading:

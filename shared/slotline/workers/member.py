@@ -129,6 +129,10 @@ class Member:
     def part_with(self, job: ApplyResult) -> None:
         """Note that a task is no longer the worker's; a thread that waits for it here looks elsewhere."""
         job.member = None
+        self.call_reader()
+
+    def call_reader(self) -> None:
+        """Have a thread that waits for an answer of the worker look again at what it waits for."""
         if self.reader is not None and self.reader != threading.get_ident():
             with contextlib.suppress(OSError):  # what has come is so much that the thread cannot be asleep
                 self.far.send(wire.HEADER.pack(wire.LOOK, 0, 0, 0.0, 0, 0), socket.MSG_DONTWAIT)

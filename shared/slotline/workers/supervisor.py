@@ -56,11 +56,7 @@ class Supervisor:
             self.thread.start()
 
     def _watch(self, member: Member) -> None:
-        self.loop.watch(member.sock.fileno(), partial(self._heard, member))
-
-    def _heard(self, member: Member) -> None:
-        while self.inbox.read(member) and member.inflight:  # it has more to say only if it has been given more
-            pass
+        self.loop.watch(member.sock.fileno(), partial(self.inbox.listen, member))
 
     # The loop.
 
