@@ -34,7 +34,7 @@ class Connections:
     """
 
     def __init__(self, target: Any, *, timeout: float, max_connections: int) -> None:
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._timeout = timeout
         self._servers: Servers | None = None
         self._kwargs: dict[str, Any] = {}
@@ -83,10 +83,10 @@ class Connections:
         pool: redis.ConnectionPool
         if self._servers is not None:
             pool = redis.BlockingConnectionPool.from_url(
-                self._servers.url(node), max_connections=self._max_connections, timeout=self._timeout, **options
+                self._servers.url(node), max_connections=self.max_connections, timeout=self._timeout, **options
             )
         else:
-            pool = redis.BlockingConnectionPool(max_connections=self._max_connections, timeout=self._timeout, **options)
+            pool = redis.BlockingConnectionPool(max_connections=self.max_connections, timeout=self._timeout, **options)
         return redis.Redis(connection_pool=pool)
 
     def awaiting(self, max_connections: int, node: str = "", topology: Topology | None = None) -> redis.asyncio.Redis:

@@ -1,4 +1,4 @@
-"""What one event loop has of a store: its clients, and the gathering of its calls."""
+"""What one event loop has of a store: its connections, and the gathering of its calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slotline.stores._coalesce import FLIGHTS, Coalescer
+from slotline.stores._lines import AwaitingLines
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -18,13 +19,13 @@ _MEETING = 16
 
 
 class LoopLinks:
-    """The clients of one event loop, one for each server, and one coalescer each, so that none waits for another.
+    """The connections of one event loop to each server, and one coalescer each, so that none waits for another.
 
     Args:
         make: Makes a client of a server with at most so many connections.
         send: Sends commands together, wherever they go.
         unwanted: Called with each command whose caller was cancelled while it travelled.
-        closed: Called when the clients are closed.
+        closed: Called when the connections are closed.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class LoopLinks:
         closed: Callable[[], None],
     ) -> None:
         self._make, self._send, self._unwanted, self._closed = make, send, unwanted, closed
-        self._clients: dict[str, redis.asyncio.Redis] = {}
+        self._lines: dict[str, AwaitingLines] = {}
         self._coalescers: dict[str | None, Coalescer] = {}
 
     def submit(self, command: Command, lane: str | None) -> asyncio.Future[Any]:
@@ -52,12 +53,13 @@ class LoopLinks:
             coalescer = self._coalescers[lane] = Coalescer(self._send, self._close, self._unwanted)
         return coalescer
 
-    def client(self, node: str) -> redis.asyncio.Redis:
-        """Return the client of a server."""
-        client = self._clients.get(node)
-        if client is None:
-            client = self._clients[node] = self._make(FLIGHTS if node == "" else FLIGHTS * _MEETING, node)
-        return client
+    def lines(self, node: str) -> AwaitingLines:
+        """Return the connections to a server."""
+        lines = self._lines.get(node)
+        if lines is None:
+            client = self._make(FLIGHTS if node == "" else FLIGHTS * _MEETING, node)
+            lines = self._lines[node] = AwaitingLines(client)
+        return lines
 
     async def close(self) -> None:
         """Let what is under way land, then close the connections."""
@@ -69,7 +71,6 @@ class LoopLinks:
 
     async def _close(self) -> None:
         self._closed()
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.aclose()
-            await client.connection_pool.disconnect()
+        lines, self._lines = self._lines, {}
+        for each in lines.values():
+            await each.close()

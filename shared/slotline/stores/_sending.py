@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import redis.asyncio
+import redis
 from redis.exceptions import DataError, NoScriptError
 
 from slotline.errors import StoreError
-from slotline.steps import Sleep, Step, Steps
+from slotline.steps import Sleep, Step, Steps, run_awaiting, run_blocking
+from slotline.stores._lines import AwaitingLines, BlockingLines, packed
 from slotline.stores._redis_errors import Redirection, elsewhere, pauses, redirection, translated, worth_retrying
 from slotline.stores._scripts import load
 from slotline.stores._topology import Topology
@@ -22,6 +23,7 @@ from slotline.stores.base import Command
 
 _HOPS = 8
 """Redirections in a row that cost no pause."""
+_ASKING = packed(("ASKING",))
 _UNSENDABLE = (UnicodeError, DataError)
 
 
@@ -41,12 +43,12 @@ class Fleet(ABC):
     topology: Topology
 
     @abstractmethod
-    def blocking_client(self, node: str) -> redis.Redis:
-        """Return this process's client of a server."""
+    def blocking_lines(self, node: str) -> BlockingLines:
+        """Return this process's connections to a server."""
 
     @abstractmethod
-    def awaiting_client(self, node: str) -> redis.asyncio.Redis:
-        """Return the running event loop's client of a server."""
+    def awaiting_lines(self, node: str) -> AwaitingLines:
+        """Return the running event loop's connections to a server."""
 
 
 class _Leg(NamedTuple):
@@ -66,41 +68,12 @@ class _Exchange(Step):
     commands: Sequence[Command]
 
     def blocking(self) -> list[Any]:
-        return [self._outcome_blocking(leg) for leg in self.legs]
+        return [_outcome_blocking(self.fleet, leg, self.commands) for leg in self.legs]
 
     async def awaiting(self) -> list[Any]:
         if len(self.legs) == 1:
-            return [await self._outcome(self.legs[0])]
-        return list(await asyncio.gather(*map(self._outcome, self.legs)))
-
-    def _commands(self, leg: _Leg) -> list[Command]:
-        topology = self.fleet.topology
-        if not topology.moves:
-            return [self.commands[number] for number in leg.numbers]
-        return [topology.outgoing(self.commands[number], leg.node) for number in leg.numbers]
-
-    def _outcome_blocking(self, leg: _Leg) -> Any:
-        client, commands = self.fleet.blocking_client(leg.node), self._commands(leg)
-        try:
-            return _send_blocking(client, commands, asking=leg.asking)
-        except _UNSENDABLE as error:
-            if len(commands) == 1:
-                return [error]
-            # Nothing was sent, since one of them cannot be: the others are not to suffer for it.
-            return [self._outcome_blocking(leg._replace(numbers=[number]))[0] for number in leg.numbers]
-        except Exception as error:  # noqa: BLE001 - the procedure decides
-            return error
-
-    async def _outcome(self, leg: _Leg) -> Any:
-        client, commands = self.fleet.awaiting_client(leg.node), self._commands(leg)
-        try:
-            return await _send(client, commands, self.fleet.timeout, asking=leg.asking)
-        except _UNSENDABLE as error:
-            if len(commands) == 1:
-                return [error]
-            return [(await self._outcome(leg._replace(numbers=[number])))[0] for number in leg.numbers]
-        except Exception as error:  # noqa: BLE001 - the procedure decides
-            return error
+            return [await _outcome(self.fleet, self.legs[0], self.commands)]
+        return list(await asyncio.gather(*(_outcome(self.fleet, leg, self.commands) for leg in self.legs)))
 
 
 @dataclass(slots=True, frozen=True)
@@ -121,11 +94,36 @@ class _Look(Step):
         return await asyncio.to_thread(self.blocking)
 
 
-def sending(fleet: Fleet, commands: Sequence[Command]) -> Steps[list[Any]]:
+def send_blocking(fleet: Fleet, commands: Sequence[Command]) -> list[Any]:
+    """Do as :func:`sending`, at less cost where there is one server, and it answers."""
+    if fleet.topology.moves:
+        return run_blocking(sending(fleet, commands))
+    outcome = _outcome_blocking(fleet, _Leg("", range(len(commands)), asking=False), commands)
+    return outcome if _is_plain(outcome) else run_blocking(sending(fleet, commands, [outcome]))
+
+
+async def send_awaiting(fleet: Fleet, commands: Sequence[Command]) -> list[Any]:
+    """Do as :func:`sending`, at less cost where there is one server, and it answers."""
+    if fleet.topology.moves:
+        return await run_awaiting(sending(fleet, commands))
+    outcome = await _outcome(fleet, _Leg("", range(len(commands)), asking=False), commands)
+    return outcome if _is_plain(outcome) else await run_awaiting(sending(fleet, commands, [outcome]))
+
+
+def _is_plain(outcome: Any) -> bool:
+    return isinstance(outcome, list) and not any(isinstance(reply, Exception) for reply in outcome)
+
+
+def sending(fleet: Fleet, commands: Sequence[Command], replied: list[Any] | None = None) -> Steps[list[Any]]:
     """Send independent commands, each to its server, and return their replies or errors, one in each place.
 
     A command whose server cannot be reached, or cannot serve just now, is sent again, to whichever server has its
     place by then; the others are not.
+
+    Args:
+        fleet: The store.
+        commands: What to send.
+        replied: What the first exchange has brought, where there was one.
     """
     topology = fleet.topology
     outcomes: list[Any] = [None] * len(commands)
@@ -137,9 +135,11 @@ def sending(fleet: Fleet, commands: Sequence[Command]) -> Steps[list[Any]]:
         legs = _legs(
             topology, commands, left, outcomes, unknown or redis.ConnectionError("no server has its hash slot")
         )
-        replied = yield _Exchange(fleet, legs, commands)
+        if replied is None:
+            replied = yield _Exchange(fleet, legs, commands)
         for leg, replies in zip(legs, replied, strict=True):
             _note(topology, leg, replies, commands, outcomes)
+        replied = None
         left = [number for number in left if _again(topology, outcomes[number])]
         if not left:
             break
@@ -203,72 +203,75 @@ def _asked(outcome: Any) -> bool:
     return isinstance(outcome, Redirection) and not outcome.for_good
 
 
-def _words(command: Command) -> list[Any]:
+def _outcome_blocking(fleet: Fleet, leg: _Leg, commands: Sequence[Command]) -> Any:
+    """Return the replies of one server, or the error that broke its connection."""
+    try:
+        replies = _exchange_blocking(fleet, leg, [_words(command) for command in _outgoing(fleet, leg, commands)])
+        missing = _without_script(replies)
+        if missing:
+            again = [_words_with_text(commands[leg.numbers[at]]) for at in missing]
+            for at, reply in zip(missing, _exchange_blocking(fleet, leg, again), strict=True):
+                replies[at] = reply
+    except _UNSENDABLE as error:
+        if len(leg.numbers) == 1:
+            return [error]
+        # Nothing was sent, since one of them cannot be: the others are not to suffer for it.
+        return [_outcome_blocking(fleet, leg._replace(numbers=[number]), commands)[0] for number in leg.numbers]
+    except Exception as error:  # noqa: BLE001 - the procedure decides
+        return error
+    return replies
+
+
+async def _outcome(fleet: Fleet, leg: _Leg, commands: Sequence[Command]) -> Any:
+    try:
+        replies = await _exchange(fleet, leg, [_words(command) for command in _outgoing(fleet, leg, commands)])
+        missing = _without_script(replies)
+        if missing:
+            again = [_words_with_text(commands[leg.numbers[at]]) for at in missing]
+            for at, reply in zip(missing, await _exchange(fleet, leg, again), strict=True):
+                replies[at] = reply
+    except _UNSENDABLE as error:
+        if len(leg.numbers) == 1:
+            return [error]
+        return [(await _outcome(fleet, leg._replace(numbers=[number]), commands))[0] for number in leg.numbers]
+    except Exception as error:  # noqa: BLE001 - the procedure decides
+        return error
+    return replies
+
+
+def _outgoing(fleet: Fleet, leg: _Leg, commands: Sequence[Command]) -> Sequence[Command]:
+    topology = fleet.topology
+    if not topology.moves and len(leg.numbers) == len(commands):
+        return commands
+    return [topology.outgoing(commands[number], leg.node) for number in leg.numbers]
+
+
+def _exchange_blocking(fleet: Fleet, leg: _Leg, words: list[bytes]) -> list[Any]:
+    lines = fleet.blocking_lines(leg.node)
+    return lines.exchange(_each_asking(words))[1::2] if leg.asking else lines.exchange(words)
+
+
+async def _exchange(fleet: Fleet, leg: _Leg, words: list[bytes]) -> list[Any]:
+    lines = fleet.awaiting_lines(leg.node)
+    if leg.asking:
+        return (await lines.exchange(_each_asking(words), fleet.timeout))[1::2]
+    return await lines.exchange(words, fleet.timeout)
+
+
+def _each_asking(words: list[bytes]) -> list[bytes]:
+    return [word for command in words for word in (_ASKING, command)]
+
+
+def _words(command: Command) -> bytes:
     name, keys, args = command
     if name.isupper():
-        return [name, *keys, *args]
-    return ["EVALSHA", load(name).sha, len(keys), *keys, *args]
+        return packed((name, *keys, *args))
+    return packed((b"EVALSHA", load(name).sha, len(keys), *keys, *args))
 
 
-def _words_with_text(command: Command) -> list[Any]:
-    return ["EVAL", load(command.script).text, len(command.keys), *command.keys, *command.args]
+def _words_with_text(command: Command) -> bytes:
+    return packed((b"EVAL", load(command.script).text, len(command.keys), *command.keys, *command.args))
 
 
 def _without_script(replies: list[Any]) -> list[int]:
     return [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-
-
-async def _send(client: redis.asyncio.Redis, commands: list[Command], timeout: float, *, asking: bool) -> list[Any]:
-    async with asyncio.timeout(timeout):
-        replies = await _exchange(client, [_words(command) for command in commands], asking=asking)
-    missing = _without_script(replies)
-    if missing:
-        async with asyncio.timeout(timeout):
-            again = await _exchange(client, [_words_with_text(commands[at]) for at in missing], asking=asking)
-        for at, reply in zip(missing, again, strict=True):
-            replies[at] = reply
-    return replies
-
-
-async def _exchange(client: redis.asyncio.Redis, commands: list[list[Any]], *, asking: bool) -> list[Any]:
-    if len(commands) == 1 and not asking:  # half the cost of a pipeline of one
-        try:
-            return [await client.execute_command(*commands[0])]
-        except Exception as error:
-            if worth_retrying(error) or isinstance(error, _UNSENDABLE):
-                raise
-            return [error]
-    async with client.pipeline(transaction=False) as pipeline:
-        for words in commands:
-            if asking:
-                pipeline.execute_command("ASKING")
-            pipeline.execute_command(*words)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        return replies[1::2] if asking else replies
-
-
-def _send_blocking(client: redis.Redis, commands: list[Command], *, asking: bool) -> list[Any]:
-    replies = _exchange_blocking(client, [_words(command) for command in commands], asking=asking)
-    missing = _without_script(replies)
-    if missing:
-        again = _exchange_blocking(client, [_words_with_text(commands[at]) for at in missing], asking=asking)
-        for at, reply in zip(missing, again, strict=True):
-            replies[at] = reply
-    return replies
-
-
-def _exchange_blocking(client: redis.Redis, commands: list[list[Any]], *, asking: bool) -> list[Any]:
-    if len(commands) == 1 and not asking:
-        try:
-            return [client.execute_command(*commands[0])]
-        except Exception as error:
-            if worth_retrying(error) or isinstance(error, _UNSENDABLE):
-                raise
-            return [error]
-    with client.pipeline(transaction=False) as pipeline:
-        for words in commands:
-            if asking:
-                pipeline.execute_command("ASKING")
-            pipeline.execute_command(*words)
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-        return replies[1::2] if asking else replies

@@ -15,13 +15,13 @@ import redis.asyncio
 
 from slotline import _checks, settings
 from slotline.errors import StoreError, StoreUnavailableError
-from slotline.steps import run_awaiting, run_blocking
 from slotline.stores._connections import Connections
+from slotline.stores._lines import AwaitingLines, BlockingLines
 from slotline.stores._loops import LoopLinks
 from slotline.stores._node_wakeups import NodeWakeups
 from slotline.stores._redis_errors import translated
 from slotline.stores._redis_wakeups import RedisWakeups
-from slotline.stores._sending import Fleet, sending
+from slotline.stores._sending import Fleet, send_awaiting, send_blocking
 from slotline.stores._topology import MovingTopology, Topology
 from slotline.stores.base import Command, Reply, Store, SyncStore, undoing
 from slotline.stores.keeper import Keeper
@@ -81,7 +81,7 @@ class RedisStore(Store, Fleet):
         self.topology: Topology = self._connections.topology()
         if isinstance(self.topology, MovingTopology):
             self.topology.on_change = self._follow
-        self._clients: dict[str, redis.Redis] = {}
+        self._lines: dict[str, BlockingLines] = {}
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = weakref.WeakKeyDictionary()
         self._wakeups: NodeWakeups | RedisWakeups | None = None
         self._keeper: Keeper | None = None
@@ -123,21 +123,22 @@ class RedisStore(Store, Fleet):
                 topology.look(float("-inf"))
             except redis.ConnectionError as error:
                 raise translated(self.name, error) from error
-        return self.blocking_client(topology.any_master() or "")
+        return self.blocking_lines(topology.any_master() or "").client
 
-    def blocking_client(self, node: str) -> redis.Redis:
-        """See :meth:`Fleet.blocking_client`."""
-        client = self._clients.get(node)
-        if client is None:
+    def blocking_lines(self, node: str) -> BlockingLines:
+        """See :meth:`Fleet.blocking_lines`."""
+        lines = self._lines.get(node)
+        if lines is None:
             with self._lock:
-                client = self._clients.get(node)
-                if client is None:
-                    client = self._clients[node] = self._dial(node)
-        return client
+                lines = self._lines.get(node)
+                if lines is None:
+                    limit = self._connections.max_connections
+                    lines = self._lines[node] = BlockingLines(self._dial(node), limit, self.timeout)
+        return lines
 
-    def awaiting_client(self, node: str) -> redis.asyncio.Redis:
-        """See :meth:`Fleet.awaiting_client`."""
-        return self._links().client(node)
+    def awaiting_lines(self, node: str) -> AwaitingLines:
+        """See :meth:`Fleet.awaiting_lines`."""
+        return self._links().lines(node)
 
     def _dial(self, node: str) -> redis.Redis:
         return self._connections.blocking(node, self.topology if self.topology.moves else None)
@@ -187,7 +188,7 @@ class RedisStore(Store, Fleet):
         return links
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        return await run_awaiting(sending(self, commands))
+        return await send_awaiting(self, commands)
 
     def _give_back(self, command: Command) -> None:
         # The caller's own release travels another way, and may have come before what it was to undo.
@@ -215,7 +216,7 @@ class SyncRedisStore(SyncStore):
 
     def execute(self, command: Command) -> Reply:
         """See :meth:`RedisStore.execute`."""
-        (outcome,) = run_blocking(sending(self._store, (command,)))
+        (outcome,) = send_blocking(self._store, (command,))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -224,7 +225,7 @@ class SyncRedisStore(SyncStore):
         """See :meth:`RedisStore.execute_many`."""
         if not commands:
             return []
-        outcomes = run_blocking(sending(self._store, commands))
+        outcomes = send_blocking(self._store, commands)
         if all(isinstance(outcome, StoreUnavailableError) for outcome in outcomes):
             raise outcomes[0]
         return outcomes
@@ -232,15 +233,14 @@ class SyncRedisStore(SyncStore):
     def close(self) -> None:
         """See :meth:`RedisStore.close`."""
         store = self._store
-        clients, wakeups, keeper = store._clients, store._wakeups, store._keeper  # noqa: SLF001 - its other face
-        store._clients, store._wakeups, store._keeper = {}, None, None  # noqa: SLF001 - its other face
+        lines, wakeups, keeper = store._lines, store._wakeups, store._keeper  # noqa: SLF001 - its other face
+        store._lines, store._wakeups, store._keeper = {}, None, None  # noqa: SLF001 - its other face
         if keeper is not None:
             keeper.close()
         if wakeups is not None:
             wakeups.close()
-        for client in clients.values():
-            client.close()
-            client.connection_pool.disconnect()
+        for each in lines.values():
+            each.close()
 
 
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()

@@ -1,0 +1,204 @@
+"""Limited tasks end to end, in real workers, beside the same tasks without a limit and beside the ideal."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.harness import guardian
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.harness.workers import CeleryWorker, TaskiqWorker, Worker
+
+COUNT, ROUNDS = 1000, 5
+BINDING, SLOTS, SECONDS = 200, 4, 0.02
+POOLS = {"free": 10_000, "binding": SLOTS}
+
+TASKIQ = """
+import asyncio
+import redis
+from taskiq import TaskiqMiddleware
+from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
+from slotline import RedisStore
+from taskiq_ext import PoolLimitMiddleware
+
+history = redis.Redis.from_url(URL)
+
+
+class Counting(TaskiqMiddleware):
+    ended = 0
+
+    def post_save(self, message, result):
+        self.ended += 1
+        if self.ended == int(message.args[0]):  # the last of its batch
+            self.ended = 0
+            history.set("ended", 1, ex=60)
+
+
+broker = ListQueueBroker(URL, queue_name=QUEUE, socket_timeout=None).with_result_backend(
+    RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None)
+)
+if POOLS:
+    broker.add_middlewares(PoolLimitMiddleware(RedisStore(URL), pools=POOLS))
+broker.add_middlewares(Counting())
+
+
+@broker.task(QUEUE + ".free", pool="free")
+async def free(batch: int, seconds: float) -> int:
+    if seconds:
+        await asyncio.sleep(seconds)
+    return batch
+
+
+@broker.task(QUEUE + ".binding", pool="binding")
+async def binding(batch: int, seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return batch
+"""
+
+CELERY = """
+import time
+from celery import Celery
+
+app = Celery("bench", broker=URL, backend=URL, task_cls="celery_ext:Task" if POOLS else "celery:Task")
+app.conf.update(task_default_queue=QUEUE, worker_prefetch_multiplier=8)
+if POOLS:
+    app.conf.update(slotline_redis_url=URL, slotline_pools=POOLS)
+
+
+@app.task(shared=False, name=QUEUE + ".free", **({"pool": "free"} if POOLS else {}))
+def free(batch, seconds):
+    time.sleep(seconds)
+    return batch
+
+
+@app.task(shared=False, name=QUEUE + ".binding", **({"pool": "binding"} if POOLS else {}))
+def binding(batch, seconds):
+    time.sleep(seconds)
+    return batch
+"""
+
+
+def application(source: str, directory: Path, url: str, name: str, pools: dict[str, int]) -> Any:
+    """Write and import one application."""
+    (directory / f"{name}.py").write_text(f"URL, QUEUE, POOLS = {(url, name, pools)!r}\n{source}")
+    return importlib.import_module(name)
+
+
+def timed(worker: Worker, send: Callable[[], None], ended: Callable[[], None]) -> float:
+    """Return the seconds in which a worker runs what waits for it already."""
+    worker.pause()
+    send()
+    began = time.perf_counter()
+    worker.resume()
+    ended()
+    return time.perf_counter() - began
+
+
+def compare(what: str, runs: dict[str, Callable[[int, float, str], float]]) -> None:
+    """Print what a limit costs where it does not bind, measured in turns, and where it does, beside the ideal."""
+    for kind, seconds in (("no-ops", 0.0), ("tasks of 10 ms", 0.01)):
+        taken: dict[str, list[float]] = {name: [] for name in runs}
+        for at in range(ROUNDS + 1):
+            for name, run in runs.items():
+                one = run(COUNT, seconds, "free")
+                if at:  # the first round warms up
+                    taken[name].append(one)
+        plain, limited = (median(values) for values in taken.values())
+        print(
+            f"  {what:<16} {COUNT} {kind:<15} {COUNT / plain:>6.0f} /s alone {COUNT / limited:>6.0f} /s with a limit "
+            f"that does not bind   x {plain / limited:.2f} (aim 0.85)",
+            flush=True,
+        )
+    ideal = BINDING / SLOTS * SECONDS
+    wall = median(list(runs.values())[1](BINDING, SECONDS, "binding") for _ in range(ROUNDS))
+    print(
+        f"  {what:<16} {BINDING} tasks of {SECONDS * 1000:.0f} ms, {SLOTS} at once: {wall:.2f} s "
+        f"  x {wall / ideal:.2f} the ideal (aim 1.15)"
+    )
+
+
+def taskiq(directory: Path, server: RedisServer) -> None:
+    """Measure one worker process on a list in Redis."""
+    runs: dict[str, Callable[[int, float, str], float]] = {}
+    started: list[Worker] = []
+    client = server.client()
+
+    def run_on(worker: Worker, module: Any) -> Callable[[int, float, str], float]:
+        def run(count: int, seconds: float, task: str) -> float:
+            async def send() -> None:
+                await module.broker.startup()
+                for _ in range(count):
+                    await getattr(module, task).kiq(count, seconds)
+                await module.broker.shutdown()
+
+            client.delete("ended")
+            return timed(
+                worker,
+                lambda: asyncio.run(send()),
+                lambda: wait_until("all have run", lambda: client.exists("ended"), 120),
+            )
+
+        return run
+
+    for name, pools in (("taskiq_alone", {}), ("taskiq_limited", POOLS)):
+        module = application(TASKIQ, directory, server.url, name, pools)
+        worker = TaskiqWorker(f"{name}:broker", directory, args=("--log-level", "WARNING"))
+        started.append(worker)
+        worker.ready = lambda: True
+        worker.start()
+        runs[name] = run_on(worker, module)
+    compare("Taskiq", runs)
+    for worker in started:
+        worker.close()
+    client.close()
+
+
+def celery(directory: Path, server: RedisServer, pool: Any) -> None:
+    """Measure a worker of four processes or threads on Redis."""
+    runs: dict[str, Callable[[int, float, str], float]] = {}
+    started: list[Worker] = []
+
+    def run_on(worker: Worker, module: Any) -> Callable[[int, float, str], float]:
+        def run(count: int, seconds: float, task: str) -> float:
+            sent: list[Any] = []
+
+            def send() -> None:
+                sent.extend(getattr(module, task).delay(count, seconds) for _ in range(count))
+
+            return timed(worker, send, lambda: [result.get(timeout=120) for result in sent] and None)
+
+        return run
+
+    for name, pools in ((f"celery_{pool}_alone", {}), (f"celery_{pool}_limited", POOLS)):
+        module = application(CELERY, directory, server.url, name, pools)
+        args = ("--without-gossip", "--without-mingle")
+        worker = CeleryWorker(f"{name}:app", directory, pool=pool, concurrency=4, args=args)
+        started.append(worker)
+        worker.start()
+        runs[name] = run_on(worker, module)
+    compare(f"Celery, {pool}", runs)
+    for worker in started:
+        worker.close()
+
+
+def main() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as place, RedisServer() as server:
+        sys.path.insert(0, place)
+        taskiq(Path(place), server)
+        for pool in ("prefork", "threads"):
+            celery(Path(place), server, pool)
+        sys.path.remove(place)
+    guardian.close()
+
+
+if __name__ == "__main__":
+    main()
