@@ -9,6 +9,10 @@
 --          {0, place from 0 in its partition, ms after which to look again (-1: no reason to), max, declared_before,
 --           now_ms}   the token stands in line
 --          {-1, max, owners of at most 100 slots, declared_before, ms until the rate allows a start (0: it does)}   full
+-- include: lib_plain
+
+local plain = take_plainly()
+if plain then return plain end
 -- include: lib_admit
 
 local patience_ms, channel = tonumber(ARGV[9]), ARGV[10]

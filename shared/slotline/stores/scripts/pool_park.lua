@@ -9,12 +9,15 @@
 -- Returns  {1, fence, life_ms, max, declared_before}   the token has a slot; nothing is parked
 --          {0, place from 0 in its lane and partition, 0, max, declared_before, now_ms}   the message is parked; place 0
 --           where it was already
--- include: lib_admit
+-- include: lib_plain
 
 local lane, digest = ARGV[9], ARGV[10]
-if redis.call('HEXISTS', state, 'm:' .. digest) == 1 or redis.call('ZSCORE', claims, '!' .. token) then
-  return {0, 0, 0, max, declared_before, now_ms}
-end
+local known_here = redis.call('HEXISTS', KEYS[3], 'm:' .. digest) == 1 or redis.call('ZSCORE', KEYS[4], '!' .. ARGV[1])
+local plain = not known_here and take_plainly()
+if plain then return plain end
+-- include: lib_admit
+
+if known_here then return {0, 0, 0, max, declared_before, now_ms} end
 local admitted = admit_at_once()
 if admitted then return admitted end
 -- include: lib_admit_in_turn
