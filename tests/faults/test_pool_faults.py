@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from slotline import Pool, PoolFullError, RedisStore, StoreUnavailableError, configure
+from slotline import Pool, PoolFullError, RedisStore, Slot, StoreUnavailableError, configure
+from slotline.stores._scripts import load
 from tests.harness.waiting import await_until
 
 LEASE = 1.5
@@ -276,3 +277,19 @@ async def test_threads_killed_with_their_process_leave_the_limit_intact(store, r
     await asyncio.to_thread(lambda: [thread.join() for thread in threads])
     assert len(set(fences)) == 6
     await await_until("the slots of the dead are free", lambda: _used(pool, 0))
+
+
+async def test_a_loss_is_told_also_where_the_first_answer_was_lost(redis_proxy, redis_client):
+    configure(heartbeat_lease=LEASE)
+    redis_client.script_load(load("pool_acquire").text)
+    store = RedisStore(redis_proxy.redis_url, timeout=0.2, retries=3)
+    told: list[Slot] = []
+    pool = Pool("p", 1, store=store, on_lost=told.append)
+    cut = redis_proxy.break_at(load("pool_acquire").sha, before=False, silently=True)
+    slot = await pool.acquire()
+    assert cut.happened.is_set()
+    redis_proxy.refuse()
+    await await_until("the slot is lost", lambda: slot.lost)
+    assert slot.forfeited is True
+    await await_until("its holder is told", lambda: told == [slot])
+    await store.close()

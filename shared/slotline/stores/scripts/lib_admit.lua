@@ -9,15 +9,14 @@ local weight, partition = tonumber(ARGV[7]), ARGV[8]
 tell_time()
 local declared_before = declare(ARGV[3], ARGV[4])
 
--- Gives the token a slot, unless it has one; the reply for it. Nothing where what it had has ended by now, unseen: the
--- answer, or the message, was lost.
+-- Gives the token a slot, or a lease anew for the one that it has; the reply for it. Nothing where what it had has ended
+-- by now, unseen: the answer, or the message, was lost.
 local function won()
   local life = life_of(lease_ms, cap_ms)
   if take(token, owner, life, cap_ms, weight, partition) then return {1, fence, life, max, declared_before} end
-  local until_ms = tonumber(redis.call('ZSCORE', slots, token))
-  if until_ms <= now_ms then return nil end
-  local record = redis.call('HGET', state, 'h:' .. token) or ''
-  return {1, string.match(record, '^(%d+)') or fence, until_ms - now_ms, max, declared_before}
+  if tonumber(redis.call('ZSCORE', slots, token)) <= now_ms then return nil end
+  local left, given = prolong(token, life)
+  return {1, given or fence, left, max, declared_before}
 end
 
 -- The reply for a token that gets a slot, or has one, where nobody waits and there is room.

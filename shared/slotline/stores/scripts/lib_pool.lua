@@ -153,6 +153,16 @@ local function take(token, owner, life, cap_ms, weight, partition)
   return true
 end
 
+-- Lets the slot of `token` count for `life` ms from now, but not beyond the end that slot_exp set; returns for how long.
+local function prolong(token, life)
+  local record = redis.call('HGET', state, 'h:' .. token) or ''
+  local cap_at = tonumber(string.match(record, '^[^|]*|[^|]*|(%d+)|') or 0)
+  if cap_at > 0 then life = math.min(life, cap_at - now_ms) end
+  redis.call('ZADD', slots, 'XX', text(now_ms + life), token)
+  keep_key(slots, life)
+  return life, string.match(record, '^(%d+)')
+end
+
 -- Leaves nothing of a pool in which nobody is left but the marks of messages that were parked just now.
 local function remove_if_empty()
   if redis.call('ZCARD', slots) + redis.call('ZCARD', line) + redis.call('ZCOUNT', claims, 0, '+inf') > 0 then return false end

@@ -19,11 +19,12 @@ end
 
 local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
-if until_ms then
+if until_ms and tonumber(until_ms) > now_ms then
   local cap_ms, owner, message = parked(mine_already)
   local lane, place = string.match(redis.call('HGET', state, 'o:' .. mine_already) or '', '^[^|]*|([^|]*)|[^|]*|(%x+)|')
-  local given = string.match(redis.call('HGET', state, 'h:' .. token), '^(%d+)')
-  return {1, given, until_ms - now_ms, mine_already, lane, owner, cap_ms, message, place}
+  local left, given = prolong(token, lease_ms)
+  redis.call('ZADD', claims, 'XX', text(now_ms + lease_ms), mine_already)
+  return {1, given, left, mine_already, lane, owner, cap_ms, message, place}
 end
 
 -- What a dead worker has taken stands at its old place again.
