@@ -96,13 +96,13 @@ class Waiters:
         await asyncio.wait(self.tasks)
 
 
-async def _marked(pool: Pool, told: list, **share) -> list:
-    """Return the slots whose holders are told for one who waits, in order."""
+async def _marked(pool: Pool, told: list, *, count: int = 1, **share) -> list:
+    """Return the slots whose holders are told for one who waits, in order: none, or ``count`` at least."""
     before = len(told)
     token = await pool.evict(**share)
     if token is None:
         return []
-    await await_until("they are told", lambda: len(told) > before)
+    await await_until("they are told", lambda: len(told) - before >= count)
     assert told[before].token == token
     return told[before:]
 
@@ -113,7 +113,7 @@ async def test_as_many_holders_end_as_a_heavy_one_needs_and_no_more(store):
     slots = [await pool.acquire(weight=weight) for weight in (1, 1, 1)]
     waiters = Waiters(pool)
     await waiters.add(weight=3)
-    assert await _marked(pool, told, weight=3) == slots[:2], "one slot is free"
+    assert await _marked(pool, told, count=2, weight=3) == slots[:2], "one slot is free"
     assert await _marked(pool, told, weight=3) == [], "asked again, as after a lost answer"
     await waiters.add()
     assert await _marked(pool, told) == slots[2:]
@@ -145,7 +145,7 @@ async def test_who_waits_for_its_partition_has_a_holder_of_that_end(store):
     slots = [await pool.acquire(partition=name) for name in ("a", "b", "b", "a")]
     waiters = Waiters(pool)
     await waiters.add(partition="b", weight=2)
-    assert await _marked(pool, told, partition="b", weight=2) == slots[1:3], "two slots are free, and not for b"
+    assert await _marked(pool, told, count=2, partition="b", weight=2) == slots[1:3], "the free ones are not b's"
     await waiters.add(partition="b")
     assert await _marked(pool, told, partition="b") == []
     await waiters.leave()

@@ -155,6 +155,7 @@ def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, 
         app = made.module
         with made.worker("prefork", concurrency=2) as worker:
             assert app.one.delay("outage", 0).get(timeout=20) == "one:outage"
+            made.wait_free("one:outage")
             os.kill(own_redis.pid, signal.SIGSTOP)
             try:
                 held = app.one.apply_async(("outage", 0), ignore_result=True)

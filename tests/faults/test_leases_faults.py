@@ -72,6 +72,11 @@ def stuck():
     re.match("(a+)+$", "a" * 64 + "b")
 
 
+def wait_for(path):
+    """Run until there is a file."""
+    wait_until(f"{path} is there", path.exists, 60)
+
+
 @pytest.mark.parametrize(
     ("method", "busy"),
     [
@@ -191,7 +196,9 @@ async def test_killing_a_worker_that_is_being_sent_a_large_argument_leaves_nobod
 
 
 @pytest.mark.parametrize("moment", ["idle", "receiving", "running", "sending"])
-async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(moment):
+async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(tmp_path, moment):
+    over = tmp_path / "over"
+
     def kill_soon(pid):
         time.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
@@ -200,7 +207,7 @@ async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(moment):
         LeasedExecutorManager(backend="process", max_pools=1, workers_per_pool=2) as manager,
         await manager.acquire() as lease,
     ):
-        neighbour = lease.executor.submit(time.sleep, 0.5)
+        neighbour = lease.executor.submit(wait_for, over)
         await await_until("the neighbour runs", neighbour.running)
         pid = await lease.run(os.getpid)
         calls = {"receiving": (len, b"x" * 200_000_000), "running": (time.sleep, 600), "sending": (bytes, 200_000_000)}
@@ -213,6 +220,7 @@ async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(moment):
         else:
             os.kill(pid, signal.SIGKILL)
         await await_until("it is dead", lambda: not alive(pid))
+        over.touch()
         assert neighbour.result(10) is None
         assert await asyncio.gather(*(lease.run(pow, 2, 3) for _ in range(4))) == [8, 8, 8, 8]
 

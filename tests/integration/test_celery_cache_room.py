@@ -131,6 +131,7 @@ def test_a_call_whose_pool_is_full_gets_an_old_value_and_one_without_is_parked(d
         parked = app.stale_price.delay(8)
         wait_until("it is parked", lambda: deployment.parked("stale") == 1)
     assert parked.get(timeout=30) == 2
+    deployment.wait_free("stale")
     assert app.stale_price.delay(7).get(timeout=30) == 3
     nothing_left(deployment)
 

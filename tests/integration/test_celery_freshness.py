@@ -64,10 +64,8 @@ def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_
     made.close()
 
 
-OLDER = pytest.mark.needs("kombu>=5.5", reason="older transports look for such messages every hundred seconds only")
-
-
-@pytest.mark.parametrize("pool", [pytest.param("prefork", marks=OLDER), "threads", "gevent", "solo"])
+@pytest.mark.needs("kombu>=5.5", reason="older transports look for such messages every hundred seconds only")
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_killed_workers_message_is_delivered_again_after_the_visibility_timeout(
     tmp_path: Path, own_redis: RedisServer, pool: str
 ) -> None:
