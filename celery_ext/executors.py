@@ -65,12 +65,12 @@ def _run_in_lease(
 ) -> Any:
     manager = runtime(task.app).executors.get(name)
     request = task.request
-    work: partial[Any]
+    work: Callable[..., Any]
     if manager.backend is ExecutorBackend.THREAD:
         work = partial(_with_request, task, request, body)
     else:
         plain = {field: value for field, value in vars(request).items() if not field.startswith("_")}
-        work = partial(_in_process, TaskName.of(task), plain)
+        work = _InProcess(TaskName.of(task), plain)
     vars(work)["__qualname__"] = task.name  # what errors call it
     limits, life = _limits(task, request, manager)
     slot = slot_of(request)
@@ -160,10 +160,20 @@ def _with_request(task: Task, request: Context, body: Callable[..., Any], *args:
         _task_stack.pop()
 
 
-def _in_process(name: TaskName, request: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-    task = name.find()
-    body = task.__dict__.get(BODY) or task.run
-    return _with_request(task, Context(request), body, *args, **kwargs)
+class _InProcess:
+    """A task's body on its way to another process."""
+
+    def __init__(self, name: TaskName, request: dict[str, Any]) -> None:
+        self.name, self.request = name, request
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        task = self.name.find()
+        body = task.__dict__.get(BODY) or task.run
+        return _with_request(task, Context(self.request), body, *args, **kwargs)
+
+    def slotline_prepare(self) -> None:
+        """Look for the task before the call's time begins."""
+        self.name.find()
 
 
 class TaskName(NamedTuple):

@@ -24,6 +24,7 @@ class Shipped:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self.__qualname__ = _plain(getattr(function, "__qualname__", type(function).__qualname__))  # for errors
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
@@ -45,6 +46,10 @@ class _Named:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _resolved(self.module, self.name)(*args, **kwargs)
 
+    def slotline_prepare(self) -> None:
+        """Look for it before the call's time begins."""
+        _resolved(self.module, self.name)
+
 
 def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
@@ -55,9 +60,13 @@ def _resolved(module_name: str, name: str) -> Callable[..., Any]:
     try:
         found = _found(module, name)
     except AttributeError:
-        found = _found(module, name.partition(_TASKIQ_SUFFIX)[0])
+        found = _found(module, _plain(name))
     function: Callable[..., Any] = found.original_func if isinstance(found, AsyncTaskiqDecoratedTask) else found
     return function
+
+
+def _plain(name: str) -> str:
+    return name.partition(_TASKIQ_SUFFIX)[0]
 
 
 def _found(module: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slotline._checks import refuse
 from slotline.leases import ExecutorBackend, LeasedExecutorManager, ManagerRegistry, run_in_lease
 from taskiq_ext._base import LabelledMiddleware
+from taskiq_ext._command import follow_command
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import EXECUTOR_LABELS, ExecutorOptions, executor_options
 from taskiq_ext._shipping import Shipped
@@ -29,7 +30,7 @@ class ExecutorMiddleware(LabelledMiddleware[ExecutorOptions]):
     killed when ``timeout`` or ``time_limit`` has passed, or the message is cancelled; a thread runs on to its end.
 
     Managers start in the process that first needs them, and stop when the broker shuts down; one that was running
-    before is left running.
+    before is left running. Workers whose ``taskiq worker`` command is killed are asked to end as it would have done.
 
     Args:
         managers: For each name a ``LeasedExecutorManager`` or the options of one.
@@ -52,6 +53,12 @@ class ExecutorMiddleware(LabelledMiddleware[ExecutorOptions]):
         if default is not None and default not in self.managers:
             raise refuse("default", default, "None or one of " + ", ".join(map(repr, self.managers)))
         self.default = default
+
+    def startup(self) -> None:
+        """See :class:`LabelledMiddleware`; a worker process begins to follow its command."""
+        super().startup()
+        if self.broker.is_worker_process:
+            follow_command()
 
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> ExecutorOptions | None:
         """Return the options that ``labels`` ask for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 from concurrent.futures import BrokenExecutor
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from slotline.errors import LeaseExpiredError, WorkExitedError
-from slotline.leases import LeasedExecutorManager
+from slotline.leases import LeasedExecutorManager, limits_for, run_in_lease, run_in_lease_sync
 from slotline.workers import UnpicklableError, WorkerLostError
 from tests.harness.waiting import await_until
 from tests.integration import billiard_tasks as tasks
@@ -134,6 +135,31 @@ async def test_work_without_the_memory_for_its_arguments_or_its_result_fails_alo
             with pytest.raises((MemoryError, UnpicklableError), match=r"MemoryError|^$"):
                 await lease.run(*call)
             assert await lease.run(tasks.square, 3) == 9
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+@pytest.mark.parametrize("face", ["async", "sync"])
+async def test_importing_a_tasks_module_does_not_count_towards_its_time_limit(backend, face, tmp_path, monkeypatch):
+    source = "import os, time\nif os.getpid() != {pid}:\n    time.sleep(1.5)\ndef quick():\n    return 'quick'\n"
+    (tmp_path / f"heavy_{backend}_{face}.py").write_text(source.format(pid=os.getpid()))
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(f"heavy_{backend}_{face}")
+    async with leases(backend) as manager:
+        limits = limits_for(manager, time_limit=1)
+        if face == "async":
+            assert await run_in_lease(manager, module.quick, limits=limits) == "quick"
+        else:
+            assert await asyncio.to_thread(run_in_lease_sync, manager, module.quick, limits=limits) == "quick"
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
+async def test_what_cannot_be_sent_is_named_under_a_time_limit_too(backend):
+    async with leases(backend) as manager:
+        limits = limits_for(manager, time_limit=30)
+        with pytest.raises(UnpicklableError, match="lambda"):
+            await run_in_lease(manager, lambda: 1, limits=limits)
+        with pytest.raises(LOST, match="exit code 3"):
+            await run_in_lease(manager, tasks.os_exit, (3,), limits=limits)
 
 
 @pytest.mark.soak

@@ -68,7 +68,7 @@ def die_with(owner: int) -> None:
             _end()  # it had ended before the signal was armed
         return
     handle = sentinel if sentinel is not None else _process_handle(owner)
-    threading.Thread(target=_watch, args=(handle,), name="slotline-guard", daemon=True).start()
+    threading.Thread(target=watch, args=(handle, _end), name="slotline-guard", daemon=True).start()
 
 
 def _process_handle(pid: int) -> int:
@@ -79,11 +79,12 @@ def _process_handle(pid: int) -> int:
         raise
 
 
-def _watch(handle: int) -> None:
+def watch(handle: int, then: Callable[[], object]) -> None:
+    """Wait until the process behind a descriptor has ended, then call ``then()``."""
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     poll.poll()
-    _end()
+    then()
 
 
 def _end() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from slotline._checks import optional_seconds, refuse, whole_number
 from slotline.errors import LeaseExpiredError, WorkTimeLimitError
+from slotline.leases._proxy import LeasedExecutor
 from slotline.leases.lease import ExecutorLease
 from slotline.leases.manager import LeasedExecutorManager
 
@@ -24,7 +26,8 @@ class Limits:
     """How long one task may run, in seconds; ``None`` is no limit of its own.
 
     Args:
-        time_limit: After it the task's process is killed; starting the process does not count.
+        time_limit: After it the task's process is killed; starting the process, and importing the function's module
+            there, does not count.
         soft_time_limit: After it ``SoftTimeLimitExceeded`` is raised in the task.
         max_memory: Kilobytes of data that the task's process may hold; more is a ``MemoryError`` in the task.
     """
@@ -34,7 +37,12 @@ class Limits:
     max_memory: int | None = None
 
     def __bool__(self) -> bool:
-        return self.time_limit is not None or self.soft_time_limit is not None or self.max_memory is not None
+        return self.timed or self.max_memory is not None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the task's time is limited."""
+        return self.time_limit is not None or self.soft_time_limit is not None
 
     def options(self) -> dict[str, Any]:
         """Return what a billiard executor is told; what is not limited here stays as its manager says."""
@@ -108,12 +116,14 @@ async def run_in_lease(
     async with lease:
         alarm = None
         try:
-            if _counts_here(manager, limits):
-                await lease.run(_ready)
-                alarm = _Alarm(lease, limits)
+            if limits.timed:
+                getting_ready = _unlimited(manager, lease).submit(_get_ready, fn)
+                await asyncio.gather(asyncio.wrap_future(getting_ready), return_exceptions=True)
             if limits and manager.takes_limits:
                 executor = lease.executor.options(**limits.options())
                 return await asyncio.wrap_future(executor.submit(fn, *args, **kwargs or {}))
+            if limits.time_limit is not None:
+                alarm = _Alarm(lease, limits.time_limit)
             return await lease.run(fn, *args, **kwargs or {})
         except asyncio.CancelledError:
             if manager.killable:
@@ -149,12 +159,13 @@ def run_in_lease_sync(
         if on_lease is not None:
             on_lease(lease)
         executor, alarm, future = lease.executor, None, None
-        if limits and manager.takes_limits:
-            executor = executor.options(**limits.options())
         try:
-            if _counts_here(manager, limits):
-                lease.sync.run(_ready)
-                alarm = _Alarm(lease, limits)
+            if limits.timed:
+                wait([_unlimited(manager, lease).submit(_get_ready, fn)])
+            if limits and manager.takes_limits:
+                executor = executor.options(**limits.options())
+            elif limits.time_limit is not None:
+                alarm = _Alarm(lease, limits.time_limit)
             future = executor.submit(fn, *args, **kwargs or {})
             return future.result()
         except LeaseExpiredError as error:
@@ -174,9 +185,9 @@ class _Alarm(threading.Timer):
 
     rang = False
 
-    def __init__(self, lease: ExecutorLease, limits: Limits) -> None:
-        self.limit = limits.time_limit or 0.0
-        super().__init__(self.limit, self._ring)
+    def __init__(self, lease: ExecutorLease, limit: float) -> None:
+        self.limit = limit
+        super().__init__(limit, self._ring)
         self.daemon = True
         self.name = "slotline-limit"
         self._lease = lease
@@ -187,12 +198,21 @@ class _Alarm(threading.Timer):
         self._lease.sync.revoke(f"was revoked at its task's time limit of {self.limit:g} s")
 
 
-def _ready() -> None:
-    """Nothing: once it has run, a worker is up, and the time that this took is not the task's."""
+def _unlimited(manager: LeasedExecutorManager, lease: ExecutorLease) -> LeasedExecutor:
+    return lease.executor.options(timeout=None, soft_timeout=None) if manager.takes_limits else lease.executor
 
 
-def _counts_here(manager: LeasedExecutorManager, limits: Limits) -> bool:
-    return limits.time_limit is not None and not manager.takes_limits
+def _get_ready(fn: Callable[..., Any]) -> None:
+    """Have a process up that has imported what it is to run: the time that this takes is not the work's.
+
+    If it fails, nobody hears of it: the work itself will say what is wrong.
+
+    Whatever is sent to a process is imported there on arrival; what looks for its function only when it is called has a
+    method for that.
+    """
+    prepare = getattr(fn, "slotline_prepare", None)
+    if prepare is not None:
+        prepare()
 
 
 def _verdict(error: LeaseExpiredError, alarm: _Alarm | None, fn: Callable[..., Any]) -> LeaseExpiredError:
