@@ -68,10 +68,11 @@ def test_a_time_limit_kills_a_leased_body_where_celery_cannot(deployment: Deploy
         assert deployment.module.in_cpu.delay(2).get(timeout=20)[0] == 4
 
 
-def test_recycled_children_leave_no_leased_processes(deployment: Deployment) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "billiard"])
+def test_recycled_children_leave_no_leased_processes(deployment: Deployment, backend: str) -> None:
     app = deployment.module
     with deployment.worker("prefork", concurrency=1, args=("--max-tasks-per-child", "1")):
         for _ in range(2):
-            app.leasing.delay().get(timeout=20)
+            app.leasing.delay(0, backend).get(timeout=20)
         first = grandchildren(deployment)[:4]
         wait_until("the first child's processes are gone", lambda: gone(*first), 10)

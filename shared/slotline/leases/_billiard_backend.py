@@ -11,7 +11,7 @@ from slotline.errors import UnsupportedBackendError
 from slotline.leases._child import start_logging
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases._importable import keep_importable
-from slotline.leases.backend import Backend, ExecutorBackend
+from slotline.leases.backend import Backend, ExecutorBackend, under_gevent
 from slotline.leases.process_logging import ProcessLoggingConfig
 from slotline.workers.options import check_pool_options
 
@@ -44,6 +44,11 @@ class BilliardBackend(Backend):
             raise UnsupportedBackendError(f"The billiard backend needs billiard, which is not here: {error}.") from None
         executor_class: Callable[..., Executor] = BilliardExecutor
         return executor_class
+
+    def check_process(self) -> None:
+        """See :class:`Backend`."""
+        if under_gevent():
+            raise UnsupportedBackendError("The billiard backend does not run under gevent: use 'process' there.")
 
     def build(self) -> Executor:
         """See :class:`Backend`."""

@@ -50,6 +50,7 @@ class Lifecycle:
         with self._lock:
             if self._core.open:
                 return
+            self._core.backend.check_process()
             self.checker = self._new_checker()
             with self._core.lock:
                 self._core.open = True

@@ -11,12 +11,13 @@ from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 from slotline._checks import refuse, whole_number
+from slotline.errors import UnsupportedBackendError
 from slotline.leases._child import WorkerSetup
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases._importable import keep_importable
 from slotline.leases._process_threads import ProcessThreads
 from slotline.leases._worker_process import WorkerProcess
-from slotline.leases.backend import Backend, ExecutorBackend
+from slotline.leases.backend import Backend, ExecutorBackend, under_gevent
 from slotline.leases.process_logging import ProcessLoggingConfig
 
 
@@ -42,6 +43,14 @@ class ProcessBackend(Backend):
     def executor_class(cls) -> Callable[..., Executor]:
         """See :class:`Backend`."""
         return ProcessPoolExecutor  # its options, without the one pipe for all
+
+    def check_process(self) -> None:
+        """See :class:`Backend`."""
+        if self._context.get_start_method() == "fork" and under_gevent():
+            raise UnsupportedBackendError(
+                "A process under gevent cannot fork workers, which would go on with its greenlets: "
+                "leave mp_context out, or use 'spawn' or 'forkserver'."
+            )
 
     def build(self) -> Executor:
         """See :class:`Backend`."""

@@ -58,6 +58,8 @@ class WorkerProcess:
         allow_children()
         with _starting:
             self._connection, theirs = context.Pipe()
+            for end in (self._connection, theirs):
+                os.set_blocking(end.fileno(), True)  # under gevent they are not
             self._process: BaseProcess = context.Process(target=serve, args=(theirs, setup))  # type: ignore[attr-defined] # every context has it
             try:
                 self._process.start()
@@ -69,8 +71,8 @@ class WorkerProcess:
         self._pid = self._process.pid or 0
         self._handle = _handle_of(self._process)
         self._ends = select.poll()
-        for end in (self._connection, self._handle):
-            self._ends.register(end, select.POLLIN)
+        self._ends.register(self._connection, select.POLLIN)
+        self._ends.register(self._handle, select.POLLIN)
 
     def begin(self) -> None:
         """Wait until the process takes calls.

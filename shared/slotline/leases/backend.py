@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
@@ -59,6 +60,13 @@ class Backend(ABC):
     def executor_class(cls) -> Callable[..., Executor]:
         """Return the class whose constructor gets the options; raises UnsupportedBackendError."""
 
+    def check_process(self) -> None:  # noqa: B027 - most executors run anywhere
+        """Refuse to run in this process; not before it is to be used here, since others may share the declaration.
+
+        Raises:
+            UnsupportedBackendError: Executors of this kind do not work in it.
+        """
+
     @abstractmethod
     def build(self) -> Executor:
         """Return a new executor."""
@@ -79,6 +87,12 @@ class Backend(ABC):
         """Return the constructor's arguments that a user may give; raises UnsupportedBackendError."""
         parameters = inspect.signature(cls.executor_class()).parameters.values()
         return [it.name for it in parameters if it.kind is not it.VAR_KEYWORD and it.name not in cls.taken]
+
+
+def under_gevent() -> bool:
+    """Whether the threads of this process are greenlets."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 class ThreadBackend(Backend):

@@ -175,7 +175,11 @@ class LeasedExecutorManager:
         return stats_of(self._core, self._life.sizing, self._min_pools, self._workers)
 
     async def start(self) -> None:
-        """Start to grant leases; harmless when started. No process or thread is started for work that never comes."""
+        """Start to grant leases; harmless when started. No process or thread is started for work that never comes.
+
+        Raises:
+            UnsupportedBackendError: The backend does not work in this process, which runs under gevent.
+        """
         self._desk.start()
 
     async def stop(self, *, wait: bool = True) -> None:
