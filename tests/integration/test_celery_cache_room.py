@@ -33,18 +33,13 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.fixture(autouse=True)
 def workers(deployment: Deployment) -> Iterator[list[CeleryWorker]]:
     """Two workers of two processes or threads."""
+    # What the last workers had run, and not acknowledged yet when they were killed, would run again in this test.
+    deployment.history.flushall()
     with (
         deployment.worker(deployment.pool, concurrency=2) as one,
         deployment.worker(deployment.pool, concurrency=2) as two,
     ):
         yield [one, two]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_cached(deployment: Deployment) -> None:
-    deployment.clear()
-    for key in deployment.history.scan_iter("slotline:*"):
-        deployment.history.delete(key)
 
 
 def wait_in_line(deployment: Deployment, count: int) -> None:
