@@ -7,13 +7,24 @@ from typing import Any
 
 import pytest
 
-from tests.faults.celery_history import SOURCE, most_at_once, now, runs, times_run
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
+from tests.integration.losing_slots import ends, fences, most_alive, runs
 
 LIMITED, FREE, SECONDS, LEASE = 300, 20, 0.04, 2.0
 TRANSPORT = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+
+SOURCE = """
+@app.task(shared=False, name="app.traced", pool="traced", pool_size=2, bind=True, acks_late=True)
+def traced(self, seconds):
+    return beat(STORE, "traced", self.slot.fence, seconds, self.request.id)
+
+
+@app.task(shared=False, name="app.passing", bind=True, acks_late=True)
+def passing(self):
+    return beat(STORE, "passing", time.time_ns(), 0, self.request.id)
+"""
 
 
 def test_a_line_before_a_limit_survives_its_workers_on_redis(tmp_path: Path) -> None:
@@ -32,30 +43,26 @@ def everything_finishes(made: Deployment) -> None:
     app = made.module
     with made.worker("prefork", concurrency=2) as doomed, made.worker("prefork", concurrency=2):
         limited = [app.traced.delay(SECONDS) for _ in range(LIMITED)]
-        free = [app.passing.delay(0) for _ in range(FREE)]
+        free = [app.passing.delay() for _ in range(FREE)]
         for result in free:
             result.get(timeout=60)
-        wait_until("a third has run", lambda: made.history.llen("celery-test:history") > 2 * LIMITED / 3, 60)
-        pids = [process.pid for process in doomed.processes()]
+        wait_until("a third has run", lambda: ends(made.history, "traced").total() > LIMITED / 3, 60)
         doomed.kill_all()
-        killed = dict.fromkeys(pids, now(made))
         with made.worker("prefork", concurrency=2):
             for result in limited:
                 result.get(timeout=60)
             # The results are there; what was not acknowledged when its worker was killed comes once more.
             wait_until("the room is empty", lambda: not made.parked("traced"), 30)
             made.wait_free("traced")
-    found = runs(made, killed)
-    ids = {result.id for result in limited}
-    of_limited = [run for run in found if run.id in ids]
-    assert most_at_once(of_limited) == 2
-    often = times_run(found)
-    assert set(often) == {result.id for result in [*limited, *free]}, "nothing was lost"
-    victims = {run.id for run in found if run.end == killed.get(run.pid)}
-    again = {task for task, times in often.items() if times > 1}
-    # What had ended and was not acknowledged yet when its worker was killed runs again, too.
-    assert len(again - victims) <= 2
-    last_free = max(run.end for run in found if run.id not in ids)
-    before_it = sum(run.end < last_free for run in of_limited)
-    assert before_it < LIMITED / 3, f"unlimited tasks waited behind {before_it} limited ones"
+    often, ended = runs(made.history, "traced"), ends(made.history, "traced")
+    assert most_alive(fences(made.history, "traced")) == 2
+    assert set(often) == {result.id for result in limited}, "nothing was lost"
+    assert set(ends(made.history, "passing")) == {result.id for result in free}
+    # Beside what was broken off, what had ended and was not acknowledged yet runs again.
+    assert len([task for task, times in often.items() if times > 1 and ended[task] == times]) <= 2
+    (last_free, _), *_ = made.history.xrevrange("history:passing", count=1)
+    before_it = [
+        entry for _, entry in made.history.xrange("history:traced", max=last_free) if entry[b"what"] == b"ends"
+    ]
+    assert len(before_it) < LIMITED / 3, f"unlimited tasks waited behind {len(before_it)} limited ones"
     made.close()
