@@ -18,6 +18,7 @@ from slotline.caches import RedisCacheAdapter
 from slotline.errors import StoreUnavailableError
 from taskiq_ext import CacheMiddleware, PoolLimitMiddleware
 from tests.harness.proxy import TcpProxy
+from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import await_until
 from tests.harness.workers import TaskiqWorker
 
@@ -187,6 +188,32 @@ async def test_messages_run_or_fail_while_the_store_is_away_if_they_are_told_to(
     else:
         assert isinstance(result.error, StoreUnavailableError)
     await broker.shutdown()
+
+
+@pytest.mark.parametrize("policy", ["wait", "open", "fail"])
+async def test_a_store_that_is_out_of_memory_is_one_that_is_away(own_redis: RedisServer, policy: Any) -> None:
+    store = RedisStore(own_redis.url, retries=1)
+    broker = InMemoryBroker().with_middlewares(PoolLimitMiddleware(store, on_store_error=policy))
+
+    @broker.task(pool="api", pool_size=2)
+    async def work(x: int) -> int:
+        return x
+
+    with own_redis.client() as client:
+        client.config_set("maxmemory", 1)
+        sent = await work.kiq(1)
+        if policy == "wait":
+            await asyncio.sleep(0.5)
+            assert not await sent.is_ready()
+            client.config_set("maxmemory", 0)
+        result = await sent.wait_result(check_interval=0.02, timeout=30)
+        client.config_set("maxmemory", 0)
+    if policy == "fail":
+        assert isinstance(result.error, StoreUnavailableError)
+    else:
+        assert result.return_value == 1
+    await broker.shutdown()
+    await store.close()
 
 
 async def test_a_store_that_goes_away_during_a_run_does_not_change_its_result(
