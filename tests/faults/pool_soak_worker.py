@@ -20,19 +20,26 @@ from slotline.pools import Room
 right = time.time
 time.time = lambda: right() + int(sys.argv[5])
 
-URL, SIZE, LEASE, NAME = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+URL, SIZE, LEASE, NAME, HISTORY = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4], sys.argv[6]
 slotline.configure(heartbeat_lease=LEASE)
 store = RedisStore(URL, timeout=1, retries=5)
-client = redis.Redis.from_url(URL)
+client = redis.Redis.from_url(HISTORY)
 history = PoolHistory(client)
-pool = Pool("soak", SIZE, slot_exp=None, store=store)
+
+
+def lost(slot: Slot) -> None:
+    """Whoever has lost a slot is out before anybody else can be in."""
+    history.leave(slot.fence, NAME)
+
+
+pool = Pool("soak", SIZE, slot_exp=None, store=store, on_lost=lost)
 
 
 def work(slot: Slot, message: str = "") -> None:
-    """Be inside for a moment, and say so; a holder whose slot is lost says nothing any more."""
-    history.enter(slot.fence, NAME, message)
-    time.sleep(random.expovariate(200))
+    """Be inside for a moment, and say so."""
     if not slot.lost:
+        history.enter(slot.fence, NAME, message)
+        time.sleep(random.expovariate(200))
         history.leave(slot.fence, NAME, message)
 
 
@@ -50,7 +57,12 @@ def park(room: Room, number: int) -> None:
     message = f"{NAME}-{threading.get_ident()}-{number}"
     client.sadd("sent", message)
     client.expire("sent", 3600)
-    outcome = room.sync.park(pool, message.encode(), lane="soak")
+    while True:
+        try:
+            outcome = room.sync.park(pool, message.encode(), lane="soak")
+            break
+        except StoreError:  # nothing is known of it: as a broker's message, it comes again
+            time.sleep(0.01)
     if isinstance(outcome, Slot):
         with pool.holding(outcome):
             work(outcome, message)
@@ -58,14 +70,16 @@ def park(room: Room, number: int) -> None:
 
 def work_off(room: Room) -> None:
     taken = room.sync.take()
-    if taken is not None:
+    if taken is not None and (taken.lost or taken.slot.lost):
+        taken.sync.give_back()
+    elif taken is not None:
         with pool.holding(taken.slot):
             work(taken.slot, taken.message.decode())
         taken.sync.settle()
 
 
 def loop() -> None:
-    room, number = Room(store, ["soak"]), 0
+    room, number = Room(store, ["soak"], on_lost=lost), 0
     while True:
         number += 1
         try:
