@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,4 +73,25 @@ def test_a_child_is_killed_in_time_while_the_one_redis_for_everything_stands_sti
         assert second.get(timeout=60) > 0
         made.wait_free("beating:still")
     assert one_after_the_other(fences(made.history, "still"))
+    made.close()
+
+
+def test_a_store_that_comes_back_without_its_data_costs_what_ran_and_what_was_parked_and_nothing_else(
+    tmp_path: Path, own_redis: RedisServer, make_redis: Callable[..., RedisServer]
+) -> None:
+    store, made = make_redis(), Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True)
+    beating = made.module.beating
+    with made.worker("prefork", concurrency=2, store=store.url, args=("-l", "DEBUG")) as worker:
+        first = beating.delay("empty", 60)
+        wait_until("the first runs", lambda: fences(made.history, "empty"), 30)
+        parked, held = beating.delay("empty", 0.1), beating.apply_async(("empty", 0.1), pool_on_full="wait")
+        worker.wait_log(f"{parked.id}] is parked")
+        worker.wait_log(f"{held.id}] is held")
+        store.restart(keep_data=False)
+        with pytest.raises(SlotLostError):
+            first.get(timeout=40)
+        assert held.get(timeout=60) > 0
+        assert beating.delay("empty", 0.1).get(timeout=60) > 0
+        assert parked.state == "PENDING"
+    assert len(set(fences(made.history, "empty"))) == 3
     made.close()
