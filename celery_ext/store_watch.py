@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celery.utils.log import get_logger
 
 from slotline.errors import StoreError, StoreUnavailableError
-from slotline.pools import Pool, Slot
+from slotline.pools import Limit, Slot
 from slotline.stores import Command, Store
 
 logger = get_logger(__name__)
@@ -35,7 +35,7 @@ class StoreWatch:
         self._on_back = on_back
         self._lock = threading.Lock()
         self._away = False
-        self._owed: list[tuple[Pool, Slot]] = []
+        self._owed: list[tuple[Limit[Any], Slot]] = []
         self._ended = threading.Event()
 
     def ask(self, question: Callable[[], T]) -> T:
@@ -52,7 +52,7 @@ class StoreWatch:
             self._lost()
             raise
 
-    def release(self, pool: Pool, slot: Slot) -> None:
+    def release(self, pool: Limit[Any], slot: Slot) -> None:
         """Give a slot back, now or when the store is back."""
         if not self._away:
             try:

@@ -29,6 +29,8 @@ from slotline.errors import (
 )
 
 if TYPE_CHECKING:
+    from slotline.pools.holding import Holding
+    from slotline.pools.limits import Limits
     from slotline.pools.pool import Pool
     from slotline.pools.pooled import pooled
     from slotline.pools.slot import Slot
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
+    "Holding",
     "InvalidOptionError",
     "LeaseExpiredError",
     "LeaseUnavailableError",
+    "Limits",
     "MemoryStore",
     "MessageTooLargeError",
     "Pool",
@@ -64,6 +68,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Holding": "pools",
+    "Limits": "pools",
     "MemoryStore": "stores",
     "Pool": "pools",
     "RedisStore": "stores",  # and only then redis, which is an extra

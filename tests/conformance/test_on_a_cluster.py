@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from slotline import RedisStore
+from slotline import InvalidOptionError, Limits, Pool, RedisStore
 from slotline.caches import RedisCacheAdapter, TieredCacheAdapter
 from slotline.caches.testing import CacheAdapterConformance
+from tests.conformance.test_limits import (  # noqa: F401 - run here with this module's store
+    limits,
+    pools,
+    test_a_full_pool_keeps_nobody_from_the_others,
+    test_a_holding_has_the_slot_of_each_pool,
+    test_a_pool_of_a_group_is_another_pool,
+    test_many_tasks_and_threads_never_exceed_any_limit,
+    test_nobody_starves_between_two_pools_that_are_never_free_together,
+    test_takes_a_slot_of_each_pool_or_none,
+    test_two_that_want_the_same_pools_in_another_order_do_not_block_each_other,
+)
 from tests.conformance.test_pool_rates import (  # noqa: F401 - run here with this module's store
     test_a_paused_pool_lets_nobody_in_and_a_resumed_one_serves_its_waiters_at_once,
     test_starts_are_spaced_and_waiters_served_in_order_at_the_rates_pace,
@@ -43,6 +54,13 @@ async def store(redis_cluster):
     store = RedisStore(redis_cluster.url)
     yield store
     await store.close()
+
+
+async def test_pools_without_a_common_group_are_refused_with_the_reason(store):
+    alone, grouped, other = Pool("a", 1, store=store), *(Pool("b", 1, store=store, group=group) for group in "gh")
+    for pair in ((alone, Pool("b", 1, store=store)), (alone, grouped), (grouped, other)):
+        with pytest.raises(InvalidOptionError, match=r"^pools=.*group: a Redis Cluster"):
+            Limits(*pair)
 
 
 @pytest.mark.leaves("keys", reason="entries with ttl 0 or None stay by intention")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from slotline import MemoryStore, Pool, RedisStore, Settings, Slot, configure, pooled
+from slotline import Holding, Limits, MemoryStore, Pool, RedisStore, Settings, Slot, configure, pooled
 from slotline.caches import InMemoryCacheAdapter
 from slotline.leases import ExecutorLease, LeasedExecutorManager
 from slotline.pools import PoolInfo
@@ -12,6 +12,19 @@ from slotline.pools import PoolInfo
 assert_type(configure(store=RedisStore("redis://localhost:6379/0"), default_pool_slot_expiration=300), Settings)
 
 api = Pool("api", max_size=5, slot_exp=None, store=MemoryStore(), on_lost=lambda slot: print(slot.fence))
+
+
+both = Limits(api, Pool("db", 2, group=None), on_lost=lambda holding: print(holding.slots))
+
+
+async def together() -> None:
+    async with both as holding:
+        assert_type(holding, Holding)
+        assert_type(holding.slot_of("db").fence, int)
+    async with both.slot(timeout=1, weight={"db": 2}, partition="tenant") as holding:
+        assert_type(holding.slots, tuple[Slot, ...])
+    assert_type(both.sync.acquire(), Holding)
+    assert_type(await both.release(await both.acquire(timeout=None)), bool)
 
 
 async def awaiting() -> None:
@@ -44,6 +57,14 @@ async def fetch_async(tenant: str) -> str:
 
 
 assert_type(fetch("a"), list[str])
+
+
+@pooled(["db", "tenant:{tenant}"], [10, 3])
+def save(tenant: str) -> int:
+    return len(tenant)
+
+
+assert_type(save("a"), int)
 
 
 async def caching() -> None:

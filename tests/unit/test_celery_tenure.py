@@ -167,7 +167,7 @@ def test_what_its_pool_cannot_kill_goes_on_and_is_counted(pool, outcome):
     told = Told()
     losses = Losses(pool(limit=1), AnywhereMailbox(), has_children=False)
     losses.add(told.tenure, "cancel")
-    told.tenure.slot.evicted = True
+    told.tenure.slot._evicted = True
     losses.forfeit(told.tenure.slot)
     losses.forfeit(told.tenure.slot)
     assert losses.counts == {outcome: 1}

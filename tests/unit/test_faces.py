@@ -6,10 +6,17 @@ import inspect
 
 import pytest
 
-from slotline.pools import Place, Pool, Room, SyncPlace, SyncPool, SyncRoom, SyncTaken, Taken
+from slotline.pools import Limits, Place, Pool, Room, SyncLimit, SyncPlace, SyncPool, SyncRoom, SyncTaken, Taken
 from slotline.stores import Store, SyncStore
 
-PAIRS = [(Pool, SyncPool), (Place, SyncPlace), (Room, SyncRoom), (Taken, SyncTaken), (Store, SyncStore)]
+PAIRS = [
+    (Pool, SyncPool),
+    (Limits, SyncLimit),
+    (Place, SyncPlace),
+    (Room, SyncRoom),
+    (Taken, SyncTaken),
+    (Store, SyncStore),
+]
 
 
 def coroutines(cls: type) -> dict[str, inspect.Signature]:

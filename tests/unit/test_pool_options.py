@@ -140,3 +140,37 @@ def test_a_block_of_slot_is_good_for_one_use():
         pass
     with pytest.raises(RuntimeError, match="never entered"):
         pool.slot().__exit__(None, None, None)
+
+
+def test_a_decorated_function_runs_in_a_slot_of_each_of_several_pools():
+    store = MemoryStore()
+
+    @pooled(["db", "api:{tenant}"], [3, 1], raise_on_full=True, store=store)
+    def call(tenant, then=""):
+        return call(then) if then else [Pool(key, 1, store=store).sync.size() for key in ("db", f"api:{tenant}")]
+
+    assert call("a") == [1, 1]
+    assert call("a", then="b") == [2, 1]
+    with pytest.raises(PoolFullError, match=r"Pool 'api:a' is full"):
+        call("a", then="a")
+    assert Pool("db", 1, store=store).sync.size() == 0
+
+
+async def test_two_templates_that_give_one_key_are_one_pool():
+    store = MemoryStore()
+
+    @pooled(("account:{source}", "account:{target}"), 1, raise_on_full=True, store=store)
+    async def move(source, target):
+        return await Pool(f"account:{source}", 1, store=store).size()
+
+    assert await move(1, 2) == 1
+    assert await move(1, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "max_size", "named"),
+    [([], 1, "key"), (["a", ""], 1, "key"), (["a", "b"], [1], "max_size"), (["a", "b"], [1, 0], "max_size")],
+)
+def test_impossible_lists_of_pools_are_refused_by_name(key, max_size, named):
+    with pytest.raises(InvalidOptionError, match=f"^{named}="):
+        pooled(key, max_size)

@@ -55,7 +55,7 @@ class Line(FleetingPool):
 
     def verdict(self, taken: Taken) -> Steps[bytes | None]:
         """Return the exception, for :func:`failure_in`, of a run for which a message was waiting when it failed."""
-        told = yield Call(self.store, Command("HGET", (pool_keys(self.store, self.key)[2],), ("verdict",)))
+        told = yield Call(self.store, Command("HGET", (pool_keys(self.store, self.name)[2],), ("verdict",)))
         if told is None:
             return None
         place, _, payload = told.partition(b"|")

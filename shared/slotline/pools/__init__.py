@@ -1,21 +1,29 @@
 """Concurrency limits that hold across threads, processes and machines."""
 
-from slotline.pools._sync import SyncPool
+from slotline.pools._sync import SyncLimit, SyncPool
+from slotline.pools._sync_room import SyncRoom, SyncTaken
+from slotline.pools.holding import Holding
 from slotline.pools.info import Holder, PoolInfo
+from slotline.pools.limit import Limit
+from slotline.pools.limits import Limits
 from slotline.pools.place import Place, SyncPlace
 from slotline.pools.pool import Pool
 from slotline.pools.pooled import pooled
-from slotline.pools.room import Parked, Room, SyncRoom, SyncTaken, Taken
+from slotline.pools.room import Parked, Room, Taken
 from slotline.pools.slot import Slot
 
 __all__ = [
     "Holder",
+    "Holding",
+    "Limit",
+    "Limits",
     "Parked",
     "Place",
     "Pool",
     "PoolInfo",
     "Room",
     "Slot",
+    "SyncLimit",
     "SyncPlace",
     "SyncPool",
     "SyncRoom",

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from slotline.pools.slot import Slot
 from slotline.steps import run_awaiting, run_blocking
 
 if TYPE_CHECKING:
-    from slotline.pools.pool import Pool
+    from slotline.pools.limit import Limit
+
+Held = TypeVar("Held", bound=Slot)
 
 # The blocks that are open in this thread or task, the innermost last. A task started inside a block sees the block,
 # but what it enters and leaves itself stays its own.
-_open: ContextVar[tuple[tuple[Pool, Slot], ...]] = ContextVar("slotline_open_pools", default=())
+_open: ContextVar[tuple[tuple[Limit[Any], Slot], ...]] = ContextVar("slotline_open_pools", default=())
 
 
-class Blocks:
+class Blocks(Generic[Held]):
     """The open blocks of one pool."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, Held] = {}
 
-    def enter(self, pool: Pool, slot: Slot) -> Slot:
+    def enter(self, pool: Limit[Held], slot: Held) -> Held:
         """Open a block with ``slot``."""
         self._slots[slot.token] = slot
         _open.set((*_open.get(), (pool, slot)))
         return slot
 
-    def leave(self, pool: Pool) -> Slot:
+    def leave(self, pool: Limit[Held]) -> Held:
         """Close the innermost block of the running thread or task and return its slot.
 
         A framework may leave a block in another context than it entered it in (a fixture, a dependency that runs in a
@@ -46,33 +48,33 @@ class Blocks:
         return self._slots.popitem()[1]
 
 
-class HeldSlot:
+class HeldSlot(Generic[Held]):
     """Gives a slot back at the end of a block, for ``with`` and ``async with``."""
 
-    def __init__(self, pool: Pool, slot: Slot) -> None:
+    def __init__(self, pool: Limit[Held], slot: Held) -> None:
         self._pool, self._slot = pool, slot
 
-    def __enter__(self) -> Slot:
+    def __enter__(self) -> Held:
         return self._slot
 
     def __exit__(self, *exc: object) -> None:
         run_blocking(self._pool.closing(self._slot))
 
-    async def __aenter__(self) -> Slot:
+    async def __aenter__(self) -> Held:
         return self._slot
 
     async def __aexit__(self, *exc: object) -> None:
         await run_awaiting(self._pool.closing(self._slot))
 
 
-class SlotContext:
+class SlotContext(Generic[Held]):
     """Waits for a slot on entering and gives it back on leaving; works with ``with`` and ``async with``, once."""
 
-    def __init__(self, pool: Pool, **options: Any) -> None:
+    def __init__(self, pool: Limit[Held], **options: Any) -> None:
         self._pool, self._options = pool, options
-        self._slot: Slot | None = None
+        self._slot: Held | None = None
 
-    def __enter__(self) -> Slot:
+    def __enter__(self) -> Held:
         self._unused()
         self._slot = self._pool.sync.acquire(**self._options)
         return self._slot
@@ -80,7 +82,7 @@ class SlotContext:
     def __exit__(self, *exc: object) -> None:
         run_blocking(self._pool.closing(self._held()))
 
-    async def __aenter__(self) -> Slot:
+    async def __aenter__(self) -> Held:
         self._unused()
         self._slot = await self._pool.acquire(**self._options)
         return self._slot
@@ -92,7 +94,7 @@ class SlotContext:
         if self._slot is not None:
             raise RuntimeError("pool.slot() is good for one block; call it again for the next")
 
-    def _held(self) -> Slot:
+    def _held(self) -> Held:
         if self._slot is None:
             raise RuntimeError("this block was never entered")
         return self._slot

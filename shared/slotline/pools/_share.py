@@ -1,12 +1,17 @@
-"""What one caller asks of a pool: how many of its slots, and in which partition."""
+"""What one caller asks of its pools: how many of their slots, and in which partition."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from slotline import _checks
 from slotline.stores.layout import short_name
+
+Weight: TypeAlias = int | Mapping[str, int]
+Partition: TypeAlias = str | bytes | Mapping[str, str | bytes | None] | None
+"""What is asked of all pools, or of some by their keys."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,48}")
 
@@ -33,7 +38,9 @@ class Share(NamedTuple):
         return cls(number, name)
 
 
-SINGLE = Share(1, "")
+Shares: TypeAlias = tuple[Share, ...]
+"""What is asked of each pool."""
+SINGLE: Shares = (Share(1, ""),)
 
 
 def partition_name(partition: Any) -> str:

@@ -1,22 +1,26 @@
-"""The blocking face of a pool."""
+"""The blocking faces of pools and of several pools."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from slotline.pools._share import Partition, Weight
 from slotline.pools.info import PoolInfo
 from slotline.pools.slot import Slot
 from slotline.steps import run_blocking
 
 if TYPE_CHECKING:
+    from slotline.pools.limit import Limit
     from slotline.pools.pool import Pool
 
+Held = TypeVar("Held", bound=Slot)
 
-class SyncPool:
-    """The blocking face of a :class:`Pool`, for threads and for Celery."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+class SyncLimit(Generic[Held]):
+    """The blocking face of a :class:`Limit`, for threads and for Celery."""
+
+    def __init__(self, limit: Limit[Held]) -> None:
+        self._limit = limit
 
     def acquire(
         self,
@@ -24,15 +28,27 @@ class SyncPool:
         owner: str | None = None,
         timeout: float | None = 0.0,
         evict: bool = False,
-        weight: int = 1,
-        partition: str | bytes | None = None,
-    ) -> Slot:
-        """See :meth:`Pool.acquire`."""
-        return run_blocking(self._pool.acquiring(owner, timeout, weight, partition, evict=evict))
+        weight: Weight = 1,
+        partition: Partition = None,
+    ) -> Held:
+        """See :meth:`Limit.acquire`."""
+        return run_blocking(self._limit.acquiring(owner, timeout, weight, partition, evict=evict))
 
-    def release(self, slot: Slot) -> bool:
-        """See :meth:`Pool.release`."""
-        return run_blocking(self._pool.releasing(slot))
+    def release(self, slot: Held) -> bool:
+        """See :meth:`Limit.release`."""
+        return run_blocking(self._limit.releasing(slot))
+
+    def evict(self, token: str | None = None, *, weight: Weight = 1, partition: Partition = None) -> str | None:
+        """See :meth:`Limit.evict`."""
+        return run_blocking(self._limit.evicting(token, self._limit.shares_of(weight, partition)))
+
+
+class SyncPool(SyncLimit[Slot]):
+    """The blocking face of a :class:`Pool`."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self._pool = pool
 
     def size(self) -> int:
         """See :meth:`Pool.size`."""
@@ -49,10 +65,6 @@ class SyncPool:
     def resume(self) -> bool:
         """See :meth:`Pool.resume`."""
         return run_blocking(self._pool.pausing(paused=False))
-
-    def evict(self, token: str | None = None, *, weight: int = 1, partition: str | bytes | None = None) -> str | None:
-        """See :meth:`Pool.evict`."""
-        return run_blocking(self._pool.evicting(token, self._pool.share_of(weight, partition)))
 
     def resize(self, max_size: int) -> int:
         """See :meth:`Pool.resize`."""

@@ -43,7 +43,7 @@ def tend(
     def evicted() -> None:
         if slot.evicted or slot._ended is not None:  # noqa: SLF001 - of this package
             return
-        slot.evicted = True
+        slot._evicted = True  # noqa: SLF001 - of this package
         logger.warning("slot %s of pool %r, held by %s, is evicted", slot.token, slot.key, slot.owner)
         if on_lost is not None:
             on_lost(slot)

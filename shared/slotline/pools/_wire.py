@@ -7,17 +7,32 @@ from typing import Any, NamedTuple
 from slotline.pools.info import Holder, PoolInfo
 from slotline.pools.rate import Rate
 from slotline.stores.base import Command, Store
-from slotline.stores.layout import base_key
+from slotline.stores.layout import base_key, grouped_key
 
 NO_CAP = -1
 UNLIMITED = 1_000_000_000
 """The size of a pool that only has a rate."""
+_SEPARATOR = "\x00"
 _PARTS = ("slots", "line", "state", "claims", "ring")
 
 
-def pool_keys(store: Store, key: str) -> tuple[bytes, ...]:
+def pool_name(key: str, group: str | None) -> str:
+    """Return the one text that says which pool is meant, for channels and indexes: its key, where it has no group."""
+    return key if group is None and key[0] != _SEPARATOR else f"{_SEPARATOR}{group or ''}{_SEPARATOR}{key}"
+
+
+def named_pool(name: str) -> tuple[str, str | None]:
+    """Return the key and the group of a pool of this name."""
+    if name[0] != _SEPARATOR:
+        return name, None
+    group, _, key = name[1:].partition(_SEPARATOR)
+    return key, group or None
+
+
+def pool_keys(store: Store, name: str) -> tuple[bytes, ...]:
     """Return the keys of a pool, in the order in which all its scripts take them; encoded once, not at each call."""
-    base = base_key(store.prefix, "pool", key)
+    key, group = named_pool(name)
+    base = base_key(store.prefix, "pool", key) if group is None else grouped_key(store.prefix, group, key)
     return tuple(f"{base}:{part}".encode("utf-8", "surrogatepass") for part in _PARTS)
 
 
@@ -32,34 +47,38 @@ def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
 
 
 class Granted(NamedTuple):
-    """A slot: its fence, and how many seconds it counts (``None``: without end)."""
+    """The slot of each pool that was asked for: its fence, and how many seconds it counts (``None``: without end)."""
 
-    fence: int
-    life: float | None
+    fences: tuple[int, ...]
+    lives: tuple[float | None, ...]
 
 
 class Queued(NamedTuple):
-    """A place in line, from 0; in how many seconds a slot expires (``None``: none does), and the store's clock."""
+    """A place in line, from 0; in how many seconds a slot expires (``None``: none does), and the store's clock.
+
+    ``pool`` is the one, of those that were asked, that is full.
+    """
 
     place: int
     next_expiry: float | None
     clock: float
+    pool: int = 0
 
 
 class Full(NamedTuple):
-    """No slot, and no place asked for."""
+    """No slot, and no place asked for; which of the pools that were asked is full."""
 
-    max_size: int
+    pool: int
     owners: tuple[str, ...]
     retry_after: float
 
 
 class Answer(NamedTuple):
-    """A reply of ``pool_acquire``: the outcome, the limit in force and the declaration before this call (or "")."""
+    """What a caller or a message gets: the outcome; of each pool the limit in force and what was declared before."""
 
     outcome: Granted | Queued | Full
-    max_size: int
-    declared: str
+    sizes: tuple[int, ...]
+    declared: tuple[str, ...]
 
 
 def read_answer(reply: Any) -> Answer:
@@ -67,19 +86,35 @@ def read_answer(reply: Any) -> Answer:
     code = int(reply[0])
     if code == 1:
         _, fence, life, size, declared = reply
-        return Answer(Granted(int(fence), _life(int(life))), int(size), _text(declared))
+        return Answer(Granted((int(fence),), (_life(int(life)),)), (int(size),), (_text(declared),))
     if code == 0:
         _, place, expiry, size, declared, clock = reply
-        return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), int(size), _text(declared))
+        return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), (int(size),), (_text(declared),))
     _, size, owners, declared, rated_ms = reply
-    outcome = Full(int(size), tuple(_text(owner) for owner in owners), int(rated_ms) / 1000)
-    return Answer(outcome, int(size), _text(declared))
+    return Answer(_full(1, owners, rated_ms), (int(size),), (_text(declared),))
+
+
+def read_answer_of_several(reply: Any) -> Answer:
+    """Read a reply of ``several_acquire``."""
+    code, sizes, declared = int(reply[0]), tuple(map(int, reply[1])), tuple(map(_text, reply[2]))
+    if code == 1:
+        outcome: Granted | Queued | Full = Granted(
+            tuple(map(int, reply[3])), tuple(_life(int(life)) for life in reply[4])
+        )
+    elif code == 0:
+        outcome = Queued(int(reply[3]), _life(int(reply[4])), int(reply[5]) / 1000, int(reply[6]) - 1)
+    else:
+        outcome = _full(*reply[3:])
+    return Answer(outcome, sizes, declared)
 
 
 def read_grant(payload: bytes) -> tuple[Granted, float]:
-    """Read the message that passes a slot to a waiter: the slot, and when it was given, by the store's clock."""
-    fence, life, clock = payload.split(b" ")
-    return Granted(int(fence), _life(int(life))), int(clock) / 1000
+    """Read the message that passes slots to a waiter: the slots, and when they were given, by the store's clock."""
+    fences, lives, clock = payload.split(b" ")
+    granted = Granted(
+        tuple(int(fence) for fence in fences.split(b",")), tuple(_life(int(life)) for life in lives.split(b","))
+    )
+    return granted, int(clock) / 1000
 
 
 def info_command(keys: tuple[bytes, ...], declared: int, holders: int) -> Command:
@@ -98,6 +133,10 @@ def read_info(key: str, reply: Any) -> PoolInfo:
         holders.append(Holder(_text(token), owner, int(fence), acquired, ends, int(weight), partition or None))
     limit = None if int(size) >= UNLIMITED else int(size)
     return PoolInfo(key, limit, int(used), int(waiting), bool(paused), tuple(holders))
+
+
+def _full(pool: Any, owners: Any, rated_ms: Any) -> Full:
+    return Full(int(pool) - 1, tuple(_text(owner) for owner in owners), int(rated_ms) / 1000)
 
 
 def _life(ms: int) -> float | None:

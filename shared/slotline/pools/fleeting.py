@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from slotline.pools._share import SINGLE, Shares
 from slotline.pools.pool import Pool
 from slotline.stores.base import Command
 
@@ -21,7 +22,7 @@ class FleetingPool(Pool):
 
     fleeting = True
 
-    def release_command(self, token: str) -> Command:
+    def release_command(self, token: str, shares: Shares = SINGLE) -> Command:  # noqa: ARG002 - of several pools
         """The command that gives the slot back, and leaves nothing where nobody is left."""
         return self._ending(token, b"")
 

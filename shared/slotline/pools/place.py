@@ -7,9 +7,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slotline.errors import PoolFullError, PoolTimeoutError
+from slotline.pools._share import Partition, Weight
 from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Full, Granted, Queued, milliseconds, read_grant
 from slotline.pools.slot import Slot
@@ -17,7 +18,7 @@ from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.wakeups import Bell, Listen, Wait
 
 if TYPE_CHECKING:
-    from slotline.pools.pool import Pool
+    from slotline.pools.limit import Limit
 
 logger = logging.getLogger("slotline.pools")
 
@@ -27,7 +28,7 @@ _JITTER = 0.25
 
 
 class Place:
-    """A token on its way to a slot of ``pool``.
+    """A token on its way to a slot of ``pool``, or of several pools.
 
     For callers that must not block: :meth:`enter` takes a slot at once or stands in line, and ``on_grant`` is called
     with the slot later, from whatever thread the message comes in. Whoever stands in line calls :meth:`enter` again
@@ -35,7 +36,7 @@ class Place:
     message was lost. A place whose process dies is passed over at once, and forgotten within the heartbeat's lease.
 
     Args:
-        pool: The pool.
+        pool: The pool, or several.
         owner: Who asks, for people; default ``"host:pid"``.
         on_grant: Called once with the slot that a waiting place gets.
         on_nudge: Called when a message may have been lost.
@@ -48,16 +49,16 @@ class Place:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Limit[Any],
         *,
         owner: str | None = None,
         on_grant: Callable[[Slot], None] | None = None,
         on_nudge: Callable[[], None] | None = None,
-        weight: int = 1,
-        partition: str | bytes | None = None,
+        weight: Weight = 1,
+        partition: Partition = None,
     ) -> None:
         self.pool = pool
-        self.share = pool.share_of(weight, partition)
+        self.shares = pool.shares_of(weight, partition)
         self.token = new_token()
         self.owner = owner or default_owner()
         self.sync = SyncPlace(self)
@@ -65,11 +66,11 @@ class Place:
         self._bell: Bell | None = None
         self._slot: Slot | None = None
         self._queued: Queued | None = None
+        self._sizes = tuple(one.max_size for one in pool.pools)
         self._asked: tuple[float, float | None] = (0.0, None)  # by our clock, and by the store's
         self._lock = threading.Lock()
         self._left = False
         self._warned = False
-        self.max_size = pool.max_size
 
     @property
     def position(self) -> int | None:
@@ -131,12 +132,12 @@ class Place:
         until = None if timeout is None else time.monotonic() + timeout
         slot = yield from self.entering()
         if slot is None and evict:
-            yield from self.pool.evicting(None, self.share)
+            yield from self.pool.evicting(None, self.shares)
         while slot is None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 yield from self.leaving()
-                raise PoolTimeoutError(self.pool.key, self.max_size, timeout=timeout)
+                raise self._late(timeout)
             pause = self.look_after if left is None else min(self.look_after, left)
             payload = yield Wait(self.bell, pause)
             if payload:
@@ -146,11 +147,15 @@ class Place:
         self.close()
         return slot
 
+    def _late(self, timeout: float | None) -> PoolTimeoutError:
+        at = 0 if self._queued is None else self._queued.pool
+        return PoolTimeoutError(self.pool.pools[at].key, self._sizes[at], timeout=timeout)
+
     def leaving(self) -> Steps[None]:
         """Give up the place or the slot."""
         slot = self._leave()
         if slot is None:
-            yield Call(self.pool.store, self.pool.release_command(self.token))
+            yield Call(self.pool.store, self.pool.release_command(self.token, self.shares))
         else:
             yield from self.pool.closing(slot)
 
@@ -172,7 +177,7 @@ class Place:
         """Give up whatever the token has, without waiting for the store."""
         if self._leave() is None:
             store = self.pool.store
-            store.settle(self.pool.release_command(self.token), self.pool.patience)
+            store.settle(self.pool.release_command(self.token, self.shares), self.pool.patience)
 
     def _leave(self) -> Slot | None:
         # A message on its way in another thread brings nothing any more: the release that follows takes it back.
@@ -195,22 +200,27 @@ class Place:
 
     def _ask(self, patience_ms: int, channel: str) -> Steps[Slot | None]:
         pool = self.pool
+        if self._bell is not None:
+            self._bell.nudged = False  # this question is the answer to it
         if not self._asked[0]:
             self._asked = (time.monotonic(), None)
         answer, asked_at = yield from pool.asking(pool.acquire_command(self, patience_ms, channel))
-        self.max_size = answer.max_size
         if isinstance(answer.outcome, Granted):
             slot, first = self._won(answer.outcome, asked_at)
             self.close()
             return slot if first or self._on_grant is None else None
         if isinstance(answer.outcome, Full):
-            raise PoolFullError(pool.key, *answer.outcome, weight=self.share.weight)
-        if self.share.weight > answer.max_size and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%s waits for %d slots of pool %r, which has only %d since it was made smaller; it is passed over",
-                *(self.owner, self.share.weight, pool.key, answer.max_size),
-            )
+            at, owners, retry_after = answer.outcome
+            weight = self.shares[at].weight
+            raise PoolFullError(pool.pools[at].key, answer.sizes[at], owners, retry_after, weight)
+        self._sizes = answer.sizes
+        for one, share, size in zip(pool.pools, self.shares, answer.sizes, strict=True):
+            if share.weight > size and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "%s waits for %d slots of pool %r, which has only %d since it was made smaller; it is passed over",
+                    *(self.owner, share.weight, one.key, size),
+                )
         self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
         return None
 
@@ -219,7 +229,7 @@ class Place:
         with self._lock:
             if self._slot is not None or (by_message and self._left):
                 return self._slot, False
-            self._slot = self.pool.hold(self.token, self.owner, grant, since, self.pool.slot_exp)
+            self._slot = self.pool.hold(self.token, self.owner, grant, since, self.shares)
             return self._slot, True
 
     def _rung(self) -> None:

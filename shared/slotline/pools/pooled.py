@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 from slotline import _checks
 from slotline._default import DEFAULT, Default
 from slotline.errors import PoolFullError
 from slotline.keys import KeyTemplate, call_signature
+from slotline.pools.limit import Limit
+from slotline.pools.limits import Limits
 from slotline.pools.pool import Pool
 from slotline.stores.base import Store
 
@@ -21,8 +23,8 @@ _MOST_POOLS = 1024
 
 
 def pooled(  # noqa: C901 - two functions, one plain and one async
-    key: str,
-    max_size: int,
+    key: str | Sequence[str],
+    max_size: int | Sequence[int],
     on_full: Callable[..., Any] | None = None,
     raise_on_full: bool = False,  # noqa: FBT001, FBT002 - the interface that users of pools know
     slot_exp: float | Default | None = DEFAULT,
@@ -30,6 +32,7 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
     weight: int = 1,
     partition: str | None = None,
     max_per_partition: int | None = None,
+    group: str | None = None,
     store: Store | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function, plain or async, to run in a slot of a pool.
@@ -40,30 +43,42 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
 
     Args:
         key: The pool's key; fields such as ``{tenant_id}`` are filled from the call's arguments, defaults included.
-        max_size: How many slots each pool has.
+            With several keys, the function runs in a slot of each pool; see :class:`~slotline.pools.Limits`.
+        max_size: How many slots each pool has; for several keys also as many sizes.
         on_full: Called instead of the function; awaited if it returns an awaitable to an async function's caller.
         raise_on_full: Raise when the pool is full.
         slot_exp: Seconds after which a slot no longer counts; see :class:`~slotline.pools.Pool`.
         weight: How many of the pool's slots a call counts as.
         partition: On whose account a call runs, a template as ``key`` is.
         max_per_partition: How many slots one partition may have at the most.
+        group: The group of the pools, which several of them need on a Redis Cluster.
         store: Where the slots are kept; default: the configured store.
 
     Raises:
         InvalidOptionError: An option has an impossible value, or a field of ``key`` or ``partition`` names no argument;
             when the function is decorated.
     """
-    template = KeyTemplate(_checks.text("key", key))
+    keys = [key] if isinstance(key, str) or not isinstance(key, Sequence) else list(key)
+    sizes = [max_size] * len(keys) if not isinstance(max_size, Sequence) else list(max_size)
+    if not keys:
+        raise _checks.refuse("key", key, "text, or several texts")
+    if len(sizes) != len(keys):
+        raise _checks.refuse("max_size", max_size, f"one size, or one for each of the {len(keys)} keys")
+    templates = [KeyTemplate(_checks.text("key", one)) for one in keys]
     if on_full is not None and not callable(on_full):
         raise _checks.refuse("on_full", on_full, "a callable that takes the function's arguments, or None")
     _checks.flag("raise_on_full", raise_on_full)
     accounts = None if partition is None else KeyTemplate(partition, option="partition")
-    first = Pool(key, max_size, slot_exp, max_per_partition=max_per_partition, store=store)
-    first.share_of(weight, partition)  # checks the options now, not at the first call
 
     @functools.lru_cache(maxsize=_MOST_POOLS)
-    def pool_of(name: str) -> Pool:
-        return Pool(name, first.max_size, slot_exp, max_per_partition=max_per_partition, store=store)
+    def limit_of(*names: str) -> Limit[Any]:
+        pools = [
+            Pool(name, size, slot_exp, max_per_partition=max_per_partition, group=group, store=store)
+            for name, size in dict(zip(names, sizes, strict=True)).items()  # two templates may give one key
+        ]
+        return pools[0] if len(pools) == 1 else Limits(*pools)
+
+    limit_of(*keys).shares_of(weight, partition)  # checks the options now, not at the first call
 
     def refused(error: PoolFullError, args: Any, kwargs: Any) -> Any:
         if on_full is not None:
@@ -74,9 +89,13 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = call_signature(function)
-        template.validate(signature)
+        for template in templates:
+            template.validate(signature)
         if accounts is not None:
             accounts.validate(signature)
+
+        def limit_for(args: Any, kwargs: Any) -> Limit[Any]:
+            return limit_of(*(template.for_call(signature, args, kwargs) for template in templates))
 
         def asked(args: Any, kwargs: Any) -> dict[str, Any]:
             return {"weight": weight, "partition": accounts and accounts.for_call(signature, args, kwargs)}
@@ -85,25 +104,25 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
 
             @functools.wraps(function)
             async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                pool = pool_of(template.for_call(signature, args, kwargs))
+                limit = limit_for(args, kwargs)
                 try:
-                    slot = await pool.acquire(**asked(args, kwargs))
+                    slot = await limit.acquire(**asked(args, kwargs))
                 except PoolFullError as error:
                     result = refused(error, args, kwargs)
                     return await result if inspect.isawaitable(result) else result
-                async with pool.holding(slot):
+                async with limit.holding(slot):
                     return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", run_async)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-            pool = pool_of(template.for_call(signature, args, kwargs))
+            limit = limit_for(args, kwargs)
             try:
-                slot = pool.sync.acquire(**asked(args, kwargs))
+                slot = limit.sync.acquire(**asked(args, kwargs))
             except PoolFullError as error:
                 return refused(error, args, kwargs)
-            with pool.holding(slot):
+            with limit.holding(slot):
                 return function(*args, **kwargs)
 
         return cast("Callable[P, R]", run)

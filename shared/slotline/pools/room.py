@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from slotline import _checks, settings
-from slotline.pools._share import Share
+from slotline.pools._share import Shares
+from slotline.pools._sync_room import SyncRoom, SyncTaken
 from slotline.pools._tending import OnLost, evictions_on, leave
 from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
-from slotline.pools._wire import Granted, Queued, milliseconds, pool_keys
+from slotline.pools._wire import Granted, Queued, milliseconds, named_pool, pool_keys
 from slotline.pools.fleeting import FleetingPool, is_line
 from slotline.pools.pool import Pool
 from slotline.pools.sizes import check_size
 from slotline.pools.slot import Slot
-from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.steps import Call, Steps, run_awaiting
 from slotline.stores.base import Command, Store
 from slotline.stores.keeper import end_of
 from slotline.stores.layout import base_key
@@ -95,7 +96,7 @@ class Taken:
 
     def ending(self, outcome: str) -> Steps[None]:
         """End the claim."""
-        store, keys = self._room.store, pool_keys(self._room.store, self.pool.key)
+        store, keys = self._room.store, pool_keys(self._room.store, self.pool.name)
         command = Command("room_settle", keys, (self._digest, self.slot.token, outcome))
         self.abandon()
         if outcome == "back":
@@ -106,11 +107,11 @@ class Taken:
             store.settle(command, self.pool.patience)
             raise
         if outcome == "back":
-            self._room.call(self.pool.key)
+            self._room.call(self.pool.name)
 
     def keep(self, lease: float, since: float) -> None:
         """Renew the claim until it is ended."""
-        store, keys = self._room.store, pool_keys(self._room.store, self.pool.key)
+        store, keys = self._room.store, pool_keys(self._room.store, self.pool.name)
         if store.keeper is not None:
             renew = Command("room_renew", keys, (self._digest, self.slot.token, milliseconds(lease)))
             store.keeper.keep(self._claim, renew, lease, since, self._lose)
@@ -205,8 +206,8 @@ class Room:
             MessageTooLargeError: The message is larger than ``max_parked_bytes`` of the settings, slot or not.
             StoreUnavailableError: The store cannot be reached; nothing is known of the message.
         """
-        share = pool.share_of(weight, partition)
-        return await run_awaiting(self.parking(pool, message, lane, owner, share))
+        shares = pool.shares_of(weight, partition)
+        return await run_awaiting(self.parking(pool, message, lane, owner, shares))
 
     async def take(self) -> Taken | None:
         """Take the longest parked message of these lanes whose pool has a slot; ``None`` when there is none now.
@@ -223,19 +224,19 @@ class Room:
             for lane in self.lanes:
                 hub.quit(self._channel(lane), self._heard)
 
-    def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None, share: Share) -> Steps[Slot | Parked]:
+    def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None, shares: Shares) -> Steps[Slot | Parked]:
         """Take a slot for a message, or park it."""
         check_size(len(message), pool.key)
         lane_id, token, owner = lane_id_of(lane), new_token(), owner or default_owner()
-        command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), share)
+        command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), shares)
         try:
             yield from self._note(pool, lane_id)
             answer, asked_at = yield from pool.asking(command)
         except BaseException:
-            self.store.settle(pool.release_command(token), self.lease)
+            self.store.settle(pool.release_command(token, shares), self.lease)
             raise
         if isinstance(answer.outcome, Granted):
-            return pool.hold(token, owner, answer.outcome, asked_at, pool.slot_exp)
+            return pool.hold(token, owner, answer.outcome, asked_at, shares)
         assert isinstance(answer.outcome, Queued)  # noqa: S101 - a message is never turned away
         return Parked(answer.outcome.place)
 
@@ -265,7 +266,6 @@ class Room:
         yield Listen(hub)
 
     def _take_from(self, name: str) -> Steps[Taken | None]:
-        pool = (FleetingPool if is_line(name) else Pool)(name, 1, store=self.store, on_lost=self._on_lost)
         token, asked_at = new_token(), time.monotonic()
         keys = pool_keys(self.store, name)
         take = Command("room_take", keys, (token, milliseconds(self.lease), *self.lanes))
@@ -288,8 +288,11 @@ class Room:
         if time.monotonic() >= end_of(asked_at, self.lease, self.lease):  # it is another worker's by now, or soon
             self.store.settle(back, self.lease)
             return None
+        key, group = named_pool(name)
         cap = None if cap_ms < 0 else cap_ms / 1000
-        slot = pool.hold(token, owner.decode(), Granted(int(fence), life_ms / 1000), asked_at, cap)
+        kind = FleetingPool if is_line(name) else Pool
+        pool = kind(key, 1, cap, group=group, store=self.store, on_lost=self._on_lost)
+        slot = pool.hold(token, owner.decode(), Granted((int(fence),), (life_ms / 1000,)), asked_at)
         taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode())
         taken.keep(self.lease, asked_at)
         return taken
@@ -305,12 +308,12 @@ class Room:
 
     def _note(self, pool: Pool, lane_id: str) -> Steps[None]:
         # Before the message is parked: a name too many in the index is harmless, a missing one is not.
-        now, noted = time.monotonic(), (pool.key, lane_id)
+        now, noted = time.monotonic(), (pool.name, lane_id)
         if pool.fleeting:
             index = (self._index(lane_id),)
-            yield Call(self.store, Command("room_note", index, (pool.key, _OLD_AFTER - _SOON_OLD)))
+            yield Call(self.store, Command("room_note", index, (pool.name, _OLD_AFTER - _SOON_OLD)))
         elif now - self._noted.get(noted, -math.inf) > _NOTE_AGAIN:
-            yield Call(self.store, Command("room_note", (self._index(lane_id),), (pool.key, 0)))
+            yield Call(self.store, Command("room_note", (self._index(lane_id),), (pool.name, 0)))
             if len(self._noted) >= _NOTES_KEPT:
                 self._noted.clear()
             self._noted[noted] = now
@@ -358,43 +361,3 @@ class Room:
 
     def _index(self, lane_id: str) -> str:
         return base_key(self.store.prefix, "lane", lane_id) + ":pools"
-
-
-class SyncRoom:
-    """The blocking face of a :class:`Room`."""
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-
-    def park(
-        self,
-        pool: Pool,
-        message: bytes,
-        *,
-        lane: str,
-        owner: str | None = None,
-        weight: int = 1,
-        partition: str | bytes | None = None,
-    ) -> Slot | Parked:
-        """See :meth:`Room.park`."""
-        share = pool.share_of(weight, partition)
-        return run_blocking(self._room.parking(pool, message, lane, owner, share))
-
-    def take(self) -> Taken | None:
-        """See :meth:`Room.take`."""
-        return run_blocking(self._room.taking())
-
-
-class SyncTaken:
-    """The blocking face of a :class:`Taken`."""
-
-    def __init__(self, taken: Taken) -> None:
-        self._taken = taken
-
-    def settle(self) -> None:
-        """See :meth:`Taken.settle`."""
-        run_blocking(self._taken.ending("done"))
-
-    def give_back(self) -> None:
-        """See :meth:`Taken.give_back`."""
-        run_blocking(self._taken.ending("back"))

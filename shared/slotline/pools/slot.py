@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from slotline.pools._share import SINGLE, Shares
 from slotline.stores.keeper import Kept
 
 
@@ -17,11 +18,10 @@ class Slot:
         fence: A number that only grows within its pool; hand it to the resource that the pool protects, which can
             then refuse a holder whose slot has passed to another.
         acquired_at: When it was taken, in seconds since the epoch.
-        evicted: Whether its holder was told to end, by :meth:`Pool.evict` here or anywhere; it counts until then.
     """
 
     __slots__ = (
-        "_capped_at", "_deadline", "_ended", "_kept", "acquired_at", "evicted", "fence", "key", "owner", "token",
+        "_capped_at", "_deadline", "_ended", "_evicted", "_kept", "acquired_at", "fence", "key", "owner", "token",
     )  # fmt: skip
 
     def __init__(
@@ -29,11 +29,21 @@ class Slot:
     ) -> None:
         self.key, self.token, self.owner, self.fence = key, token, owner, fence
         self.acquired_at = time.time()
-        self.evicted = False
+        self._evicted = False
         self._deadline = None if life is None else since + life
         self._capped_at = None if cap is None else since + cap
         self._kept: Kept | None = None
         self._ended: bool | None = None  # None: held; False: released; True: lost
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slot of each pool: this one, or those of a :class:`Holding`."""
+        return (self,)
+
+    @property
+    def shares(self) -> Shares:
+        """What it holds of each pool, where a release has to say so."""
+        return SINGLE
 
     @property
     def expires_at(self) -> float | None:
@@ -43,6 +53,11 @@ class Slot:
         """
         deadline = self._until()
         return None if deadline is None else time.time() + deadline - time.monotonic()
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its holder was told to end, by :meth:`Pool.evict` here or anywhere; it counts until then."""
+        return self._evicted
 
     @property
     def lost(self) -> bool:

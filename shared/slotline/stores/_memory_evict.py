@@ -53,8 +53,9 @@ class Endings:
             partition: Its partition; they are of that one, where it has all that it may have.
         """
         slots, chosen, freed = self._pool.slots, list[str](), 0
+        staying = {token for token, held in slots.items() if not held.kept} - self._pool.evicted
         for only in (partition, None):
-            for token in sorted(slots.keys() - self._pool.evicted - set(chosen), key=lambda one: slots[one].fence):
+            for token in sorted(staying - set(chosen), key=lambda one: slots[one].fence):
                 if freed >= weight or not self._lacks(only):
                     break
                 if only in (None, slots[token].partition):

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from typing import NamedTuple, TypeAlias
 
+from slotline.stores.base import Command
+
 
 class Waiting(NamedTuple):
-    """One place in line; a waiter in this process cannot die without it, so it needs no patience."""
+    """One place in line; a waiter in this process cannot die without it, so it needs no patience.
+
+    Of one who wants slots of other pools, too, ``several`` is the command by which it leaves. ``place`` is the same in
+    all lines.
+    """
 
     cap_ms: int
     owner: str
     weight: int
     partition: str
+    several: Command | None = None
+    place: int = 0
 
+
+places_in_line = itertools.count(1)
+"""Of all pools, so that those who stand in one line after the other have the same place in each."""
 
 Places: TypeAlias = OrderedDict[str, Waiting]
 
@@ -29,6 +41,15 @@ class Line:
     def __len__(self) -> int:
         return len(self._partitions)
 
+    @property
+    def alone(self) -> int:
+        """How many want a slot of this pool alone."""
+        return sum(
+            not waiting.several
+            for places in (*self.turns.values(), *self.stopped.values())
+            for waiting in places.values()
+        )
+
     def __contains__(self, token: str) -> bool:
         return token in self._partitions
 
@@ -41,15 +62,20 @@ class Line:
         return self.turns.get(partition) or self.stopped.get(partition) or OrderedDict()
 
     def add(self, token: str, waiting: Waiting) -> int:
-        """Put a token at the end of its partition, unless it stands there; return how many are before it there."""
+        """Put a token at its place in its partition, unless it stands there; return how many are before it there."""
         places = self.turns.get(waiting.partition) or self.stopped.get(waiting.partition)
         if places is None:
             places = self.turns[waiting.partition] = OrderedDict()
         if token in places:
             return list(places).index(token)
-        places[token] = waiting
+        places[token] = waiting if waiting.place else waiting._replace(place=next(places_in_line))
         self._partitions[token] = waiting.partition
-        return len(places) - 1
+        if not waiting.place:
+            return len(places) - 1
+        later = [other for other, its in places.items() if its.place > waiting.place]
+        for other in later:
+            places.move_to_end(other)
+        return len(places) - 1 - len(later)
 
     def remove(self, token: str) -> None:
         """Take a token out, if it is there."""

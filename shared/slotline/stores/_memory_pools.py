@@ -11,14 +11,17 @@ from slotline.stores._memory_evict import Endings
 from slotline.stores._memory_line import Line, Waiting
 from slotline.stores.base import Command
 
-Rings: TypeAlias = list[tuple[str, bytes]]
+Rings: TypeAlias = list[tuple[str, bytes, Command]]
+"""Whom to wake, with what, and what gives that back where nobody is there any more."""
 Reply: TypeAlias = Any
 ForEver = -1
+CALL_MS = 1000
+"""For how long one who wants slots of several pools may have one of them before it asks for all."""
 _fences = itertools.count(1)  # of all pools, so that a pool's fences grow even when it is forgotten in between
 
 
 class Held(NamedTuple):
-    """One slot; times in milliseconds, ``-1`` for never."""
+    """One slot; times in milliseconds, ``-1`` for never. ``kept``: only for one who wants slots of other pools, too."""
 
     expires_ms: int
     fence: int
@@ -26,16 +29,28 @@ class Held(NamedTuple):
     owner: str
     weight: int
     partition: str
+    kept: bool = False
+
+
+class Queued(NamedTuple):
+    """One who wants slots of several pools; since when it moves between them, and until when it keeps what it has."""
+
+    place: int
+    owner: str
+    since_ms: int = 0
+    kept_until_ms: int = 0
 
 
 @dataclass(slots=True)
 class PoolState:
     """One pool.
 
+    ``queues`` are those for slots of this pool and others; see ``lib_several.lua``.
     ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time; ``share`` is the most
     that a partition may have, ``used`` what all holders weigh, and ``used_by`` what those of each partition do.
     """
 
+    key: str | bytes
     max: int = 0
     declared: str = ""
     interval_us: int = 0
@@ -48,6 +63,7 @@ class PoolState:
     slots: dict[str, Held] = field(default_factory=dict)
     evicted: set[str] = field(default_factory=set)
     line: Line = field(default_factory=Line)
+    queues: dict[str, dict[str, Queued]] = field(default_factory=dict)
 
     def declare(self, spec: str) -> None:
         limit, _, share = spec.partition("%")
@@ -102,9 +118,9 @@ class PoolState:
             self.share is None or not waiting.partition or waiting.weight <= self.share
         )
 
-    def take(self, token: str, waiting: Waiting, now_ms: int) -> Held:
+    def take(self, token: str, waiting: Waiting, now_ms: int, *, kept: bool = False) -> Held:
         expires = ForEver if waiting.cap_ms < 0 else now_ms + waiting.cap_ms
-        held = Held(expires, next(_fences), now_ms, waiting.owner, waiting.weight, waiting.partition)
+        held = Held(expires, next(_fences), now_ms, waiting.owner, waiting.weight, waiting.partition, kept)
         self.slots[token] = held
         self.used += held.weight
         if held.partition:
@@ -113,8 +129,8 @@ class PoolState:
             self.arrival_us = max(self.arrival_us, now_ms * 1000) + self.interval_us
         return held
 
-    def serve(self, now_ms: int, rings: Rings) -> bool:
-        """Hand free slots out; return whether somebody waits for more than is free, whom nobody may overtake."""
+    def serve(self, now_ms: int, rings: Rings, me: str = "") -> bool:
+        """Hand free slots out, up to ``me``; return whether one waits for more than is free, whom nobody may pass."""
         hopeless: set[str] = set()
         while self.may_start(now_ms):
             partition = next((name for name in self.line.turns if name not in hopeless), None)
@@ -130,10 +146,17 @@ class PoolState:
                 self.line.stop(partition)
             elif not self.has_room(waiting):
                 return True
+            elif token == me:
+                return False
             else:
                 self.line.served(token)
-                held = self.take(token, waiting, now_ms)
-                rings.append((token, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms)))
+                if waiting.several is not None:
+                    self.take(token, waiting._replace(cap_ms=CALL_MS), now_ms, kept=True)
+                    rings.append((str(waiting.several.args[0]), b"", waiting.several))
+                else:
+                    held = self.take(token, waiting, now_ms)
+                    back = Command("pool_release", (self.key,), (token,))
+                    rings.append((token, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms), back))
         return False
 
     def look_again_ms(self, ahead: int, now_ms: int) -> int:
@@ -147,16 +170,22 @@ class PoolState:
 
     def forgettable(self, now_ms: int) -> bool:
         as_declared = not self.paused and self.max == int(self.declared.partition("%")[0].partition("@")[0])
-        return as_declared and not self.slots and not self.line and self.arrival_us <= now_ms * 1000
+        return as_declared and not (self.slots or self.line or self.queues) and self.arrival_us <= now_ms * 1000
+
+    @property
+    def waiting(self) -> int:
+        """How many wait; one who wants slots of several pools is counted in its queue, and not where it stands."""
+        return self.line.alone + sum(map(len, self.queues.values()))
 
 
 Pools: TypeAlias = dict[str | bytes, PoolState]
 
 
-def _known(pools: Pools, command: Command, spec: Any) -> PoolState:
-    pool = pools.get(command.keys[0])
+def known(pools: Pools, key: str | bytes, spec: Any) -> PoolState:
+    """Return a pool; one that is new is as ``spec`` says."""
+    pool = pools.get(key)
     if pool is None:
-        pool = pools[command.keys[0]] = PoolState()
+        pool = pools[key] = PoolState(key)
         pool.declare(str(spec))
     return pool
 
@@ -165,7 +194,7 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     token, spec, first, patience_ms = str(command.args[0]), str(command.args[2]), command.args[3], command.args[8]
     waiting = Waiting(int(command.args[5]), str(command.args[1]), int(command.args[6]), str(command.args[7]))
     declared_before = pools[command.keys[0]].declared.encode() if command.keys[0] in pools else b""
-    pool = _known(pools, command, spec)
+    pool = known(pools, command.keys[0], spec)
     if first and pool.declared != spec:
         pool.declare(spec)
     pool.drop_expired(now_ms)
@@ -201,7 +230,7 @@ def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
 
 
 def pool_resize(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    pool = _known(pools, command, command.args[1])
+    pool = known(pools, command.keys[0], command.args[1])
     before, pool.max = pool.max, int(command.args[0])
     pool.drop_expired(now_ms)
     pool.serve(now_ms, rings)
@@ -209,7 +238,7 @@ def pool_resize(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Re
 
 
 def pool_pause(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    pool = _known(pools, command, command.args[1])
+    pool = known(pools, command.keys[0], command.args[1])
     was, pool.paused = pool.paused, bool(int(command.args[0]))
     pool.drop_expired(now_ms)
     pool.serve(now_ms, rings)
@@ -242,7 +271,7 @@ def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Repl
     for token, held in list(pool.slots.items())[:most]:
         record = f"{held.fence}|{held.acquired_ms}|0|{held.weight}|{held.partition}|{held.owner}"
         listed += [token.encode(), b"%d" % held.expires_ms, record.encode()]
-    return [pool.max, pool.used, len(pool.line), now_ms, listed, int(pool.paused)]
+    return [pool.max, pool.used, pool.waiting, now_ms, listed, int(pool.paused)]
 
 
 Script: TypeAlias = Callable[[Pools, int, Command, Rings], Reply]

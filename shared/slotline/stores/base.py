@@ -41,6 +41,8 @@ def undoing(command: Command) -> Command | None:
     """Return the command that gives back what ``command`` may have taken for its token, its first argument."""
     if command.script in {"pool_acquire", "pool_park"}:
         return Command("pool_release", command.keys, command.args[:1])
+    if command.script == "several_acquire":
+        return Command("several_release", command.keys, command.args[: 3 + 3 * (len(command.keys) // 5)])
     if command.script == "room_take":
         return Command("room_settle", command.keys, ("", *command.args[:1], "back"))
     return None
@@ -52,6 +54,10 @@ class SyncStore(ABC):
     @abstractmethod
     def execute(self, command: Command) -> Reply:
         """See :meth:`Store.execute`."""
+
+    def read(self, command: Command) -> Reply:
+        """See :meth:`Store.read`."""
+        return self.execute(command)
 
     @abstractmethod
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
@@ -98,6 +104,11 @@ class Store(ABC):
         Raises:
             StoreUnavailableError: The store could not be reached within its retries.
         """
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the keys of one command have to share a hash tag, since they are on several servers."""
+        return False
 
     @property
     @abstractmethod

@@ -21,9 +21,18 @@ def base_key(prefix: str, kind: str, name: str) -> str:
     Everything that belongs to one pool, or to one cache entry, starts with this, so that a Redis Cluster keeps it
     in one slot and a script may touch all of it. A brace in ``name`` shortens the tag for all of these keys alike.
     """
+    return f"{prefix}:{{{kind}:{_cut(name)}}}"
+
+
+def grouped_key(prefix: str, group: str, name: str) -> str:
+    """Return the common beginning of all keys of one thing that shares its hash tag with others of its group."""
+    return f"{base_key(prefix, 'group', group)}:{_cut(name)}"
+
+
+def _cut(name: str) -> str:
     if len(name) > LONGEST_NAME // 4:
         raw = name.encode("utf-8", "surrogatepass")
         if len(raw) > LONGEST_NAME:
             digest = hashlib.blake2b(raw, digest_size=20).hexdigest()
             name = f"{raw[: LONGEST_NAME - 48].decode('utf-8', 'ignore')}~{digest}"
-    return f"{prefix}:{{{kind}:{name}}}"
+    return name

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from slotline.errors import StoreError
-from slotline.stores._memory_pools import SCRIPTS, PoolState
+from slotline.stores._memory_pools import SCRIPTS, PoolState, Rings
+from slotline.stores._memory_several import SEVERAL
 from slotline.stores.base import Command, Reply, Store, SyncStore
 from slotline.stores.wakeups import Wakeups
 
@@ -82,15 +83,15 @@ class SyncMemoryStore(SyncStore):
 
     def execute(self, command: Command) -> Reply:
         """See :meth:`MemoryStore.execute`."""
-        script = SCRIPTS.get(command.script)
+        script = SCRIPTS.get(command.script) or SEVERAL.get(command.script)
         if script is None:
             raise StoreError(f"The memory store has no command {command.script!r}; it needs a Redis store.")
-        rings: list[tuple[str, bytes]] = []
+        rings: Rings = []
         with self._store.lock:
             reply = script(self._store.pools, time.monotonic_ns() // 1_000_000, command, rings)
-        for token, payload in rings:  # out of the lock: whoever is woken may come back at once
+        for token, payload, back in rings:  # out of the lock: whoever is woken may come back at once
             if not self._store.wakeups.ring(token, payload):  # it waits no more
-                self.execute(Command("pool_release", command.keys, (token,)))
+                self.execute(back)
         return reply
 
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:

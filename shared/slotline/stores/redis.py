@@ -22,7 +22,7 @@ from slotline.stores._node_wakeups import NodeWakeups
 from slotline.stores._redis_errors import translated
 from slotline.stores._redis_wakeups import RedisWakeups
 from slotline.stores._sending import Fleet, send_awaiting, send_blocking
-from slotline.stores._topology import MovingTopology, Topology
+from slotline.stores._topology import ClusterTopology, MovingTopology, Topology
 from slotline.stores.base import Command, Reply, Store, SyncStore, undoing
 from slotline.stores.keeper import Keeper
 from slotline.stores.wakeups import Wakeups
@@ -88,6 +88,11 @@ class RedisStore(Store, Fleet):
 
     def __repr__(self) -> str:
         return f"RedisStore({self.name!r}, prefix={self.prefix!r})"
+
+    @property
+    def scattered(self) -> bool:
+        """Whether it is on a Redis Cluster."""
+        return isinstance(self.topology, ClusterTopology)
 
     @property
     def wakeups(self) -> Wakeups:

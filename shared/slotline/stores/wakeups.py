@@ -32,23 +32,25 @@ def _call(callback: Callable[..., None], *args: object) -> None:
 class Bell:
     """One waiter's doorbell; rings at most once with a payload, and any number of times without.
 
-    A ring without a payload (``b""``) says only that something may have been missed: look again.
+    A ring without a payload (``b""``) says only that there is a reason to look again; ``nudged`` remembers one that was
+    meant for this bell until its waiter has heard it.
     """
 
-    __slots__ = ("_callbacks", "_hub", "_lock", "payload", "token")
+    __slots__ = ("_callbacks", "_hub", "_lock", "nudged", "payload", "token")
 
     def __init__(self, hub: Wakeups, token: str) -> None:
         self.token = token
         self.payload: bytes | None = None
+        self.nudged = False
         self._hub = hub
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
 
     def on_ring(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` at each ring, in whatever thread it comes; at once if the payload is already here."""
+        """Call ``callback`` at each ring, in whatever thread it comes; at once if it has rung by now."""
         with self._lock:
-            rung = self.payload is not None
-            if not rung:
+            rung = self.payload is not None or self.nudged
+            if self.payload is None:
                 self._callbacks.append(callback)
         if rung:
             callback()
@@ -114,6 +116,7 @@ class Wakeups(ABC):
         bell = self._bells.get(token)
         if bell is None:
             return False
+        bell.nudged = bell.nudged or not payload
         bell.ring(payload)
         return True
 
@@ -183,6 +186,7 @@ class Wait(Step):
             rung.wait(self.timeout)
         finally:
             self.bell.forget(rung.set)
+            self.bell.nudged = False
         return self.bell.payload
 
     async def awaiting(self) -> bytes | None:
@@ -203,5 +207,6 @@ class Wait(Step):
             await asyncio.wait((rung,), timeout=self.timeout)
         finally:
             self.bell.forget(wake)
+            self.bell.nudged = False
             rung.cancel()
         return self.bell.payload

@@ -11,17 +11,6 @@ local function admit_in_turn()
     if share and turn_of(partition) == NO_TURN then return nil end  -- somebody there needs more than is left
     if not alone then next_turn(partition) end
   end
-  leave_line(token)
+  leave_line(token, CALLERS)
   return won()
-end
-
--- Milliseconds until the `ahead`-th next start may be possible: the rate allows it, a slot that is kept for a called
--- worker is given up, or a slot expires; -1: nothing is known of it.
-local function look_again_ms(ahead)
-  if paused then return -1 end
-  local _, rated_ms = starts()
-  if rated_ms > 0 then return rated_ms + ahead * interval_us / 1000 end
-  if called then return CALL_MS end
-  local first = redis.call('ZRANGE', slots, 0, 0, 'WITHSCORES')[2]
-  return first and math.max(0, first - now_ms) or -1
 end

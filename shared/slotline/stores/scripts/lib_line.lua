@@ -1,7 +1,7 @@
 -- Who gets what is free; after lib_pool, by scripts that need it.
 -- include: lib_ring
 
-local deaf = {}  -- channels that nobody listens on: all who wait there are passed over at the price of one
+local deaf = {}  -- of channels: whether nobody listens; all who wait there are passed over at the price of one
 local called = false  -- whether a slot is kept for a worker that was called, or some were passed over
 local kept = {}  -- what is kept in a partition, for called workers, or for one who needs more than is left
 local alone = true  -- whether all who wait are of one partition, so that there are no turns
@@ -9,7 +9,7 @@ local alone = true  -- whether all who wait are of one partition, so that there 
 -- Takes the slot from `token`; returns 1 if it had one, else 0.
 local function let_go(token)
   local known = redis.call('HGET', state, 'h:' .. token)
-  redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token)
+  redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token, 'k:' .. token)
   local weight, partition = string.match(known or '', '^%d+|%d+|%d+|(%d+)|([^|]*)|')
   if weight and weight ~= '1' then
     extra = math.max(0, tonumber(redis.call('HGET', state, 'extra') or 0) + 1 - weight)
@@ -31,20 +31,21 @@ local function member(lane, partition, place, weight, token)
   return lane .. '|' .. partition .. '|' .. place .. '|' .. (weight == 1 and '' or text(weight)) .. '|' .. token
 end
 
-local function stand(lane, partition, place, stands, ms)
+-- `turn` is that of a partition in which nobody waits yet: by its place, unless it had turns before.
+local function stand(lane, partition, place, stands, ms, turn)
   redis.call('ZADD', line, 0, stands)
-  line_up(lane, partition, place)
+  line_up(lane, partition, turn or place)
   keep_key(line, ms)
   keep_key(ring, ms)
 end
 
-local function leave_line(token)
+local function leave_line(token, lane)
   local partition, place, weight = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^([^|]*)|(%x+)|(%d+)|')
   if not place then return end
   redis.call('HDEL', state, 'w:' .. token)
-  redis.call('ZREM', line, member(CALLERS, partition, place, tonumber(weight), token))
+  redis.call('ZREM', line, member(lane, partition, place, tonumber(weight), token))
   go_on(partition)  -- whoever is behind it may need less
-  step_out(CALLERS, partition)
+  step_out(lane, partition)
 end
 
 -- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
@@ -54,6 +55,24 @@ local function call_lane(lane)
   if redis.call('PUBLISH', known[2] .. lane, known[1]) == 0 then return false end
   if not known[3] then redis.call('HSET', state, 'c:' .. lane, text(now_ms)) end
   return not known[3] or now_ms - tonumber(known[3]) < CALL_MS
+end
+
+-- Forgets callers at the heads of queues of lib_several who have not looked for longer than their patience, when nobody
+-- else is left there to do it.
+local function forget_dead_heads()
+  local from = '[!' .. CALLERS .. '|'
+  for _ = 1, 100 do
+    local head = redis.call('ZRANGEBYLEX', line, from, '(!' .. CALLERS .. '}', 'LIMIT', 0, 1)[1]
+    if not head then return end
+    local queue, token = string.match(head, '^(![^|]*|[^|]*)|%x+|(.*)$')
+    local alive = string.match(redis.call('HGET', state, 's:' .. token) or '', '^%x+|%d+|%d+|(%d+)|')
+    if alive and tonumber(alive) > now_ms then
+      from = '(' .. queue .. '}'
+    else
+      redis.call('ZREM', line, head)
+      redis.call('HDEL', state, 's:' .. token)
+    end
+  end
 end
 
 -- The lanes in which somebody waits who may get something, each with the partition whose turn is next in it.
@@ -73,8 +92,9 @@ local function open_lanes()
 end
 
 -- Gives a slot to a waiting caller. "granted"; "deaf": its process does not listen just now, and it keeps its place;
--- "gone": it has not looked for longer than its patience.
-local function grant_caller(token, weight, partition)
+-- "gone": it has not looked for longer than its patience. Who wants slots of other pools, too, has this one for as long
+-- as it may take to ask for all.
+local function grant_caller(lane, token, weight, partition)
   local record = redis.call('HGET', state, 'w:' .. token) or ''
   local alive, lease, cap, channel, owner =
     string.match(record, '^[^|]*|%x+|%d+|(%d+)|(%d+)|(-?%d+)|([^|]*)|(.*)$')
@@ -86,11 +106,14 @@ local function grant_caller(token, weight, partition)
   -- A server that refuses to write, for its memory or its role, does so at the first write of a script: before anybody
   -- is told of a slot.
   redis.call('HSET', state, 'fence', given)
-  if redis.call('PUBLISH', channel, token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)) == 0 then
+  local told = token .. ' ' .. given .. ' ' .. text(life) .. ' ' .. text(now_ms)
+  if lane == SEVERAL then life, told = CALL_MS, string.match(token, '^(.*)%.%d+$') .. ' ' end
+  if redis.call('PUBLISH', channel, told) == 0 then
     deaf[channel] = true
     return 'deaf'
   end
   take(token, owner, life, cap_ms, weight, partition)
+  if lane == SEVERAL then redis.call('HSET', state, 'k:' .. token, '1') end
   return 'granted'
 end
 
@@ -101,6 +124,7 @@ end
 local function serve(me, mine)
   drop_expired()
   know()
+  if clock[2] % 16 == 0 then forget_dead_heads() end
   if declared_anew and redis.call('ZCARD', line) > 0 then restore_ring() end
   declared_anew = false
   local free, left = room()
@@ -173,8 +197,8 @@ local function serve(me, mine)
         return 0
       elseif token == me or (mine and mine[lane]) then
         return free, head
-      elseif lane == CALLERS then
-        local outcome = grant_caller(token, weight, partition)
+      elseif lane == CALLERS or lane == SEVERAL then
+        local outcome = grant_caller(lane, token, weight, partition)
         advance(lane, partition, head)
         if outcome == 'deaf' then
           passed = passed + 1
@@ -202,4 +226,25 @@ local function serve(me, mine)
   end
   called = called or passed >= PASSED_OVER
   return left > 0 and free or 0
+end
+
+-- Milliseconds until the `ahead`-th next start may be possible: the rate allows it, a slot that is kept for a called
+-- worker is given up, or a slot expires; -1: nothing is known of it.
+local function look_again_ms(ahead)
+  if paused then return -1 end
+  local _, rated_ms = starts()
+  if rated_ms > 0 then return rated_ms + ahead * interval_us / 1000 end
+  if called then return CALL_MS end
+  local first = redis.call('ZRANGE', slots, 0, 0, 'WITHSCORES')[2]
+  return first and math.max(0, first - now_ms) or -1
+end
+
+-- Who has the slots, at most 100 of them.
+local function owners()
+  local found = {}
+  for _, held in ipairs(redis.call('ZRANGE', slots, 0, 99)) do
+    local record = redis.call('HGET', state, 'h:' .. held) or '|||||'
+    found[#found + 1] = string.match(record, '^[^|]*|[^|]*|[^|]*|[^|]*|[^|]*|(.*)$')
+  end
+  return found
 end

@@ -2,8 +2,9 @@
 --
 -- The keys of a pool, all under one hash tag, in the order in which every script takes them:
 --   slots   zset  token -> when it no longer counts (ms)
---   line    zset  all scores 0: "<lane>|<partition>|<place>|<weight>|<token>"; lane "-" is for callers, any other for
---                 parked messages; no partition and a weight of 1 are empty
+--   line    zset  all scores 0: "<lane>|<partition>|<place>|<weight>|<token>"; lane "-" is for callers, "+-" for callers
+--                 who want slots of other pools, too, any other for parked messages; no partition and a weight of 1 are
+--                 empty. And the queues of lib_several: "!<lane>|<queue>|<place>|<token>"
 --   state   hash  max, declared, fence, place; rate ("interval_us/burst") and arrival, which is GCRA's theoretical arrival
 --                 time (us); share, the most that a partition may have; extra, by how much the holders weigh more than 1
 --                 each; paused; name and wake (what to publish, and where, when a lane is called); of a cache
@@ -16,6 +17,8 @@
 --                 "o:<digest>" who has taken it    "token|", and where it stood: "lane|partition|place|weight"
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
 --                 "e:<token>"  since when the holder is to end (ms)
+--                 "s:<token>"  one in a queue of lib_several
+--                 "k:<token>"  whether a slot is only kept, for one who wants slots of other pools, too
 --                 "c:<lane>"   since when a lane has been called without an answer (ms)
 --                 "u:<partition>"  what its holders weigh
 --                 "t:<partition>"  of one that waits: its turn, and the lanes that it waits in, "turn| lane lane "
@@ -32,7 +35,7 @@ local PASSED_OVER = 512
 local CALL_MS = 1000
 local REPEATED_MS = 60000
 local MARKS = 10000
-local CALLERS = '-'
+local CALLERS, SEVERAL = '-', '+-'
 
 local slots, line, state, claims, ring = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local clock, now_ms
@@ -76,6 +79,7 @@ local function know()
   local known = redis.call('HMGET', state, 'max', 'declared', 'fence', 'rate', 'arrival', 'paused', 'share', 'extra')
   max, declared, fence, paused = tonumber(known[1] or 0), known[2] or '', known[3], known[6]
   share, extra = tonumber(known[7]), tonumber(known[8] or 0)
+  interval_us = nil
   if known[4] then
     interval_us, burst = string.match(known[4], '^(%d+)/(%d+)$')
     interval_us, burst = tonumber(interval_us), tonumber(burst)
@@ -96,7 +100,6 @@ local function declare(spec, first)
     if most ~= '' then redis.call('HSET', state, 'share', most) else redis.call('HDEL', state, 'share') end
     declared_anew = true
     keep_key(state, STATE_MS)
-    interval_us = nil
     know()
   elseif clock[2] % 16 == 0 then
     keep_key(state, STATE_MS - 2 * SLACK_MS)

@@ -17,10 +17,10 @@ local function first_in(lane, partition)
   return redis.call('ZRANGEBYLEX', line, '[' .. from, '(' .. from .. '\255', 'LIMIT', 0, 1)[1]
 end
 
--- Notes that somebody stands in line; a partition that is new there has its turn by `place`.
-local function line_up(lane, partition, place)
+-- Notes that somebody stands in line; a partition that is new there has the turn `first`.
+local function line_up(lane, partition, first)
   local turn, lanes = turn_of(partition)
-  if not turn then turn, lanes = place, ' ' end
+  if not turn then turn, lanes = first, ' ' end
   if not string.find(lanes, ' ' .. lane .. ' ', 1, true) then
     redis.call('HSET', state, 't:' .. partition, turn .. '|' .. lanes .. lane .. ' ')
   end
@@ -77,7 +77,7 @@ end
 -- Makes the ring anew from the line: the pool has other limits now, or the server has evicted the ring, or the state.
 local function restore_ring()
   redis.call('DEL', ring)
-  local from = '-'
+  local from = '[+'  -- behind the queues of lib_several
   while true do
     local head = redis.call('ZRANGEBYLEX', line, from, '+', 'LIMIT', 0, 1)[1]
     if not head then break end

@@ -23,13 +23,8 @@ admitted = admit_in_turn()
 if admitted then return admitted end
 
 if patience_ms == 0 then
-  local owners = {}
-  for _, held in ipairs(redis.call('ZRANGE', slots, 0, 99)) do
-    local record = redis.call('HGET', state, 'h:' .. held) or '|||||'
-    owners[#owners + 1] = string.match(record, '^[^|]*|[^|]*|[^|]*|[^|]*|[^|]*|(.*)$')
-  end
   local _, rated_ms = starts()
-  return {-1, max, owners, declared_before, rated_ms}
+  return {-1, max, owners(), declared_before, rated_ms}
 end
 
 local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^[^|]*|(%x+)|') or next_place()

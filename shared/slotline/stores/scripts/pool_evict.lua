@@ -33,11 +33,11 @@ if (starts()) == 0 and free >= weight and left_of(partition) >= weight then retu
 
 local staying, ending, ends = {}, 0, {}
 for _, holder in ipairs(redis.call('ZRANGE', slots, 0, -1)) do
-  local known = redis.call('HMGET', state, 'h:' .. holder, 'e:' .. holder)
+  local known = redis.call('HMGET', state, 'h:' .. holder, 'e:' .. holder, 'k:' .. holder)
   local since, weighs, where = string.match(known[1] or '', '^(%d+)|%d+|%d+|(%d+)|([^|]*)|')
   if known[2] and since then
     ending, ends[where] = ending + weighs, (ends[where] or 0) + weighs
-  elseif since then
+  elseif since and not known[3] then
     staying[#staying + 1] = {token = holder, since = tonumber(since), weight = tonumber(weighs), partition = where}
   end
 end

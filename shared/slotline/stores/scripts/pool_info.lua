@@ -24,4 +24,7 @@ if most > 0 then
     listed[#listed + 1] = redis.call('HGET', state, 'h:' .. found[i]) or '0|0|0|1||'
   end
 end
-return {max, used + heavier, redis.call('ZCARD', line), now_ms, listed, redis.call('HEXISTS', state, 'paused')}
+-- Who waits for several pools is counted in the queue at the first of them, and not where it stands.
+local waiting = redis.call('ZCARD', line)
+if waiting > 0 then waiting = waiting - redis.call('ZLEXCOUNT', line, '[' .. SEVERAL .. '|', '(' .. SEVERAL .. '}') end
+return {max, used + heavier, waiting, now_ms, listed, redis.call('HEXISTS', state, 'paused')}

@@ -17,7 +17,7 @@ end
 local had = let_go(token)
 if redis.call('ZCARD', line) > 0 then
   tell_time()
-  leave_line(token)
+  leave_line(token, CALLERS)
   serve('')
 end
 return had

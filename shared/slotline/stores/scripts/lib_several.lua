@@ -1,0 +1,182 @@
+-- Several pools at once, or none of them: for scripts that have the keys of all of them.
+-- include: lib_pool
+-- include: lib_line
+--
+-- Those who ask the same of the same pools stand in one queue, at the first pool. Only its head looks for slots: it
+-- stands in the line of one pool that is full, in the lane "+-", by its old place. When it is served there, it is told to
+-- ask again: then it takes all, or gives that slot back and moves to the line of another pool that is full by now. From
+-- its second move on it keeps what it has or could have had of the pools before the first that is full, for as long as it
+-- has moved about by then: so it has all in the end. All have the pools in the same order, so that no two keep what the
+-- other waits for.
+--
+-- KEYS  of all pools, in the order of their names, and of each: slots, line, state, claims, ring
+-- ARGV  1 token   2 queue: "<lane>|<digest of the rest>"   3 lease_ms (0: none)
+--       4, 5, 6, ... for each pool: cap_ms (-1: none), weight, partition ('': none)
+--
+-- The first pool has in its line "!<queue>|<place>|<token>", and in its state
+--   "s:<token>"  "place|since_ms|kept_until_ms|alive_until_ms|channel|owner": since when it moves about (0: not yet)
+-- A pool calls the token "<token>.<number of the pool>", in its line and among its slots.
+
+local QUEUED = '!'
+local token, queue, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local pools = #KEYS / 5
+local cap_ms, weight, partition
+local anew, in_turns = {}, {}  -- whether a pool was declared anew; whether its partitions take turns
+
+-- Turns to one of the pools.
+local function use(at)
+  slots, line, state, claims, ring = unpack(KEYS, 5 * at - 4, 5 * at)
+  cap_ms, weight, partition = tonumber(ARGV[3 * at + 1]), tonumber(ARGV[3 * at + 2]), ARGV[3 * at + 3]
+  declared_anew = anew[at]
+end
+
+local function slot_of(name, at) return name .. '.' .. at end
+
+-- The fences of the slots that `name` has, and the leases that they have anew; nil unless it has all.
+local function held_by(name)
+  local fences, lives = {}, {}
+  for at = 1, pools do
+    use(at)
+    if tonumber(redis.call('ZSCORE', slots, slot_of(name, at)) or 0) <= now_ms then return nil end
+    lives[at], fences[at] = prolong(slot_of(name, at), life_of(lease_ms, cap_ms))
+    fences[at] = fences[at] or '0'  -- the server has evicted the state
+  end
+  return fences, lives
+end
+
+-- Whether a pool has what `name` asks of it, now that it is its turn; 'kept' where it has it already.
+local function ready(name, at)
+  use(at)
+  local free = serve(slot_of(name, at))
+  anew[at], in_turns[at] = false, not alone
+  if paused then return false end
+  if redis.call('ZSCORE', slots, slot_of(name, at)) then return 'kept' end
+  return free >= weight and left_of(partition) - (kept[partition] or 0) >= weight
+    and not (share and turn_of(partition) == NO_TURN)
+end
+
+local function take_one(name, at, owner, life, cap)
+  use(at)
+  know()
+  if in_turns[at] then next_turn(partition) end
+  leave_line(slot_of(name, at), SEVERAL)
+  take(slot_of(name, at), owner, life, cap, weight, partition)
+end
+
+-- Takes back what was given to `name` only until it has all; to a rate it was no start.
+local function take_back(name, at)
+  use(at)
+  if not redis.call('ZSCORE', slots, slot_of(name, at)) then return false end
+  know()
+  let_go(slot_of(name, at))
+  if interval_us then redis.call('HSET', state, 'arrival', text(arrival_us - interval_us)) end
+  return true
+end
+
+-- Gives `name` a slot of each pool.
+local function take_all(name, owner)
+  local fences, lives = {}, {}
+  for at = 1, pools do
+    take_back(name, at)
+    use(at)
+    lives[at] = life_of(lease_ms, cap_ms)
+    take_one(name, at, owner, lives[at], cap_ms)
+    fences[at] = fence
+  end
+  return fences, lives
+end
+
+local function queued(name) return redis.call('HGET', KEYS[3], 's:' .. name) end
+
+local function leave_queue(name)
+  local place = string.match(queued(name) or '', '^(%x+)|')
+  if not place then return end
+  redis.call('HDEL', KEYS[3], 's:' .. name)
+  redis.call('ZREM', KEYS[2], QUEUED .. queue .. '|' .. place .. '|' .. name)
+end
+
+local function stands_in_line(name, at) return redis.call('HEXISTS', state, 'w:' .. slot_of(name, at)) == 1 end
+
+-- Lets the head of the queue wait in the line of the pool `blocked`.
+local function wait_at(name, blocked, found)
+  local place, since_ms, kept_until, alive_until, channel, owner =
+    string.match(queued(name), '^(%x+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+  since_ms, kept_until = tonumber(since_ms), tonumber(kept_until)
+  local moves = false
+  for at = 1, pools do
+    use(at)
+    moves = moves or (at ~= blocked and stands_in_line(name, at)) or found[at] == 'kept'
+  end
+  use(blocked)
+  moves = moves and not stands_in_line(name, blocked)
+  if moves then
+    if since_ms == 0 then since_ms = now_ms end
+    kept_until = 2 * now_ms - since_ms
+    redis.call('HSET', KEYS[3], 's:' .. name,
+      table.concat({place, text(since_ms), text(kept_until), alive_until, channel, owner}, '|'))
+  end
+  local life = math.min(kept_until, tonumber(alive_until)) - now_ms
+  local in_order = life > 0
+  for at = 1, pools do
+    use(at)
+    local passes_on = at ~= blocked and stands_in_line(name, at)
+    if passes_on then leave_line(slot_of(name, at), SEVERAL) end
+    in_order = in_order and found[at]
+    if not in_order then
+      passes_on = take_back(name, at) or passes_on
+    elseif found[at] == 'kept' then
+      redis.call('ZADD', slots, 'XX', text(now_ms + life), slot_of(name, at))
+    elseif moves then
+      take_one(name, at, owner, life, -1)
+      redis.call('HSET', state, 'k:' .. slot_of(name, at), '1')
+    end
+    if passes_on then serve('') end
+  end
+  use(blocked)
+  redis.call('HSET', state, 'w:' .. slot_of(name, blocked), table.concat(
+    {partition, place, text(weight), alive_until, text(lease_ms), text(cap_ms), channel, owner}, '|'))
+  stand(SEVERAL, partition, place, member(SEVERAL, partition, place, weight, slot_of(name, blocked)),
+    alive_until - now_ms, next_place())
+end
+
+local function hears(channel)
+  if deaf[channel] == nil then deaf[channel] = redis.call('PUBSUB', 'NUMSUB', channel)[2] == 0 end
+  return not deaf[channel]
+end
+
+-- Gives the head of the queue its slots, and the next one, up to one for whom there are not all yet: it waits for one of
+-- them in its pool's line. Returns the number of that pool (nil: nobody waits), and what `token` has got, if it has.
+local function advance()
+  local from, fences, lives = '[' .. QUEUED .. queue .. '|', nil, nil
+  while true do
+    local head = redis.call('ZRANGEBYLEX', KEYS[2], from, '(' .. QUEUED .. queue .. '|\255', 'LIMIT', 0, 1)[1]
+    if not head then return nil, fences, lives end
+    local name = string.match(head, '([^|]*)$')
+    local alive_until, channel, owner = string.match(queued(name) or '', '^%x+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
+    if not alive_until or tonumber(alive_until) <= now_ms then
+      redis.call('ZREM', KEYS[2], head)
+      redis.call('HDEL', KEYS[3], 's:' .. name)
+    elseif name ~= token and not hears(channel) then
+      from = '(' .. head  -- its process does not listen just now: it keeps its place, and is passed over
+    else
+      local found, blocked = {}, nil
+      for at = 1, pools do
+        found[at] = ready(name, at)
+        if not found[at] and (not blocked or stands_in_line(name, at)) then blocked = at end
+      end
+      if blocked then
+        wait_at(name, blocked, found)
+        return blocked, fences, lives
+      end
+      leave_queue(name)
+      local given, last = take_all(name, owner)
+      if name == token then
+        fences, lives = given, last
+      else  -- after the first write, which a server that is out of memory or a replica refuses
+        for at = 1, pools do last[at] = text(last[at]) end
+        local slots_given = table.concat(given, ',') .. ' ' .. table.concat(last, ',')
+        redis.call('PUBLISH', channel, name .. ' ' .. slots_given .. ' ' .. text(now_ms))
+      end
+    end
+  end
+end
