@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from billiard.exceptions import TimeLimitExceeded
 
 from slotline.errors import UnsupportedBackendError, WorkTimeLimitError
+from tests.harness.processes import gone
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.harness.workers import CeleryWorker
@@ -64,12 +64,8 @@ def pids(deployment: Deployment) -> list[int]:
     return [int(pid) for pid in deployment.list("grandchildren")]
 
 
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 def nothing_left(worker: CeleryWorker, deployment: Deployment) -> bool:
-    return not worker.processes() and all(map(gone, pids(deployment)))
+    return not worker.processes() and gone(*pids(deployment))
 
 
 @pytest.mark.parametrize(("killed", "backend"), [("worker", "billiard"), ("worker", "spawned"), ("child", "billiard")])
@@ -88,7 +84,7 @@ def test_a_prefork_task_that_maps_a_thousand_items_over_a_lease_leaves_nothing_w
             wait_until("no process is left", lambda: nothing_left(worker, deployment), 20)
         else:
             worker.kill_child()
-            wait_until("none of its processes is left", lambda: all(map(gone, before)), 20)
+            wait_until("none of its processes is left", lambda: gone(*before), 20)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -119,7 +115,7 @@ def test_leases_of_greenlets_hold_up_no_other_greenlet(deployment: Deployment) -
         deployment.clear()
         with pytest.raises((TimeLimitExceeded, WorkTimeLimitError)):  # gevent's own pool enforces it since Celery 5.5
             module.overdue_spawned.delay().get(timeout=60)
-        wait_until("its process is dead", lambda: pids(deployment) and all(map(gone, pids(deployment))), 20)
+        wait_until("its process is dead", lambda: pids(deployment) and gone(*pids(deployment)), 20)
         for name, says in (("billiard", "does not run under gevent"), ("cpu", "cannot fork")):
             with pytest.raises(UnsupportedBackendError, match=says):
                 module.napping.delay(name, 0.0).get(timeout=60)

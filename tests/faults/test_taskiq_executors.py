@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import psutil
 import pytest
 import redis
 
+from tests.harness.processes import gone
 from tests.harness.waiting import await_until, wait_until
 from tests.harness.workers import TaskiqWorker
 
@@ -92,10 +92,6 @@ def pids(client: redis.Redis) -> list[int]:
     return [int(pid) for pid in client.lrange("pids", 0, -1)]
 
 
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 async def test_a_blocking_task_of_a_minute_with_a_limit_of_a_second_is_dead_and_the_next_one_runs(
     name: str, taskiq_worker: Callable[..., TaskiqWorker], redis_client: redis.Redis
 ) -> None:
@@ -111,7 +107,7 @@ async def test_a_blocking_task_of_a_minute_with_a_limit_of_a_second_is_dead_and_
                 assert ended.execution_time < 30, f"{case}: it would have slept for a minute"
                 hung = pids(redis_client)
                 assert len(hung) == 2, case
-                await await_until(f"{case}: process and child are dead", lambda pids=hung: all(map(gone, pids)))
+                await await_until(f"{case}: process and child are dead", lambda pids=hung: gone(*pids))
                 again = module.quick.kicker().with_labels(executor=backend)
                 assert (await result(await again.kiq(21))).return_value == 42
 
@@ -132,7 +128,7 @@ async def test_a_worker_that_is_asked_to_end_finishes_what_it_may_and_kills_the_
         await await_until("all run", lambda: len(pids(redis_client)) == 8, timeout=60)
         worker.terminate()
         assert [(await result(one)).return_value for one in short] == ["slept", "slept"]
-        wait_until("no process is left", lambda: not worker.processes() and all(map(gone, pids(redis_client))), 40)
+        wait_until("no process is left", lambda: not worker.processes() and gone(*pids(redis_client)), 40)
 
 
 @pytest.mark.parametrize("killed", ["the command", "the worker process"])
@@ -151,4 +147,4 @@ async def test_no_leased_process_outlives_what_was_killed(
         else:
             for child in worker.children():
                 worker.kill_child(child)
-        wait_until("the leased processes are dead", lambda: all(map(gone, pids(redis_client))), 20)
+        wait_until("the leased processes are dead", lambda: gone(*pids(redis_client)), 20)

@@ -10,12 +10,12 @@ import signal
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from slotline.errors import LeaseExpiredError, WorkExitedError
 from slotline.leases import LeasedExecutorManager, limits_for, run_in_lease, run_in_lease_sync
 from slotline.workers import UnpicklableError, WorkerLostError
+from tests.harness.processes import gone
 from tests.harness.waiting import await_until
 from tests.integration import billiard_tasks as tasks
 
@@ -27,13 +27,6 @@ def leases(backend, **options):
     return LeasedExecutorManager(
         **{"backend": backend, "max_pools": 1, "workers_per_pool": 2, "lease_grace_seconds": 0, **options}
     )
-
-
-def gone(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 class Local:
@@ -123,7 +116,7 @@ async def test_revoking_kills_all_that_the_work_has_started_daemons_too(backend,
         assert len(pids) == 3
         assert not any(map(gone, pids))
         await lease.revoke()
-        await await_until("they are gone", lambda: all(map(gone, pids)))
+        await await_until("they are gone", lambda: gone(*pids))
         assert isinstance(running.exception(5), LeaseExpiredError)
 
 

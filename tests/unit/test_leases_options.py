@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import inspect
 import logging
 import math
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from slotline.errors import InvalidOptionError, UnsupportedBackendError
+from slotline.errors import InvalidOptionError
 from slotline.leases import ExecutorBackend, LeasedExecutorManager, ProcessLoggingConfig, WorkGrinder
 
 NO_NUMBERS = [True, False, "4", b"4", None, math.nan, math.inf, -math.inf, [], 1j]
@@ -179,15 +177,6 @@ def test_a_misspelt_option_is_named_and_never_taken_for_a_missing_one(backend, m
     assert caught.value.option == misspelt
 
 
-def test_arguments_that_an_interpreter_pool_does_not_know_are_refused_at_construction(monkeypatch):
-    class InterpreterPoolExecutor:
-        def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=(), **context):
-            """Take whatever comes, as Python 3.14's ThreadPoolExecutor does for its subclasses."""
-
-    monkeypatch.setattr(concurrent.futures, "InterpreterPoolExecutor", InterpreterPoolExecutor, raising=False)
-    assert refused("colour", "red", backend="interpreter").allowed.endswith("executor: initializer, initargs")
-
-
 @pytest.mark.parametrize(
     ("backend", "options"),
     [
@@ -242,34 +231,6 @@ def test_an_unknown_start_method_is_refused(value):
 def test_an_initializer_that_cannot_be_called_is_refused(backend):
     refused("initializer", 3, backend=backend)
     refused("initargs", 3, backend=backend)
-
-
-@pytest.mark.skipif(
-    hasattr(concurrent.futures, "InterpreterPoolExecutor"),
-    reason="this Python has interpreter pools: nothing to refuse",
-)
-def test_the_interpreter_backend_says_which_python_it_needs():
-    with pytest.raises(UnsupportedBackendError, match=r"Python 3\.14"):
-        LeasedExecutorManager(backend="interpreter", max_pools=1)
-
-
-async def test_the_interpreter_backend_uses_interpreter_pools_where_they_are(monkeypatch):
-    made = []
-
-    class InterpreterPoolExecutor(ThreadPoolExecutor):
-        def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=()):
-            super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-            made.append((max_workers, thread_name_prefix))
-
-    monkeypatch.setattr(concurrent.futures, "InterpreterPoolExecutor", InterpreterPoolExecutor, raising=False)
-    async with LeasedExecutorManager(
-        backend="interpreter", max_pools=1, workers_per_pool=2, name_prefix="i"
-    ) as manager:
-        assert not manager.killable
-        async with await manager.acquire() as lease:
-            assert await lease.run(pow, 2, 3) == 8
-            assert lease.executor.submit(pow, 2, 4).result(10) == 16
-    assert made == [(2, "i")]
 
 
 @pytest.mark.parametrize("value", [*[value for value in NO_NUMBERS if value is not None], 0, -1.0], ids=repr)
