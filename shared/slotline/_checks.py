@@ -16,14 +16,17 @@ T = TypeVar("T", bound=str)
 
 def refuse(option: str, value: object, allowed: str) -> InvalidOptionError:
     """Return the error for an option's value; ``repr`` of the value is cut at 200 characters."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # more digits than Python likes to show
+        shown = f"an int of {value.bit_length()} bits" if isinstance(value, int) else object.__repr__(value)
     return InvalidOptionError(option, shown if len(shown) <= 200 else shown[:197] + "...", allowed)  # noqa: PLR2004 - the docstring names the number
 
 
 def whole_number(option: str, value: Any, *, at_least: int = 1) -> int:
     """Return ``value`` as an ``int``; a float counts only where it is whole."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value != int(value) or value < at_least:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not value.is_integer()) or value < at_least:
         raise refuse(option, value, f"a whole number of at least {at_least}")
     return int(value)
 
@@ -31,11 +34,15 @@ def whole_number(option: str, value: Any, *, at_least: int = 1) -> int:
 def seconds(option: str, value: Any, *, zero: bool = False) -> float:
     """Return ``value`` as finite seconds greater than zero (or at least zero with ``zero=True``)."""
     allowed = "a finite number of seconds, " + ("zero or more" if zero else "greater than zero")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise refuse(option, value, allowed)
-    if value < 0 or (value == 0 and not zero):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise refuse(option, value, allowed)
-    return float(value)
+    return number
 
 
 def optional_seconds(option: str, value: Any, *, zero: bool = False) -> float | None:

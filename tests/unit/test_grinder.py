@@ -49,10 +49,15 @@ async def test_a_full_batch_starts_at_once_and_a_thin_one_when_its_oldest_item_i
         assert max(await asyncio.gather(*full)) < begun + 2.0 <= await thin
 
 
-async def test_one_lease_serves_one_batch(manager):
-    async with WorkGrinder(executor_manager=manager, batch_size_threshold=5, owner_prefix="mill") as grinder:
-        owners = lambda: manager.stats()["leases"][0]["owner"]  # noqa: E731 - one expression
-        assert await asyncio.gather(*(grinder.submit(owners) for _ in range(10))) == ["mill:1"] * 5 + ["mill:2"] * 5
+async def test_one_lease_of_lease_seconds_serves_one_batch_and_is_named_by_owner_prefix(manager):
+    def look():
+        lease = manager.stats()["leases"][0]
+        return lease["owner"], 110 < lease["seconds_until_soft_expiry"] <= 120
+
+    options = {"batch_size_threshold": 5, "owner_prefix": "mill", "lease_seconds": 120}
+    async with WorkGrinder(executor_manager=manager, **options) as grinder:
+        seen = await asyncio.gather(*(grinder.submit(look) for _ in range(10)))
+        assert seen == [("mill:1", True)] * 5 + [("mill:2", True)] * 5
 
 
 async def test_a_slow_item_delays_neither_its_batch_nor_later_ones(manager):
@@ -157,6 +162,23 @@ async def test_stopping_grinds_what_is_left(manager):
     await grinder.stop()
     assert [future.result() for future in futures] == [1, 2, 4, 8, 16]
     await grinder.stop()
+
+
+async def test_a_stop_that_is_given_up_can_be_waited_for_again(manager):
+    go = threading.Event()
+    grinder = WorkGrinder(executor_manager=manager, batch_size_threshold=1)
+    await grinder.start()
+    running = await grinder.enqueue(go.wait, 10)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(grinder.stop(), 0.05)
+    with pytest.raises(RuntimeError, match="not running"):
+        await grinder.submit(print)
+    again = asyncio.ensure_future(grinder.stop())
+    await asyncio.sleep(0)
+    go.set()
+    await again
+    assert await running is True
+    assert not grinder.stats()["started"]
 
 
 async def test_stopping_can_cancel_what_no_worker_has_begun(manager):

@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from fractions import Fraction
 
 import pytest
 
@@ -280,7 +281,9 @@ async def test_a_manager_releases_leases_by_object_or_id_and_knows_no_others(cal
                 await call(manager, "release", unknown)
 
 
-@pytest.mark.parametrize(("units", "count"), [(0, 2), (1, 2), (20, 2), (21, 3), (35.5, 4), (10_000, 5)])
+@pytest.mark.parametrize(
+    ("units", "count"), [(0, 2), (1, 2), (20, 2), (21, 3), (35.5, 4), (Fraction(71, 2), 4), (10_000, 5)]
+)
 async def test_executors_follow_the_number_of_units(units, count):
     async with LeasedExecutorManager(min_pools=2, max_pools=5, size_provider=lambda: units) as manager:
         assert manager.desired_executor_count() == count
@@ -311,17 +314,25 @@ async def test_the_number_of_units_is_asked_every_check_interval():
 
 
 @pytest.mark.parametrize(
-    "answer", [-1, float("nan"), float("inf"), "many", None, True, ZeroDivisionError("no units")], ids=repr
+    "answer",
+    [-1, float("nan"), float("inf"), 10**400, "5", None, True, [5], 5j, ZeroDivisionError("no units"), SystemExit(3)],
+    ids=lambda answer: repr(answer)[:30],
 )
 async def test_a_size_provider_that_fails_or_answers_nonsense_counts_as_no_units_and_is_logged(answer, caplog):
     def provider():
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    async with LeasedExecutorManager(min_pools=2, max_pools=5, size_provider=provider) as manager:
+    async with LeasedExecutorManager(
+        min_pools=2, max_pools=5, size_provider=provider, lease_grace_seconds=0
+    ) as manager:
         assert manager.total_count == 2
-    assert "size_provider" in caplog.text
+        caplog.clear()
+        manager.notify_scale_changed()  # in the background thread, which it must not end
+        await await_until("it was asked again", lambda: "size_provider" in caplog.text)
+        lease = await manager.acquire(lease_seconds=0.01)
+        await await_until("leases still expire", lambda: not lease.active)
 
 
 async def test_idle_executors_beyond_the_wanted_number_go_at_the_next_check():

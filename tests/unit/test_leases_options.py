@@ -11,9 +11,30 @@ import sys
 import pytest
 
 from slotline.errors import InvalidOptionError
-from slotline.leases import ExecutorBackend, LeasedExecutorManager, ProcessLoggingConfig, WorkGrinder
+from slotline.leases import (
+    ExecutorBackend,
+    LeasedExecutorManager,
+    ProcessLoggingConfig,
+    WorkGrinder,
+    limits_for,
+    run_in_lease_sync,
+)
+
+TOO_LARGE = 10**5000  # a whole number, but no number of seconds
+
+
+def short(value):
+    return "10**5000" if value == TOO_LARGE else repr(value)
+
 
 NO_NUMBERS = [True, False, "4", b"4", None, math.nan, math.inf, -math.inf, [], 1j]
+
+
+EXECUTORS = {
+    "thread": "initializer, initargs",
+    "process": "mp_context, initializer, initargs, max_tasks_per_child",
+    "billiard": "initializer, initargs, maxtasksperchild, timeout, soft_timeout",
+}
 
 
 class IntegerLike:
@@ -77,14 +98,26 @@ def test_positive_integer_like_counts_are_accepted(value):
 
 
 @pytest.mark.parametrize("option", ["check_interval", "default_lease_seconds"])
-@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, 0.0, -1], ids=repr)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, 0.0, -1, TOO_LARGE], ids=short)
 def test_times_that_are_not_finite_and_greater_than_zero_are_refused(option, value):
     refused(option, value)
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, -0.001], ids=repr)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, -0.001, TOO_LARGE], ids=short)
 def test_a_grace_that_is_not_finite_or_negative_is_refused(value):
     refused("lease_grace_seconds", value)
+
+
+@pytest.mark.parametrize("backend", EXECUTORS)
+def test_times_and_counts_without_a_reasonable_end_are_allowed(backend):
+    for_ever = dict.fromkeys(("check_interval", "default_lease_seconds", "lease_grace_seconds"), 1e300)
+    with LeasedExecutorManager(backend=backend, max_pools=TOO_LARGE, **for_ever) as manager:
+        assert run_in_lease_sync(manager, pow, (2, 3), acquire_timeout=1e300) == 8
+        if manager.killable:
+            assert run_in_lease_sync(manager, pow, (2, 3), limits=limits_for(manager, time_limit=1e300)) == 8
+        if manager.takes_limits:
+            limits = limits_for(manager, soft_time_limit=1e299, max_memory=10**30)
+            assert run_in_lease_sync(manager, pow, (2, 3), limits=limits) == 8
 
 
 def test_no_grace_at_all_is_allowed():
@@ -151,13 +184,6 @@ def test_log_forwarding_without_worker_processes_is_refused():
     refused("forward_process_logs", True, backend="thread")
 
 
-EXECUTORS = {
-    "thread": "initializer, initargs",
-    "process": "mp_context, initializer, initargs, max_tasks_per_child",
-    "billiard": "initializer, initargs, maxtasksperchild, timeout, soft_timeout",
-}
-
-
 @pytest.mark.parametrize(("backend", "known"), EXECUTORS.items())
 def test_arguments_that_the_executor_does_not_know_are_refused_at_construction(backend, known):
     error = refused("colour", "red", backend=backend)
@@ -198,7 +224,7 @@ def test_arguments_that_the_manager_sets_itself_are_refused(backend, option, val
 
 
 BAD_COUNTS = [*[value for value in NO_NUMBERS if value is not None], 0, -1, 1.5]
-BAD_SECONDS = [*[value for value in NO_NUMBERS if value is not None], 0, -1]
+BAD_SECONDS = [*[value for value in NO_NUMBERS if value is not None], 0, -1, TOO_LARGE]
 NUMBERS = {
     ("process", "max_tasks_per_child"): BAD_COUNTS,
     ("billiard", "maxtasksperchild"): BAD_COUNTS,

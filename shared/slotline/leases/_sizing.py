@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slotline.leases._places import Place
 
@@ -46,12 +46,15 @@ class Sizing:
         if self._provider is None:
             return 0
         try:
-            units = self._provider()
-        except Exception:
+            answer = self._provider()
+        except (Exception, SystemExit):
             self._logger.exception("The size_provider failed; its answer counts as 0 units.")
             return 0
-        if isinstance(units, bool) or not isinstance(units, int | float) or not math.isfinite(units) or units < 0:
-            self._logger.error("The size_provider answered %r, which is no number of units; it counts as 0.", units)
+        units = _number(answer)
+        if not 0 <= units < math.inf:
+            self._logger.error(
+                "The size_provider answered %.200r, which is no number of units; it counts as 0.", answer
+            )
             return 0
         return units
 
@@ -73,3 +76,13 @@ class Sizing:
             if executor is not None:
                 core.backend.close(executor, wait=False)
         return desired
+
+
+def _number(answer: Any) -> float:
+    """Return what is a number, of this or another library, as a ``float``; NaN for anything else."""
+    if isinstance(answer, bool | str | bytes | bytearray):
+        return math.nan
+    try:
+        return float(answer)
+    except Exception:  # noqa: BLE001 - it is the user's object
+        return math.nan

@@ -129,7 +129,7 @@ class WorkGrinder:
             self._cancel_pending()
         self._flush()
         if self._unfinished:
-            await self._idle
+            await asyncio.shield(self._idle)  # whoever gives up waiting may come again
         if self._batches:
             await asyncio.wait(list(self._batches))
         self._loop, self._stopping = None, False

@@ -187,7 +187,7 @@ class _Alarm(threading.Timer):
 
     def __init__(self, lease: ExecutorLease, limit: float) -> None:
         self.limit = limit
-        super().__init__(limit, self._ring)
+        super().__init__(min(limit, threading.TIMEOUT_MAX), self._ring)
         self.daemon = True
         self.name = "slotline-limit"
         self._lease = lease

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
+from typing import Final
+
+_LONGEST: Final = 86_400.0
+"""Seconds of a single wait; the system takes no number that is much larger, and a deadline may be."""
 
 
 class Loop:
@@ -41,7 +45,7 @@ class Loop:
 
     def run(self, timeout: float | None) -> None:
         """Wait until something can be read, at most ``timeout`` seconds, and make the calls for it."""
-        for fd, _ in self._epoll.poll(timeout):
+        for fd, _ in self._epoll.poll(timeout if timeout is None else min(timeout, _LONGEST)):
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()

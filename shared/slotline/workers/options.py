@@ -10,6 +10,8 @@ from typing import Any, Final
 from slotline import _checks
 from slotline._checks import refuse
 
+_MOST_KILOBYTES: Final = 1 << 50
+"""More than any machine has, and what the system takes for a limit."""
 START_METHODS: Final = ("spawn", "forkserver", "fork")
 
 
@@ -74,7 +76,8 @@ class TaskLimits:
         if lost_worker_timeout is not DEFAULT:
             given["lost_worker_timeout"] = _checks.optional_seconds("lost_worker_timeout", lost_worker_timeout)
         if max_memory is not DEFAULT:
-            given["max_memory"] = _optional_count("max_memory", max_memory)
+            kilobytes = _optional_count("max_memory", max_memory)
+            given["max_memory"] = None if kilobytes is None else min(kilobytes, _MOST_KILOBYTES)
         if not given:
             return self
         limits = replace(self, **given)
