@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
-from taskiq import InMemoryBroker, TaskiqDepends, TaskiqResult
+from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqDepends, TaskiqMessage, TaskiqResult
 
 from slotline.errors import InvalidOptionError, WorkTimeLimitError
 from slotline.leases import ExecutorLease, LeasedExecutorManager
@@ -30,6 +30,9 @@ async def broker(middleware: ExecutorMiddleware) -> AsyncIterator[InMemoryBroker
     broker = InMemoryBroker().with_middlewares(middleware)
     yield broker
     await broker.shutdown()
+
+
+BAD_SECONDS: list[Any] = [0, -1, True, "soon", float("nan"), float("inf")]
 
 
 async def result_of(sent: Any) -> TaskiqResult[Any]:
@@ -238,6 +241,45 @@ async def test_a_manager_of_someone_else_is_left_running() -> None:
         assert (await result_of(await work.kiq())).return_value == 1
         await broker.shutdown()
         assert manager.running
+
+
+async def test_labels_that_cannot_be_are_refused_when_a_task_is_registered_and_when_it_is_sent(
+    broker: InMemoryBroker,
+) -> None:
+    ran = []
+
+    async def coroutine() -> None:
+        ran.append(1)
+
+    def plain() -> None:
+        ran.append(1)
+
+    bad = [
+        (coroutine, {"executor": "cpu"}, "executor_lease"),
+        (coroutine, {"time_limit": 3}, "event loop"),
+        (plain, {"executor": "gpu"}, "'cpu'"),
+        (plain, {"executor": "cpu", "time_limit": 3}, "cannot be killed"),
+        *((plain, {"executor": "process", "time_limit": value}, "time_limit") for value in BAD_SECONDS),
+        *((plain, {"executor": "billiard", "soft_time_limit": value}, "soft_time_limit") for value in BAD_SECONDS),
+        *((plain, {"executor": "billiard", "max_memory": value}, "max_memory") for value in (*BAD_SECONDS, 1.5)),
+    ]
+    for function, labels, says in bad:
+        with pytest.raises(InvalidOptionError, match=says):
+            broker.register_task(function, task_name="bad", **labels)
+    tasks = {one: broker.register_task(one, task_name=one.__name__) for one in (coroutine, plain)}
+    for function, labels, says in bad:
+        with pytest.raises(InvalidOptionError, match=says):
+            await tasks[function].kicker().with_labels(**labels).kiq()
+    assert ran == []
+
+
+async def test_a_message_that_arrives_with_an_unknown_executor_ends_with_that_error(broker: InMemoryBroker) -> None:
+    task = broker.register_task(process_id, executor="process")
+    message = TaskiqMessage(task_id="bad", task_name=task.task_name, labels={"executor": "gpu"}, args=[1], kwargs={})
+    await broker.kick(broker.formatter.dumps(message))
+    error = (await AsyncTaskiqTask("bad", broker.result_backend).wait_result(check_interval=0.01, timeout=30)).error
+    assert isinstance(error, InvalidOptionError)
+    assert error.option == "executor"
 
 
 @pytest.mark.parametrize(
