@@ -16,11 +16,6 @@ from tests.harness.workers import CeleryWorker
 from tests.integration.celery_apps import Deployment
 
 TASKS = """
-app.conf.slotline_executors = {
-    **app.conf.slotline_executors,
-    "spawned": {"backend": "process", "max_pools": 1, "workers_per_pool": 2},
-}
-
 
 def step(number):
     if number % 100 == 50:

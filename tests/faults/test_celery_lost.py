@@ -24,9 +24,12 @@ pytestmark = pytest.mark.leaves("keys", reason="the history that the tasks write
     [
         ("prefork", "beating", True),
         ("prefork", "beating_in_billiard", False),
-        ("threads", "beating_in_cpu", True),
+        pytest.param("prefork", "beating_in_spawned", True, marks=pytest.mark.soak),  # the rarer pairs
+        pytest.param("threads", "beating_in_cpu", True, marks=pytest.mark.soak),
         ("threads", "beating_in_billiard", False),
+        ("solo", "beating_in_spawned", True),
         ("gevent", "beating", False),
+        ("gevent", "beating_in_spawned", False),
     ],
 )
 def test_a_worker_that_is_cut_off_from_its_store_kills_its_task_before_another_begins(
@@ -37,9 +40,9 @@ def test_a_worker_that_is_cut_off_from_its_store_kills_its_task_before_another_b
     with TcpProxy(own_redis.port) as proxy, made.worker(pool, concurrency=2, store=proxy.redis_url):
         first = beating.delay("cut", 60)
         wait_until("the first runs", lambda: fences(made.history, "cut"), 30)
-        second = beating.delay("cut", 1.0)
-        wait_until("the second is parked", lambda: made.parked("beating:cut") == 1, 20)
         with made.worker(pool, concurrency=2):
+            second = beating.delay("cut", 1.0)
+            wait_until("the second is parked", lambda: made.parked("beating:cut") == 1, 20)
             proxy.stall()
             with pytest.raises(SlotLostError):
                 first.get(timeout=40)

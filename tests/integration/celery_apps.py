@@ -42,6 +42,7 @@ app.conf.update(
     slotline_pools={"declared": {"size": 1, "on_full": "fail"}},
     slotline_executors={
         "cpu": {"backend": "process", "max_pools": 1, "workers_per_pool": 2, "mp_context": "fork"},
+        "spawned": {"backend": "process", "max_pools": 1, "workers_per_pool": 2},
         "billiard": {"backend": "billiard", "max_pools": 1, "workers_per_pool": 2},
         "io": {"backend": "thread", "max_pools": 2},
     },
@@ -242,6 +243,13 @@ def beating(self, name, seconds):
     shared=False, name="app.beating_in_cpu", executor="cpu", pool="beating:{name}", pool_size=1, bind=True
 )
 def beating_in_cpu(self, name, seconds):
+    return beat(STORE, name, self.slot.fence, seconds)
+
+
+@app.task(
+    shared=False, name="app.beating_in_spawned", executor="spawned", pool="beating:{name}", pool_size=1, bind=True
+)
+def beating_in_spawned(self, name, seconds):
     return beat(STORE, name, self.slot.fence, seconds)
 
 
