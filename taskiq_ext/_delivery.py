@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from taskiq.abc.formatter import TaskiqFormatter
@@ -87,9 +88,7 @@ class Delivery(bytes):
         within one queue. One that does not never does: equal bytes are then two messages.
         """
         if self._mark is None:
-            queue = self.feed.queue.encode("utf-8", "surrogatepass")
-            digest = hashlib.blake2b(queue, digest_size=_MARK).digest()
-            self._mark = os.urandom(_MARK) if self._ack is None else digest
+            self._mark = os.urandom(_MARK) if self._ack is None else _mark_of(self.feed.queue)
         return self._mark + self
 
     def begin(self) -> None:
@@ -240,6 +239,11 @@ def without_result_if_parked(result: TaskiqResult[Any]) -> None:
     if result.return_value is RUNS_LATER:
         # Raised from the run, it would be logged as a warning and handed to the error hooks of everyone.
         result.error, result.return_value = NoResultError(), None
+
+
+@lru_cache(maxsize=64)
+def _mark_of(queue: str) -> bytes:
+    return hashlib.blake2b(queue.encode("utf-8", "surrogatepass"), digest_size=_MARK).digest()
 
 
 def _nothing_to_acknowledge() -> None:

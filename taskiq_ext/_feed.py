@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
-    from slotline.pools import Slot
+    from slotline.pools import Pool, Slot
     from slotline.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,15 @@ class Feed:
         """Note that the receiver handles ``delivery``: it may have capacity for another."""
         self._unstarted.discard(delivery)
         self._ring()
+
+    def freed(self, pool: Pool) -> None:
+        """Look for who waits behind a message from the room whose slot is about to be sent back.
+
+        The call that the release makes comes over another connection and another thread.
+        """
+        room = self.rooms.get(pool.store)
+        if room is not None:
+            self._loop.call_soon(room.call, pool.key)
 
     async def give_back(self) -> None:
         """Give back what was taken and will not be handled any more."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
-    from slotline.pools import Room, Slot
+    from slotline.pools import Pool, Room, Slot
     from slotline.stores.base import Store
     from taskiq_ext._delivery import Delivery
 
@@ -67,6 +67,11 @@ class Tenant:
         store = self.store
         return None if delivery is None or store is None or self.lane is None else delivery.feed.rooms.get(store)
 
+    def freed(self, pool: Pool) -> None:
+        """See :meth:`Feed.freed`."""
+        for feed in self._home.feeds:
+            feed.freed(pool)
+
 
 class WaitingRoom:
     """Makes the parked messages of a broker's queue a second source of its ``listen()``.
@@ -79,14 +84,15 @@ class WaitingRoom:
         self._broker = broker
         self._own = broker.listen
         self._tenants: list[Tenant] = []
-        self._feeds: list[Feed] = []
+        self.feeds: list[Feed] = []
         self._named: str | None = None
+        self._served: str | None = None
         broker.listen = self.listen  # type: ignore[method-assign] # the receiver asks the instance
 
     @property
     def lane(self) -> str | None:
         """What the broker's queue is called, ``None`` where that is not known."""
-        return self._named or lane_of(self._broker)
+        return self._named or self._served or lane_of(self._broker)
 
     def let(
         self,
@@ -104,7 +110,8 @@ class WaitingRoom:
 
     def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """Yield the broker's messages, and those of its lanes."""
-        queue = self.lane
+        self._served = None  # the broker's queues are settled only now
+        queue = self._served = self.lane
         lanes: dict[Store, list[str]] = {}
         for tenant in self._tenants:
             store, lane = tenant.store, tenant.lane
@@ -119,7 +126,7 @@ class WaitingRoom:
         if not lanes or queue is None:
             return self._own()
         feed = Feed(self._broker, self._own(), lanes, queue, self._lost)
-        self._feeds.append(feed)
+        self.feeds.append(feed)
         return feed.messages()
 
     def _lost(self, slot: Slot) -> None:
@@ -129,7 +136,7 @@ class WaitingRoom:
 
     async def close(self) -> None:
         """Give back what was taken and will not be handled any more."""
-        for feed in self._feeds:
+        for feed in self.feeds:
             await feed.give_back()
 
 

@@ -104,6 +104,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._runs = GuardedRuns()
         self._pools: OrderedDict[tuple[str, PoolLimit], Pool] = OrderedDict()
         self._held: dict[Plan, tuple[Pool, Slot]] = {}
+        self._from_room: set[Plan] = set()
         self._releasing: set[asyncio.Task[Any]] = set()
 
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> PoolOptions | None:
@@ -215,6 +216,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             return None
         plan.let_go(self)
         self._runs.remove(held[1])
+        if plan in self._from_room and self._room is not None:
+            self._from_room.discard(plan)
+            self._room.freed(held[0])
         return _release(*held)
 
     async def shutdown(self) -> None:
@@ -281,6 +285,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             _run_later(plan)
             await taken.give_back()
         else:
+            self._from_room.add(plan)
             self._hold(plan, taken.pool, taken.slot, limit, message)
 
     def _hold(self, plan: Plan, pool: Pool, slot: Slot, limit: PoolLimit, message: TaskiqMessage) -> None:
@@ -291,6 +296,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._runs.add(plan, slot, limit.on_lost or self.on_lost, name)
 
     def _abandon(self, plan: Plan) -> None:
+        self._from_room.discard(plan)
         held = self._held.pop(plan, None)
         if held is not None:
             self._runs.remove(held[1])

@@ -17,6 +17,7 @@ from taskiq.formatters.json_formatter import JSONFormatter
 
 from slotline import MemoryStore, Pool, RedisStore, configure
 from slotline.errors import InvalidOptionError
+from slotline.pools import Room
 from taskiq_ext import PoolLimit, PoolLimitMiddleware
 from tests.harness.proxy import TcpProxy
 from tests.harness.waiting import await_until
@@ -129,6 +130,26 @@ async def test_workers_that_come_and_go_lose_nothing_and_repeat_nothing(store: R
     assert set(ran.values()) == {1}
     assert most <= 2
     assert ((await info(store)).used, (await info(store)).waiting) == (0, 0)
+
+
+async def test_a_slot_that_a_run_from_the_room_gives_back_goes_on_before_its_call_is_heard(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(heartbeat_lease=60)  # by itself a worker would look again in a quarter of a minute
+    heard, hears = Room._heard, [True]
+    monkeypatch.setattr(Room, "_heard", lambda room, message: heard(room, message) if hears else None)
+    work = Work(QueueBroker(), store)
+    held = await Pool("api", 1, store=store).acquire()
+    async with working(work.broker):
+        for x in range(5):
+            await work.limited.kiq(x)
+        await waiting(store, 5)
+        await Pool("api", 1, store=store).release(held)
+        await await_until("the first runs", lambda: work.started)
+        hears.clear()
+        work.go.set()
+        await work.all_ended(5, timeout=10)
+    assert sorted(work.ended) == list(range(5))
 
 
 async def test_what_was_taken_and_not_begun_is_given_back_when_the_worker_ends(store: RedisStore) -> None:

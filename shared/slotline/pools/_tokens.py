@@ -33,6 +33,7 @@ def digest_of(message: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.blake2b(message, digest_size=15).digest()).decode()
 
 
+@lru_cache(maxsize=1024)
 def lane_id_of(name: str) -> str:
     """Return what a store calls a lane."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).digest()
