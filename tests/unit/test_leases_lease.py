@@ -175,6 +175,13 @@ async def test_a_lease_says_when_it_expires(manager):
         assert "of 'me', active" in repr(lease)
 
 
+async def test_a_lease_lives_for_default_lease_seconds_unless_its_caller_says_otherwise(call):
+    async with LeasedExecutorManager(max_pools=2, default_lease_seconds=50) as manager:
+        for given, expected in (({}, 50), ({"lease_seconds": None}, 50), ({"lease_seconds": 0.5}, 0.5)):
+            async with call.using(await call(manager, "acquire", **given)) as lease:
+                assert lease.lease_seconds == expected
+
+
 async def test_renewing_counts_from_now(call, manager):
     async with call.using(await call(manager, "acquire", lease_seconds=0.6)) as lease:
         for _ in range(8):

@@ -78,6 +78,16 @@ async def test_executors_are_added_as_needed_and_never_more_than_max_pools(call)
         assert (manager.available_count, manager.leased_count) == (3, 0)
 
 
+async def test_max_pools_bounds_each_manager_by_itself(call):
+    async with LeasedExecutorManager(max_pools=1) as one, LeasedExecutorManager(max_pools=2) as other:
+        leases = [await call(manager, "acquire", wait=False) for manager in (one, other, other)]
+        for manager in (one, other):
+            with pytest.raises(LeaseUnavailableError):
+                await call(manager, "acquire", wait=False)
+        for lease in leases:
+            await call(lease, "release")
+
+
 async def test_a_timeout_ends_the_wait_with_the_built_in_error(call):
     async with LeasedExecutorManager(max_pools=1) as manager:
         lease = await call(manager, "acquire")
