@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from slotline import Pool, RedisStore, Slot, configure
+from slotline import Limits, Pool, RedisStore, Slot, configure
 from slotline.pools import Parked, Room, Taken
 from slotline.pools._wire import pool_keys
 from slotline.pools.fleeting import LINE, FleetingPool
@@ -26,7 +26,7 @@ from tests.harness.waiting import await_until
 
 CALLED = [
     "pool_acquire", "pool_release", "pool_info", "pool_pause", "pool_resize", "pool_evict", "pool_park", "room_note",
-    "room_pools", "room_take", "room_settle", "line_end",
+    "room_pools", "room_take", "room_settle", "line_end", "several_acquire", "several_release",
 ]  # fmt: skip
 RENEWED = ["pool_renew", "room_renew"]
 TIMEOUT = 0.3
@@ -104,7 +104,26 @@ class Day:
         assert await self.call(self.pool, "resize", 2) in {1, 2}
         for slot in [await self.call(self.pool, "acquire") for _ in range(2)]:
             await self.call(self.pool, "release", slot)
+        await self.take_several()
         await self.line_for_a_value()
+
+    async def take_several(self) -> None:
+        other = Pool(f"{self.name}-too", 1, slot_exp=None, store=self.store)
+        both = Limits(self.pool, other)
+        held = await self.call(other, "acquire")
+        waiting = asyncio.create_task(self.call(both, "acquire", timeout=2 * SOON))
+
+        async def waits() -> bool:
+            info = await self.call(other, "info")
+            return info.waiting + (await self.call(self.pool, "info")).waiting > 0
+
+        await await_until("it waits for both", waits, SOON)
+        await self.call(other, "release", held)
+        holding = await waiting
+        with self.inside(holding.slot_of(self.name)):
+            assert (holding.lost, holding.slot_of(other.key).fence > held.fence) == (False, True)
+        await self.call(both, "release", holding)
+        assert await self.call(other, "size") == 0
 
     async def wait_and_leave(self) -> None:
         slot = await self.call(self.pool, "acquire", timeout=2 * SOON)

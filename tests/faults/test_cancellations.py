@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from slotline import MemoryStore, Pool, RedisStore, Slot
-from slotline.pools import Parked, Room, Taken
+from slotline import Limits, MemoryStore, Pool, RedisStore, Slot
+from slotline.pools import Parked, PoolInfo, Room, Taken
 from tests.harness.waiting import await_until
 
 SOON = 10.0
@@ -59,10 +59,11 @@ Prepared = tuple[Callable[[], Coroutine[Any, Any, Any]], Callable[[Any], Awaitab
 
 
 class Stage:
-    """A pool of one slot and a room on one store, and what may be done in them."""
+    """A pool of one slot, another one, and a room on one store, and what may be done in them."""
 
     def __init__(self, store: MemoryStore | RedisStore) -> None:
-        self.pool = Pool("p", 1, slot_exp=None, store=store)
+        self.pool, self.other = (Pool(key, 1, slot_exp=None, store=store) for key in ("p", "o"))
+        self.both = Limits(self.pool, self.other)
         self.room = Room(store, ["q"]) if store.shared else None
         self.parked: list[bytes] = []
         self.ran: list[bytes] = []
@@ -88,6 +89,19 @@ class Stage:
         return self.pool.acquire, self._release
 
     async def acquire_in_line(self) -> Prepared:
+        return await self._in_line(self.pool), self._release
+
+    async def acquire_both(self) -> Prepared:
+        return self.both.acquire, self.both.release
+
+    async def acquire_both_in_line(self) -> Prepared:
+        return await self._in_line(self.both), self.both.release
+
+    async def release_both(self) -> Prepared:
+        holding = await self.both.acquire()
+        return lambda: self.both.release(holding), self._nothing
+
+    async def _in_line(self, limit: Pool | Limits) -> Callable[[], Coroutine[Any, Any, Slot]]:
         held = await self.pool.acquire()
 
         async def pass_on() -> None:
@@ -100,9 +114,9 @@ class Stage:
 
         def wait() -> Coroutine[Any, Any, Slot]:
             self._beside.append(asyncio.create_task(pass_on()))
-            return self.pool.acquire(timeout=SOON)
+            return limit.acquire(timeout=SOON)
 
-        return wait, self._release
+        return wait
 
     async def release(self) -> Prepared:
         slot = await self.pool.acquire()
@@ -162,6 +176,9 @@ class Stage:
         await self.pool.release(taken.slot)
         return taken.settle, self._nothing
 
+    async def _infos(self) -> list[PoolInfo]:
+        return [await pool.info() for pool in (self.pool, self.other)]
+
     async def close(self) -> None:
         if self.room is not None:
             self.room.close()
@@ -175,11 +192,11 @@ class Stage:
         async def empty() -> bool:
             if self.room is not None:
                 await self._run(await self.room.take())
-                state = self.pool.store.client().hkeys("slotline:{pool:p}:state")
-                if any(field.startswith((b"m:", b"o:", b"x:", b"w:", b"h:")) for field in state):
+                client = self.pool.store.client()
+                state = [field for key in ("p", "o") for field in client.hkeys(f"slotline:{{pool:{key}}}:state")]
+                if any(field.startswith((b"m:", b"o:", b"x:", b"w:", b"h:", b"s:", b"k:")) for field in state):
                     return False
-            info = await self.pool.info()
-            return (info.used, info.waiting) == (0, 0)
+            return all((info.used, info.waiting) == (0, 0) for info in await self._infos())
 
         await await_until("nothing is held and nothing waits", empty, timeout=SOON)
 
@@ -201,7 +218,10 @@ async def cancelled_at(stage: Stage, verb: str, number: int, *, late: bool) -> b
     return work.happened
 
 
-ON_BOTH = ["acquire", "acquire_in_line", "release", "block", "block_that_waits"]
+ON_BOTH = [
+    "acquire", "acquire_in_line", "release", "block", "block_that_waits",
+    "acquire_both", "acquire_both_in_line", "release_both",
+]  # fmt: skip
 IN_THE_ROOM = ["park", "park_in_line", "take", "give_back", "settle"]
 
 
