@@ -258,7 +258,7 @@ def test_the_room_does_what_its_model_does(redis_url):
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
     finally:
