@@ -151,7 +151,8 @@ class BilliardExecutor(PoolManagement, TaskMethods):
             raise dispatcher.refusal or ExecutorClosedError("The executor takes no more work: it was closed.")
         error: UnpicklableError | None = None
         try:
-            payload = wire.dump("task or argument", call)
+            short = not call[2] and all(map(wire.is_short, call[1]))
+            payload = wire.dump("task or argument", call, short=short)
         except UnpicklableError as raised:
             payload, error = [], raised
         job = ApplyResult(dispatcher, payload, limits, hooks, correlation_id)

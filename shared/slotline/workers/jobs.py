@@ -9,7 +9,7 @@ from _thread import RLock
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from slotline.workers import _billiard, wire
 from slotline.workers.options import NO_LIMITS, TaskLimits
@@ -36,9 +36,6 @@ NO_HOOKS = Hooks()
 
 Observer: TypeAlias = "Callable[[ApplyResult], None]"
 """What Slotline itself does when a task is done, in whatever thread; it must not block."""
-
-SMALL: Final = 4096
-"""Payloads of up to this many bytes may wait in a worker's pipe."""
 
 
 class _Condition(RLock):  # type: ignore[misc] # the type stubs call it final, which it is not
@@ -105,7 +102,7 @@ class ApplyResult(Future[Any]):
         self.limits = limits
         self.hooks = hooks
         self.correlation_id = correlation_id
-        self.simple = hooks is NO_HOOKS and limits is NO_LIMITS and self.size <= SMALL
+        self.simple = hooks is NO_HOOKS and limits is NO_LIMITS and self.size <= wire.SHORT
         """Whether it may wait in a worker's pipe behind a short task: nothing about it depends on when it starts."""
 
     def __repr__(self) -> str:
@@ -207,7 +204,7 @@ class ApplyResult(Future[Any]):
         """Mark the task as running; ``False`` if it was cancelled or ended before. The dispatcher's lock is held."""
         if self.claimed:
             return not self.done()
-        if self.withdrawn or (self.done() and not self.cancelled()):
+        if self.withdrawn or self._state == "FINISHED":
             return False
         if not self.set_running_or_notify_cancel():
             self.withdrawn = True

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import traceback
-from typing import Any, Final
+from typing import Any
 
 from slotline.workers import wire
 from slotline.workers.errors import RemoteTraceback, TaskExitError, UnpicklableError
 
-_SCALARS: Final = frozenset({type(None), bool, int, float, complex})
-_STRINGS: Final = frozenset({str, bytes})
-_SHORT: Final = 4096
-
 
 def pack_value(value: Any) -> tuple[int, int, wire.Payload]:
     """Return kind, flags and payload for what a task returned."""
-    if type(value) in _SCALARS or (type(value) in _STRINGS and len(value) <= _SHORT):
-        return wire.DONE, wire.PLAIN, [pickle.dumps(value, 5)]
     try:
-        payload = wire.dump("result", value)
+        payload = wire.dump("result", value, short=wire.is_short(value))
     except UnpicklableError as error:
         return wire.FAILED, 0, pack_error(error)
     return wire.DONE, wire.PLAIN if wire.is_plain(value, payload) else 0, payload
