@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import multiprocessing
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
 
 from slotline.leases import LeasedExecutorManager, WorkGrinder
+from slotline.workers import BilliardExecutor
 
 EXECUTORS, WORKERS, ROUNDS = 4, 4, 15
 Run = Callable[[], Awaitable[object]]
@@ -24,9 +27,9 @@ def work() -> int:
     return 1
 
 
-async def raw_runs(callers: int, each: int) -> tuple[Run, Run]:
+async def raw_runs(callers: int, each: int, make: Callable[[], Executor] = ThreadPoolExecutor) -> tuple[Run, Run]:
     """One ``run_in_executor`` for each call, on as many executors as the manager lends."""
-    executors = [ThreadPoolExecutor(WORKERS) for _ in range(EXECUTORS)]
+    executors = [make(WORKERS) for _ in range(EXECUTORS)]
     loop = asyncio.get_running_loop()
 
     async def caller(number: int) -> None:
@@ -44,8 +47,8 @@ async def raw_runs(callers: int, each: int) -> tuple[Run, Run]:
     return run, close
 
 
-async def leased_runs(callers: int, each: int) -> tuple[Run, Run]:
-    manager = LeasedExecutorManager(max_pools=EXECUTORS, workers_per_pool=WORKERS)
+async def leased_runs(callers: int, each: int, **options: Any) -> tuple[Run, Run]:
+    manager = LeasedExecutorManager(max_pools=EXECUTORS, workers_per_pool=WORKERS, **options)
     await manager.start()
 
     async def caller() -> None:
@@ -59,10 +62,10 @@ async def leased_runs(callers: int, each: int) -> tuple[Run, Run]:
     return run, manager.stop
 
 
-async def leasepool_runs(callers: int, each: int) -> tuple[Run, Run]:
+async def leasepool_runs(callers: int, each: int, **options: Any) -> tuple[Run, Run]:
     import leasepool
 
-    manager = leasepool.LeasedExecutorManager(max_pools=EXECUTORS, workers_per_pool=WORKERS)
+    manager = leasepool.LeasedExecutorManager(max_pools=EXECUTORS, workers_per_pool=WORKERS, **options)
     await manager.start()
 
     async def caller() -> None:
@@ -205,6 +208,17 @@ async def measure() -> None:
             contenders["leasepool"] = await leasepool_runs(callers, each)
         results = await compare(contenders, callers * each)
         show(f"acquire + run + release, {callers} callers, {EXECUTORS} executors", results, {"slotline": most})
+    spawn = multiprocessing.get_context("spawn")  # a fork of this process, which runs threads, may hang
+    for name, make, options in (
+        ("ProcessPoolExecutor", partial(ProcessPoolExecutor, mp_context=spawn), {"backend": "process"}),
+        ("BilliardExecutor", BilliardExecutor, {"backend": "billiard"}),
+    ):
+        for callers, each in ((1, 100), (64, 10)):
+            contenders = {"raw": await raw_runs(callers, each, make)}
+            contenders["slotline"] = await leased_runs(callers, each, **options)
+            if peer and name == "ProcessPoolExecutor" and callers == 1:  # with more it does not come to an end
+                contenders["leasepool"] = await leasepool_runs(callers, each, **options, mp_context=spawn)
+            show(f"the same on {name}, {callers} callers", await compare(contenders, callers * each), {})
     items = 2000
     contenders = {
         "least batcher": await batched(items),

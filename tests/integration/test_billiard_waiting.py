@@ -1,5 +1,6 @@
 """Threads that wait for tasks read the answers themselves; whatever comes in between, nobody waits for ever."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -194,6 +195,16 @@ def test_a_callback_that_takes_its_time_does_not_hold_up_who_waits(alone):
     try:
         assert job.result(30) == "done"
         assert not go_on.is_set()
+    finally:
+        go_on.set()
+
+
+async def test_an_event_loop_does_not_wait_for_a_callback_that_takes_its_time(alone):
+    go_on, called = threading.Event(), threading.Event()
+    alone.submit(tasks.square, 2).add_done_callback(lambda _: called.set() or go_on.wait(60))
+    assert await asyncio.to_thread(called.wait, 30)
+    try:
+        assert await asyncio.wait_for(asyncio.wrap_future(alone.submit(tasks.square, 3)), 30) == 9
     finally:
         go_on.set()
 

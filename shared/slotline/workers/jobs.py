@@ -38,6 +38,14 @@ Observer: TypeAlias = "Callable[[ApplyResult], None]"
 """What Slotline itself does when a task is done, in whatever thread; it must not block."""
 
 
+_BRIEF = frozenset({"asyncio.futures", "slotline.leases._jobs"})
+
+
+def _is_brief(callback: Callable[..., Any]) -> bool:
+    """Return whether a callback only passes an outcome on, to an event loop, and so needs no thread of its own."""
+    return getattr(callback, "__module__", None) in _BRIEF
+
+
 class _Condition(RLock):  # type: ignore[misc] # the type stubs call it final, which it is not
     """What a future needs of ``threading.Condition``; only one that is waited on becomes as expensive."""
 
@@ -187,7 +195,7 @@ class ApplyResult(Future[Any]):
         # A caller's code may take its time, for which nobody who reads answers has any; the callbacks' thread has.
         if not self._done_callbacks:
             return
-        if self.dispatcher.in_service():
+        if self.dispatcher.in_service() and not all(map(_is_brief, self._done_callbacks)):
             self.dispatcher.courier.put(super()._invoke_callbacks)  # type: ignore[misc] # likewise
         else:
             super()._invoke_callbacks()  # type: ignore[misc] # likewise
