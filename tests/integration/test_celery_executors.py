@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from billiard.exceptions import TimeLimitExceeded
 
 from slotline.errors import WorkTimeLimitError
 from tests.harness.processes import gone
@@ -60,11 +61,16 @@ def test_what_is_killed_takes_its_leased_processes_with_it(deployment: Deploymen
         wait_until("the leased processes are gone", lambda: gone(*grandchildren(deployment)), 10)
 
 
-def test_a_time_limit_kills_a_leased_body_where_celery_cannot(deployment: Deployment) -> None:
-    with deployment.worker("threads", concurrency=1):
-        with pytest.raises(WorkTimeLimitError):
+@pytest.mark.parametrize(
+    ("pool", "error"), [("threads", WorkTimeLimitError), ("solo", WorkTimeLimitError), ("prefork", TimeLimitExceeded)]
+)
+def test_a_time_limit_kills_a_leased_body_by_itself_where_celery_cannot(
+    deployment: Deployment, pool: str, error: type[Exception]
+) -> None:
+    with deployment.worker(pool, concurrency=1):
+        with pytest.raises(error):
             deployment.module.overdue.delay().get(timeout=20)
-        assert gone(*grandchildren(deployment))
+        wait_until("the body is dead", lambda: gone(*grandchildren(deployment)), 10)
         assert deployment.module.in_cpu.delay(2).get(timeout=20)[0] == 4
 
 

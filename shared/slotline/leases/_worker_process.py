@@ -137,15 +137,17 @@ class WorkerProcess:
 
     def forget(self) -> None:
         """Drop the copies, made by a fork, of what belongs to the parent process."""
+        if self._buried:
+            return  # the numbers of its descriptors may be others' by now
         # The parent's workers die when the last copy of its end of their pipes closes.
-        with contextlib.suppress(OSError):
-            self._connection.close()
         finalizer = getattr(getattr(self._process, "_popen", None), "finalizer", None)
-        for end in getattr(finalizer, "_args", None) or ():
-            with contextlib.suppress(OSError, TypeError):
-                os.close(end)
         if finalizer is not None:
             finalizer.cancel()
+        for end in {self._handle, *(getattr(finalizer, "_args", None) or ())}:
+            with contextlib.suppress(OSError, TypeError):
+                os.close(end)
+        with contextlib.suppress(OSError):
+            self._connection.close()
 
     def _answer(self) -> bytes | None:
         # Its death is watched too: what it has started may keep its end of the connection open.
