@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self
@@ -245,3 +246,23 @@ async def test_a_message_that_another_worker_has_by_the_time_of_the_answer_is_no
     assert await pool.release(found[-1].slot) is True
     for closing in (room, other):
         closing.close()
+
+
+async def test_a_worker_knows_by_the_clock_that_its_claim_has_lapsed_before_any_thread_tells_it(
+    store, redis_url, monkeypatch
+):
+    mine = RedisStore(redis_url)
+    monkeypatch.setattr(mine.keeper, "_look_again", lambda: None)  # its thread has not gone on yet
+    pool, room = Pool("p", 1, slot_exp=None, store=store), Room(mine, ["q"])
+    held = await pool.acquire()
+    assert await room.park(pool, b"message", lane="q") == Parked(0)
+    await pool.release(held)
+    room.call("p")
+    begun = time.monotonic()
+    taken = await room.take()
+    await await_until("the lease has run out", lambda: time.monotonic() - begun > 2 * LEASE)
+    assert (taken.slot.lost, taken.lost) == (True, True)
+    await taken.give_back()
+    assert taken.lost is True
+    room.close()
+    await mine.close()

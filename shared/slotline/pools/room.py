@@ -28,7 +28,7 @@ from slotline.pools.sizes import check_size
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting
 from slotline.stores.base import Command, Store
-from slotline.stores.keeper import end_of
+from slotline.stores.keeper import Kept, end_of
 from slotline.stores.layout import base_key
 from slotline.stores.wakeups import Listen, Wakeups
 
@@ -61,15 +61,19 @@ class Taken:
         slot: Its slot, which the caller releases when the run has ended.
         pool: The slot's pool.
         place: Where it stood; a later place is a greater text.
-        lost: Whether the claim was lost: the store was out of reach for longer than the lease, and another worker may
-            run the message again.
     """
 
     def __init__(self, room: Room, pool: Pool, slot: Slot, lane: str, digest: str, message: bytes, place: str) -> None:
         self.pool, self.slot, self.lane, self.message, self.place = pool, slot, lane, message, place
-        self.lost = False
         self.sync = SyncTaken(self)
         self._room, self._digest = room, digest
+        self._kept: Kept | None = None
+        self._lost = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the claim was lost, by this process's own clock: another worker may run the message again."""
+        return self._lost or (self._kept is not None and time.monotonic() >= self._kept.deadline)
 
     async def settle(self) -> None:
         """Remove the message from the room: its run is acknowledged. Again is harmless.
@@ -91,6 +95,7 @@ class Taken:
 
     def abandon(self) -> None:
         """Renew the claim no more: the message is at its old place again when the lease has run out."""
+        self._lost, self._kept = self.lost, None
         if self._room.store.keeper is not None:
             self._room.store.keeper.drop(self._claim)
 
@@ -114,14 +119,14 @@ class Taken:
         store, keys = self._room.store, pool_keys(self._room.store, self.pool.name)
         if store.keeper is not None:
             renew = Command("room_renew", keys, (self._digest, self.slot.token, milliseconds(lease)))
-            store.keeper.keep(self._claim, renew, lease, since, self._lose)
+            self._kept = store.keeper.keep(self._claim, renew, lease, since, self._lose)
 
     @property
     def _claim(self) -> str:
         return f"claim-{self.slot.token}"
 
     def _lose(self) -> None:
-        self.lost = True
+        self._lost = True
         logger.warning(
             "the claim on a message of lane %r, pool %r, is lost: it may run again", self.lane, self.pool.key
         )
