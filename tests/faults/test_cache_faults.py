@@ -254,6 +254,32 @@ async def test_a_read_only_server_costs_one_log_line_and_still_serves_what_it_ha
     await cache.store.close()
 
 
+@pytest.mark.parametrize("face", ["async", "sync"])
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+async def test_a_server_that_takes_nothing_is_an_error_on_request(own_redis, trouble, face):
+    cache, ran = RedisCacheAdapter(own_redis.url, on_store_error="fail"), []
+    await cache.set("there", "old")
+    with own_redis.client() as client:
+        if trouble == "full":
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 1)
+        else:
+            client.replicaof("127.0.0.1", str(free_port()))
+
+    async def call(key):
+        if face == "async":
+            return await cache.get_or_create(key, lambda: ran.append(key))
+        return await asyncio.to_thread(cache.sync.get_or_create, key, lambda: ran.append(key))
+
+    with pytest.raises(StoreUnavailableError):
+        await call("new")
+    with pytest.raises(StoreUnavailableError):
+        await cache.set("new", 1)
+    assert await call("there") == "old"  # what it has is no error
+    assert ran == []
+    await cache.store.close()
+
+
 async def test_copies_in_memory_are_dropped_when_announcements_may_have_been_missed(own_redis):
     tiered, other = TieredCacheAdapter(RedisCacheAdapter(own_redis.url)), RedisCacheAdapter(own_redis.url)
     await tiered.get("warm")

@@ -92,7 +92,7 @@ class TcpProxy:
         """Serve again: listen, forward what was stalled, without delay; a cut that was armed is forgotten."""
         self._run(self._resume())
 
-    def cut_after(self, direction: Direction, match: Match) -> Cut:
+    def cut_after(self, direction: Direction, match: Match, *, silently: bool = False) -> Cut:
         """Reset one connection when enough was carried on it; once.
 
         Args:
@@ -101,8 +101,9 @@ class TcpProxy:
                 predicate, the request that matches is forwarded and the next answer is awaited and withheld, so the
                 server has acted and the client cannot know.
             match: See :data:`Match`; counted from now on, for each connection on its own.
+            silently: See :meth:`break_at`.
         """
-        cut = Cut(direction, match)
+        cut = Cut(direction, match, silent=silently)
         self._run(self._arm(cut))
         return cut
 

@@ -55,7 +55,9 @@ class Codec:
             return self.serializer.dump(key, entry, options.returns)
         except SerializationError as error:
             self.tell_once(key, "the value of %r is not stored: %s", key, error)
-            return None
+        except Exception as error:  # noqa: BLE001 - it may come out of the value's own methods
+            self.tell_once(key, "the value of %r is not stored: %r", key, error)
+        return None
 
     def write_error(self, key: str, error: BaseException) -> bytes:
         """Return a creator's exception as bytes."""

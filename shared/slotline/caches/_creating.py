@@ -61,3 +61,9 @@ def create(flight: Flight, creator: Creator, options: EntryOptions) -> Steps[Out
     except Exception as error:  # noqa: BLE001 - everyone who waits gets it
         return failed(error)
     return Outcome(value)
+
+
+def broken(flight: Flight, error: Exception) -> Outcome:
+    """Return the outcome of a flight that failed where nothing should: everyone is told, and nobody flies for ever."""
+    logger.error("bringing %r failed", flight.key, exc_info=error)
+    return failed(error)

@@ -7,6 +7,7 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from slotline.caches._creating import broken
 from slotline.caches._flights import ABANDONED, Flight, Flights, Outcome, awaiting, context_of, in_flight
 from slotline.caches._options import (
     DEFAULT_TTL,
@@ -230,13 +231,15 @@ class CacheAdapter(BaseCacheAdapter):
         task.add_done_callback(lambda done: self._landed(done, flight))
 
     async def _flown(self, flight: Flight, creator: Creator, options: EntryOptions, seen: Any) -> None:
-        self._flights.end(flight, await run_awaiting(self._fly(flight, creator, options, seen)))
+        try:
+            outcome = await run_awaiting(self._fly(flight, creator, options, seen))
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for more
+            outcome = broken(flight, error)
+        self._flights.end(flight, outcome)
 
     def _landed(self, task: asyncio.Task[None], flight: Flight) -> None:
         self._tasks.discard(task)
         self._flights.end(flight, ABANDONED)  # only counts where it did not end in order
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("bringing %r failed", flight.key, exc_info=error)
 
     def _refresh(self, key: str, creator: Creator, options: EntryOptions, seen: Any) -> None:
         """Refresh an aged entry in the background, unless somebody does."""
@@ -266,6 +269,8 @@ class CacheAdapter(BaseCacheAdapter):
         try:
             with in_flight(flight):
                 outcome = run_blocking(self._fly(flight, creator, options, seen))
+        except Exception as error:  # noqa: BLE001 - see _flown
+            outcome = broken(flight, error)
         finally:
             self._flights.end(flight, outcome)
         return outcome

@@ -86,9 +86,9 @@ class Leading:
             while True:
                 try:
                     outcome, left = yield from self._in_line(needs)
-                except StoreUnavailableError:
-                    # Somebody is at work, and a server that restarts is back in a moment.
-                    if time.monotonic() >= until:
+                except StoreUnavailableError as error:
+                    # Somebody is at work, and a server that restarts is back in a moment; one that is full stays so.
+                    if time.monotonic() >= until or _is_full(error):
                         raise
                     yield Sleep(_RETRY * (1 + _jitter()))
                     continue
@@ -154,13 +154,13 @@ class Leading:
         try:
             yield from self._tag()
             outcome = yield from create(self.flight, creator, self.options)
+            command = self._handover(outcome, time.monotonic() - started)
         except BaseException:
             # The loop ends or the thread is interrupted: nothing more can be awaited here.
             self._drop()
             self.cache.keeper.later(commands.fail(self.base, self.token, _TRY_YOURSELVES, 0), self.cache.lock_timeout)
             raise
         self.cache.count_failure(outcome)
-        command = self._handover(outcome, time.monotonic() - started)
         self._drop()
         since = time.monotonic()
         try:
@@ -214,7 +214,7 @@ class Leading:
 
     def _hand_over_later(self, command: Any, error: StoreError) -> None:
         # A full server refuses values as long as it is full; the claim it lets go at once.
-        unreachable = isinstance(error, StoreUnavailableError) and "OutOfMemory" not in error.reason
+        unreachable = isinstance(error, StoreUnavailableError) and not _is_full(error)
         small = command.script == "cache_fail" or len(command.args[1]) <= _SMALL
         if not (unreachable and small):
             command = commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
@@ -249,6 +249,10 @@ class Leading:
             self._keep(since)
             if self._ended.is_set():  # it ended just now
                 self.cache.keeper.drop(self.token)
+
+
+def _is_full(error: StoreUnavailableError) -> bool:
+    return "OutOfMemory" in error.reason
 
 
 def _jitter() -> float:
