@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import statistics
 import sys
@@ -184,7 +185,7 @@ def stampedes(server: RedisServer) -> None:
     for where, names in (("memory", [name for name in IN_MEMORY if name != "taskiq-flow"]), ("Redis", list(ON_REDIS))):
         for name in names:
             if installed((IN_MEMORY if where == "memory" else ON_REDIS)[name][0]):
-                for processes, callers in ((1, 10), (1, 100), (1, 1000), (4, 100)):
+                for processes, callers in itertools.product((1, 4), (10, 100, 1000)):
                     if processes == 1 or where == "Redis":
                         _stampede_of(server, name, where, processes, callers)
 

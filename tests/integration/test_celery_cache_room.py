@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.harness.workers import CeleryWorker
@@ -21,7 +22,7 @@ REDELIVERY = {"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_r
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "gevent"])
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """An application that acknowledges late."""
+    """An application that acknowledges late, for workers of one kind of pool."""
     with RedisServer() as server:
         directory = tmp_path_factory.mktemp(request.param)
         made = Deployment(directory, server, acks_late=True, lease=LEASE, transport=REDELIVERY)
@@ -30,16 +31,24 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         made.close()
 
 
+@pytest.fixture
+def store_proxy(deployment: Deployment) -> Iterator[TcpProxy]:
+    """What the workers' cache and room are behind, and nothing else."""
+    with TcpProxy(deployment.server.port) as proxy:
+        yield proxy
+
+
 @pytest.fixture(autouse=True)
-def workers(deployment: Deployment) -> Iterator[list[CeleryWorker]]:
-    """Two workers of two processes or threads."""
+def workers(deployment: Deployment, store_proxy: TcpProxy) -> Iterator[list[CeleryWorker]]:
+    """Two workers of two processes, threads or greenlets; or of one place each."""
     # What the last workers had run, and not acknowledged yet when they were killed, would run again in this test.
     deployment.history.flushall()
     with (
-        deployment.worker(deployment.pool, concurrency=2) as one,
-        deployment.worker(deployment.pool, concurrency=2) as two,
+        deployment.worker(deployment.pool, concurrency=2, store=store_proxy.redis_url) as one,
+        deployment.worker(deployment.pool, concurrency=2, store=store_proxy.redis_url) as two,
     ):
         yield [one, two]
+        store_proxy.resume()
 
 
 def wait_in_line(deployment: Deployment, count: int) -> None:
@@ -60,6 +69,7 @@ def nothing_left(deployment: Deployment) -> None:
     wait_until("nothing is left of the lines", lambda: not left(), 10)
 
 
+@pytest.mark.parametrize("deployment", ["prefork", "threads", "gevent", "solo"], indirect=True)
 def test_two_hundred_calls_run_once_and_those_that_wait_hold_no_process(deployment: Deployment) -> None:
     app = deployment.module
     sent = [app.price.delay(7) for _ in range(200)]
@@ -85,9 +95,24 @@ def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served
     next(worker for worker in workers if pid in (worker.pid, *worker.children())).kill_all()
     wait_until("the other worker runs it", lambda: len(deployment.list("runs")) == 2, 40)
     go(deployment)
+    wait_until("all who stood in line are served", lambda: sum(result.ready() for result in sent) >= 199, 60, 0.5)
+    nothing_left(deployment)
     # The dead run's own message comes again when the broker has missed its acknowledgement for long enough.
     assert {result.get(timeout=60) for result in sent} == {int(deployment.list("pids")[1])}
     assert deployment.list("runs") == ["7", "7"]
+
+
+@pytest.mark.parametrize("deployment", ["prefork"], indirect=True)
+def test_an_outage_while_calls_stand_in_line_loses_none_of_them(deployment: Deployment, store_proxy: TcpProxy) -> None:
+    app = deployment.module
+    sent = [app.price.delay(7) for _ in range(40)]
+    wait_in_line(deployment, 39)
+    store_proxy.refuse()
+    time.sleep(2 * LEASE)  # the fault is time itself: the line's slot and the claim end
+    go(deployment)
+    store_proxy.resume()
+    assert {result.get(timeout=60) for result in sent} <= set(map(int, deployment.list("pids")))
+    assert len(deployment.list("runs")) <= 2
     nothing_left(deployment)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.harness.proxy import TcpProxy
 from tests.harness.waiting import await_until
 from tests.harness.workers import TaskiqWorker
 
@@ -23,18 +25,22 @@ LEASE = 2.0
 APP = """
 import asyncio, json, os, time
 import redis
-from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 from slotline import RedisStore, configure
 from slotline.caches import RedisCacheAdapter
 from taskiq_ext import CacheMiddleware, PoolLimitMiddleware
 
-URL = "{url}"
+URL, STORE = "{url}", "{store}"
 configure(heartbeat_lease={lease})
-broker = RedisStreamBroker(
-    URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=1500, unacknowledged_lock_timeout=2
-).with_result_backend(RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None))
-cache = RedisCacheAdapter(URL, lock_timeout={lease})
-limits = PoolLimitMiddleware(RedisStore(URL))
+if "{broker}" == "list":
+    broker = ListQueueBroker(URL, queue_name="work", socket_timeout=None)
+else:
+    broker = RedisStreamBroker(
+        URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=1500, unacknowledged_lock_timeout=2
+    )
+broker = broker.with_result_backend(RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None))
+cache = RedisCacheAdapter(STORE, lock_timeout={lease})
+limits = PoolLimitMiddleware(RedisStore(STORE))
 broker.add_middlewares(CacheMiddleware(cache), limits)
 history = redis.Redis.from_url(URL)
 
@@ -75,11 +81,24 @@ async def free() -> int:
 """
 
 
+both_brokers = pytest.mark.parametrize("broker_kind", ["stream", "list"])
+
+
 @pytest.fixture
-async def app(app_module: Callable[[str], str], redis_url: str) -> AsyncIterator[Any]:
-    module = importlib.import_module(app_module(APP.format(url=redis_url, lease=LEASE)))
+def broker_kind() -> str:
+    """The kind of broker, for tests that say nothing else."""
+    return "stream"
+
+
+@pytest.fixture
+async def app(app_module: Callable[[str], str], redis_proxy: TcpProxy, broker_kind: str) -> AsyncIterator[Any]:
+    """An application that reaches its cache and its room through the proxy, and nothing else."""
+    host, port = redis_proxy.target
+    source = APP.format(url=f"redis://{host}:{port}/0", store=redis_proxy.redis_url, lease=LEASE, broker=broker_kind)
+    module = importlib.import_module(app_module(source))
     await module.broker.startup()
     yield module
+    redis_proxy.resume()
     await module.broker.shutdown()
     await module.limits.store.close()
 
@@ -91,6 +110,10 @@ def workers(app: Any, taskiq_worker: Callable[..., TaskiqWorker]) -> list[Taskiq
 
 async def results(sent: list[Any], timeout: float = 60) -> list[Any]:
     return [await one.wait_result(check_interval=0.02, timeout=timeout) for one in sent]
+
+
+async def ready(sent: list[Any], count: int) -> bool:
+    return sum([await one.is_ready() for one in sent]) == count
 
 
 def runs(client: redis.Redis) -> list[Any]:
@@ -111,6 +134,7 @@ async def all_wait(client: redis.Redis, count: int) -> None:
     await await_until(f"{count} wait in the room", lambda: parked(client) == count, timeout=30)
 
 
+@both_brokers
 @pytest.mark.usefixtures("workers")
 async def test_two_hundred_calls_run_once_and_those_that_wait_hold_no_worker(
     app: Any, redis_client: redis.Redis
@@ -128,8 +152,9 @@ async def test_two_hundred_calls_run_once_and_those_that_wait_hold_no_worker(
     await await_until("nothing is left of the line", lambda: not of_lines(redis_client))
 
 
+@both_brokers
 async def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served(
-    app: Any, workers: list[TaskiqWorker], redis_client: redis.Redis
+    app: Any, workers: list[TaskiqWorker], redis_client: redis.Redis, broker_kind: str
 ) -> None:
     sent = [await app.price.kiq(7) for _ in range(200)]
     await all_wait(redis_client, 199)
@@ -137,11 +162,33 @@ async def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_
     next(worker for worker in workers if pid in worker.children()).kill_all()
     await await_until("another worker runs it", lambda: len(runs(redis_client)) == 2, timeout=40)
     redis_client.set("go", 1, ex=60)
-    # The stream broker looks for what a dead worker has left only after it has got something new.
-    await app.free.kiq()
+    if broker_kind == "stream":
+        # It looks for what a dead worker has left only after it has got something new.
+        await app.free.kiq()
+    else:
+        # What a worker has taken from a list dies with it: the message that it ran, since all others are parked.
+        await await_until("all others are served", lambda: ready(sent, 199), timeout=60)
+        sent = [one for one in sent if await one.is_ready()]
     found = await results(sent)
     assert len(runs(redis_client)) == 2
     assert {result.return_value for result in found} == {f"made by {runs(redis_client)[1][1]}"}
+
+
+@both_brokers
+@pytest.mark.usefixtures("workers")
+async def test_an_outage_while_messages_stand_in_line_loses_none_of_them(
+    app: Any, redis_client: redis.Redis, redis_proxy: TcpProxy
+) -> None:
+    sent = [await app.price.kiq(7) for _ in range(40)]
+    await all_wait(redis_client, 39)
+    redis_proxy.refuse()
+    await asyncio.sleep(2 * LEASE)  # the fault is time itself: the line's slot and the claim end
+    redis_client.set("go", 1, ex=60)
+    redis_proxy.resume()
+    found = await results(sent)
+    assert {result.return_value for result in found} <= {f"made by {pid}" for _, pid, _ in runs(redis_client)}
+    assert len(runs(redis_client)) <= 2
+    await await_until("nothing is left of the line", lambda: not of_lines(redis_client))
 
 
 @pytest.mark.usefixtures("workers")
