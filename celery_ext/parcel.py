@@ -12,7 +12,7 @@ from kombu.utils.json import dumps, loads
 from slotline.errors import StoreError
 
 if TYPE_CHECKING:
-    from slotline.pools.room import Taken
+    from slotline.pools import Taken
 
 logger = get_logger(__name__)
 

@@ -22,8 +22,7 @@ from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import StoreError
-from slotline.pools import Slot
-from slotline.pools.room import Parked, Room, Taken
+from slotline.pools import Parked, Room, Slot, Taken
 
 logger = get_logger(__name__)
 T = TypeVar("T")

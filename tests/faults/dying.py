@@ -51,7 +51,7 @@ class Places:
         from celery_ext.gate import Gate
         from celery_ext.parcel import TakenMessage
         from celery_ext.tenure import Tenure
-        from slotline.pools.room import Parked, SyncRoom
+        from slotline.pools import Parked, SyncRoom
 
         park, start, is_over = SyncRoom.park, Gate._start, Tenure._is_over
 

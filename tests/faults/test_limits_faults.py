@@ -33,23 +33,52 @@ sys.stdin.read()
 ROVER = """
 import random, sys, threading, time
 import redis, slotline
+from slotline.pools import Room
 slotline.configure(heartbeat_lease={lease})
 store = slotline.RedisStore({url!r}, timeout=1, retries=5)
 history = redis.Redis.from_url({url!r})
 pools = {{key: slotline.Pool(key, size, slot_exp=None, store=store) for key, size in {sizes}.items()}}
 
+def limit_of(keys):
+    return pools[keys] if len(keys) == 1 else slotline.Limits(*(pools[key] for key in keys))
+
+def inside(held, keys, message=""):
+    entry = {{"token": held.token, "keys": keys, "process": {name!r}, "message": message}}
+    history.xadd("history", {{"what": "enter", **entry}})
+    time.sleep(random.expovariate(300))
+    if not held.lost:
+        history.xadd("history", {{"what": "leave", **entry}})
+
+def hold(keys):
+    with limit_of(keys).slot(timeout=random.choice([0.05, 5])) as held:
+        inside(held, keys)
+
+def park(room, keys, message):
+    history.sadd("sent", message)
+    outcome = room.sync.park(limit_of(keys), message.encode(), lane="q")
+    if isinstance(outcome, slotline.Slot):
+        with limit_of(keys).holding(outcome):
+            inside(outcome, keys, message)
+
+def take(room):
+    taken = room.sync.take()
+    if taken is not None:
+        with taken.pool.holding(taken.slot):
+            inside(taken.slot, taken.message.decode().partition(":")[0], taken.message.decode())
+        taken.sync.settle()
+
 def work():
+    room, number = Room(store, ["q"]), 0
     while True:
-        keys = random.choice(["ab", "bc", "abc", "ca", "a", "b", "c"])
-        limit = pools[keys] if len(keys) == 1 else slotline.Limits(*(pools[key] for key in keys))
+        number += 1
+        keys, choice = random.choice(["ab", "bc", "abc", "ca", "a", "b", "c"]), random.random()
         try:
-            with limit.slot(timeout=random.choice([0.05, 5])) as held:
-                for what in ("enter", "leave"):
-                    entry = {{"what": what, "token": held.token, "keys": keys, "process": {name!r}}}
-                    if what == "enter" or not held.lost:
-                        history.xadd("history", entry)
-                    if what == "enter":
-                        time.sleep(random.expovariate(300))
+            if choice < 0.4:
+                hold(keys)
+            elif choice < 0.6 and not history.exists("drain"):
+                park(room, keys, f"{{keys}}:{name}:{{threading.get_ident()}}:{{number}}")
+            else:
+                take(room)
         except (slotline.PoolFullError, slotline.StoreError):
             pass
 
@@ -194,13 +223,15 @@ def test_processes_that_rove_between_pools_are_killed_and_no_limit_is_exceeded(o
             wait_until("the others go on", lambda entries=entries: client.xlen("history") > entries + 30, timeout=30)
             name = next(iter(processes))
             end(processes.pop(name))
-            client.xadd("history", {"what": "killed", "token": "", "keys": "", "process": name})
+            client.xadd("history", {"what": "killed", "token": "", "keys": "", "process": name, "message": ""})
             add(number)
             number += 1
+        client.set("drain", 1, ex=3600)
+        wait_until("everything that is parked runs", lambda: _parked(client) == 0, timeout=60)
     finally:
         for process in processes.values():
             end(process)
-    _check(client, sizes)
+    _check(client, sizes, kills=number - 3)
     store = RedisStore(own_redis.url)
     for key, size in sizes.items():
         pool = Pool(key, size, store=store)
@@ -209,12 +240,18 @@ def test_processes_that_rove_between_pools_are_killed_and_no_limit_is_exceeded(o
     client.close()
 
 
-def _check(client, sizes: dict[str, int]) -> None:
+def _parked(client) -> int:
+    return sum(field[:2] == b"m:" for key in "abc" for field in client.hkeys(f"slotline:{{pool:{key}}}:state"))
+
+
+def _check(client, sizes: dict[str, int], kills: int) -> None:
+    ran: Counter[bytes] = Counter()
     inside: dict[bytes, tuple[str, bytes]] = {}
     kinds: Counter[str] = Counter()
     for _, entry in client.xrange("history"):
         if entry[b"what"] == b"enter":
             kinds[entry[b"keys"].decode()] += 1
+            ran[entry[b"message"]] += 1
             inside[entry[b"token"]] = (entry[b"keys"].decode(), entry[b"process"])
             used = Counter("".join(keys for keys, _ in inside.values()))
             assert all(used[key] <= size for key, size in sizes.items()), used
@@ -223,3 +260,9 @@ def _check(client, sizes: dict[str, int]) -> None:
         else:
             inside = {token: one for token, one in inside.items() if one[1] != entry[b"process"]}
     assert all(kinds[keys] for keys in ("ab", "bc", "abc", "ca", "a", "b", "c")), kinds
+    del ran[b""]
+    never = [message for message in client.smembers("sent") if not ran[message]]
+    print(f"{sum(kinds.values())} holds, {len(ran)} messages, {len(never)} never ran, {kills} kills")
+    # Each of a killed process's four threads may have said "sent" and not parked, or run and not settled.
+    assert len(never) <= 4 * (kills + 3)
+    assert sum(ran.values()) - len(ran) <= 4 * kills

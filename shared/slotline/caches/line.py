@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from slotline.caches._options import EntryOptions
     from slotline.caches.base import BaseCacheAdapter, Hit
     from slotline.caches.redis import RedisCacheAdapter
-    from slotline.pools.room import Parked, Room, Taken
+    from slotline.pools.room import Room
     from slotline.pools.slot import Slot
+    from slotline.pools.taken import Parked, Taken
 
 logger = logging.getLogger("slotline.caches")
 

@@ -9,8 +9,9 @@ from slotline.pools.limits import Limits
 from slotline.pools.place import Place, SyncPlace
 from slotline.pools.pool import Pool
 from slotline.pools.pooled import pooled
-from slotline.pools.room import Parked, Room, Taken
+from slotline.pools.room import Room
 from slotline.pools.slot import Slot
+from slotline.pools.taken import Parked, Taken
 
 __all__ = [
     "Holder",

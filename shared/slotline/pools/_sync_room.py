@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from slotline.pools._share import Partition, Weight
 from slotline.steps import run_blocking
 
 if TYPE_CHECKING:
-    from slotline.pools.pool import Pool
-    from slotline.pools.room import Parked, Room, Taken
+    from slotline.pools.limit import Limit
+    from slotline.pools.room import Room
     from slotline.pools.slot import Slot
+    from slotline.pools.taken import Parked, Taken
 
 
 class SyncRoom:
@@ -20,13 +22,13 @@ class SyncRoom:
 
     def park(
         self,
-        pool: Pool,
+        pool: Limit[Any],
         message: bytes,
         *,
         lane: str,
         owner: str | None = None,
-        weight: int = 1,
-        partition: str | bytes | None = None,
+        weight: Weight = 1,
+        partition: Partition = None,
     ) -> Slot | Parked:
         """See :meth:`Room.park`."""
         shares = pool.shares_of(weight, partition)

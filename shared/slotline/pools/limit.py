@@ -169,6 +169,12 @@ class Limit(ABC, Generic[Held]):
         """The command by which ``place`` asks."""
 
     @abstractmethod
+    def park_command(
+        self, token: str, owner: str, lane: str, digest: str, message: bytes, channels: str, shares: Shares
+    ) -> Command:
+        """The command by which a message takes a slot or is parked."""
+
+    @abstractmethod
     def read(self, reply: Any) -> Answer:
         """Read the reply to it."""
 

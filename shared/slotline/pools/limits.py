@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from slotline import _checks
+from slotline.pools._several import CALLERS, Ask
 from slotline.pools._share import Partition, Shares, Weight
 from slotline.pools._sync import SyncLimit
 from slotline.pools._tending import OnLost
@@ -23,7 +21,6 @@ from slotline.steps import Steps
 from slotline.stores.base import Command, Store
 
 FEWEST, MOST = 2, 8
-_CALLERS = "-"
 
 
 class Limits(Limit[Holding]):
@@ -91,9 +88,8 @@ class Limits(Limit[Holding]):
 
     def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
         """The command by which ``place`` asks."""
-        declared = [part for pool in self.pools for part in pool.declaring()]
-        asked = self._asked(place.token, place.shares)
-        return Command("several_acquire", self._keys(), (*asked, *declared, place.owner, patience_ms, channel))
+        asked = self._ask(place.shares).of_caller(place.token, self._lease_ms)
+        return Command("several_acquire", self.keys, (*asked, *self._declaring(), place.owner, patience_ms, channel))
 
     def read(self, reply: Any) -> Answer:
         """Read the reply to it."""
@@ -101,7 +97,7 @@ class Limits(Limit[Holding]):
 
     def release_command(self, token: str, shares: Shares) -> Command:
         """The command that gives the slots, or a place, back."""
-        return Command("several_release", self._keys(), self._asked(token, shares))
+        return Command("several_release", self.keys, self._ask(shares).of_caller(token, self._lease_ms))
 
     def hold(self, token: str, owner: str, grant: Granted, since: float, shares: Shares) -> Holding:
         """Make the holding that was granted to ``token``, and keep it alive."""
@@ -130,22 +126,29 @@ class Limits(Limit[Holding]):
                 return told
         return None
 
-    def _keys(self) -> tuple[bytes, ...]:
+    def park_command(
+        self, token: str, owner: str, lane: str, digest: str, message: bytes, channels: str, shares: Shares
+    ) -> Command:
+        """The command by which a message takes a slot of each pool or is parked."""
+        asked = self._ask(shares, lane).of_message(token, self._lease_ms, channels)
+        return Command("several_park", self.keys, (*asked, *self._declaring(), owner, digest, message))
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys of all the pools."""
         self.store  # noqa: B018 - whether they can be held together
         return tuple(key for pool in self.pools for key in pool.keys)
 
-    def _asked(self, token: str, shares: Shares) -> tuple[str | int, ...]:
-        lease_ms = 0 if self.store.keeper is None else milliseconds(self.patience)
-        asked = tuple(
-            (pool.name, milliseconds(pool.slot_exp), *share) for pool, share in zip(self.pools, shares, strict=True)
-        )
-        return (token, f"{_CALLERS}|{_digest(lease_ms, asked)}", lease_ms, *(part for one in asked for part in one[1:]))
+    @property
+    def _lease_ms(self) -> int:
+        return 0 if self.store.keeper is None else milliseconds(self.patience)
 
+    def _ask(self, shares: Shares, lane: str = CALLERS) -> Ask:
+        names, caps = tuple(pool.name for pool in self.pools), tuple(pool.slot_exp for pool in self.pools)
+        return Ask.of(names, caps, shares, lane)
 
-@lru_cache(maxsize=1024)
-def _digest(*asked: Any) -> str:
-    digest = hashlib.blake2b(repr(asked).encode("utf-8", "surrogatepass"), digest_size=12).digest()
-    return base64.urlsafe_b64encode(digest).decode()
+    def _declaring(self) -> list[str | int]:
+        return [part for pool in self.pools for part in pool.declaring()]
 
 
 def _for(limits: Limits, pool: Pool, option: str, value: Any, default: Any) -> Any:

@@ -14,21 +14,25 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 from slotline import _checks, settings
-from slotline.pools._share import Shares
-from slotline.pools._sync_room import SyncRoom, SyncTaken
-from slotline.pools._tending import OnLost, evictions_on, leave
+from slotline.pools._several import Ask
+from slotline.pools._share import Partition, Shares, Weight
+from slotline.pools._sync_room import SyncRoom
+from slotline.pools._tending import OnLost, evictions_on
 from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, named_pool, pool_keys
 from slotline.pools.fleeting import FleetingPool, is_line
+from slotline.pools.limit import Limit
+from slotline.pools.limits import Limits
 from slotline.pools.pool import Pool
 from slotline.pools.sizes import check_size
 from slotline.pools.slot import Slot
+from slotline.pools.taken import Parked, Taken
 from slotline.steps import Call, Steps, run_awaiting
 from slotline.stores.base import Command, Store
-from slotline.stores.keeper import Kept, end_of
+from slotline.stores.keeper import end_of
 from slotline.stores.layout import base_key
 from slotline.stores.wakeups import Listen, Wakeups
 
@@ -44,92 +48,6 @@ _NOTES_KEPT = 10_000
 _OLD_AFTER = 3_600_000
 _SOON_OLD = 60_000
 """Milliseconds for which a pool stays in a lane's index at least; those that soon have nothing, so long only."""
-
-
-class Parked(NamedTuple):
-    """A message in the room: how many of its lane came before it; 0 for one that was there already."""
-
-    place: int
-
-
-class Taken:
-    """A parked message that this worker runs, with the slot for it.
-
-    Attributes:
-        message: The message, byte for byte as it was parked.
-        lane: The name of its lane.
-        slot: Its slot, which the caller releases when the run has ended.
-        pool: The slot's pool.
-        place: Where it stood; a later place is a greater text.
-    """
-
-    def __init__(self, room: Room, pool: Pool, slot: Slot, lane: str, digest: str, message: bytes, place: str) -> None:
-        self.pool, self.slot, self.lane, self.message, self.place = pool, slot, lane, message, place
-        self.sync = SyncTaken(self)
-        self._room, self._digest = room, digest
-        self._kept: Kept | None = None
-        self._lost = False
-
-    @property
-    def lost(self) -> bool:
-        """Whether the claim was lost, by this process's own clock: another worker may run the message again."""
-        return self._lost or (self._kept is not None and time.monotonic() >= self._kept.deadline)
-
-    async def settle(self) -> None:
-        """Remove the message from the room: its run is acknowledged. Again is harmless.
-
-        Raises:
-            StoreUnavailableError: The store cannot be reached; it is tried again in the background, and in the worst
-                case the message runs once more, as after a lost acknowledgement to a broker.
-        """
-        await run_awaiting(self.ending("done"))
-
-    async def give_back(self) -> None:
-        """Put the message back at its old place, and release its slot.
-
-        Raises:
-            StoreUnavailableError: The store cannot be reached; it is tried again in the background, and in the worst
-                case the message and the slot are free by their lease.
-        """
-        await run_awaiting(self.ending("back"))
-
-    def abandon(self) -> None:
-        """Renew the claim no more: the message is at its old place again when the lease has run out."""
-        self._lost, self._kept = self.lost, None
-        if self._room.store.keeper is not None:
-            self._room.store.keeper.drop(self._claim)
-
-    def ending(self, outcome: str) -> Steps[None]:
-        """End the claim."""
-        store, keys = self._room.store, pool_keys(self._room.store, self.pool.name)
-        command = Command("room_settle", keys, (self._digest, self.slot.token, outcome))
-        self.abandon()
-        if outcome == "back":
-            leave(store, self.slot)
-        try:
-            yield Call(store, command)
-        except BaseException:
-            store.settle(command, self.pool.patience)
-            raise
-        if outcome == "back":
-            self._room.call(self.pool.name)
-
-    def keep(self, lease: float, since: float) -> None:
-        """Renew the claim until it is ended."""
-        store, keys = self._room.store, pool_keys(self._room.store, self.pool.name)
-        if store.keeper is not None:
-            renew = Command("room_renew", keys, (self._digest, self.slot.token, milliseconds(lease)))
-            self._kept = store.keeper.keep(self._claim, renew, lease, since, self._lose)
-
-    @property
-    def _claim(self) -> str:
-        return f"claim-{self.slot.token}"
-
-    def _lose(self) -> None:
-        self._lost = True
-        logger.warning(
-            "the claim on a message of lane %r, pool %r, is lost: it may run again", self.lane, self.pool.key
-        )
 
 
 class Room:
@@ -185,13 +103,13 @@ class Room:
 
     async def park(
         self,
-        pool: Pool,
+        pool: Limit[Any],
         message: bytes,
         *,
         lane: str,
         owner: str | None = None,
-        weight: int = 1,
-        partition: str | bytes | None = None,
+        weight: Weight = 1,
+        partition: Partition = None,
     ) -> Slot | Parked:
         """Take a slot for a message, or park it; one command, and one more when a pool is new to this lane.
 
@@ -199,7 +117,7 @@ class Room:
         may be acknowledged.
 
         Args:
-            pool: The pool that the message must count in.
+            pool: The pool that the message must count in, or several, of which it needs a slot each.
             message: The whole message; its digest is its identity.
             lane: The lane, which need not be one that this room serves.
             owner: Whose message it is, for people.
@@ -229,19 +147,23 @@ class Room:
             for lane in self.lanes:
                 hub.quit(self._channel(lane), self._heard)
 
-    def parking(self, pool: Pool, message: bytes, lane: str, owner: str | None, shares: Shares) -> Steps[Slot | Parked]:
+    def parking(
+        self, pool: Limit[Any], message: bytes, lane: str, owner: str | None, shares: Shares
+    ) -> Steps[Slot | Parked]:
         """Take a slot for a message, or park it."""
         check_size(len(message), pool.key)
         lane_id, token, owner = lane_id_of(lane), new_token(), owner or default_owner()
         command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), shares)
         try:
-            yield from self._note(pool, lane_id)
+            for one in pool.pools:
+                yield from self._note(one, lane_id)
             answer, asked_at = yield from pool.asking(command)
         except BaseException:
             self.store.settle(pool.release_command(token, shares), self.lease)
             raise
         if isinstance(answer.outcome, Granted):
-            return pool.hold(token, owner, answer.outcome, asked_at, shares)
+            slot: Slot = pool.hold(token, owner, answer.outcome, asked_at, shares)
+            return slot
         assert isinstance(answer.outcome, Queued)  # noqa: S101 - a message is never turned away
         return Parked(answer.outcome.place)
 
@@ -289,6 +211,8 @@ class Room:
                 yield from self._forget(name)
             return None
         self.call(name)  # there may be more where this came from
+        if int(reply[0]) != 1:
+            return (yield from self._take_several(Ask.read(reply[1:])))
         fence, life_ms, digest, lane, owner, cap_ms, message, place = reply[1:]
         if time.monotonic() >= end_of(asked_at, self.lease, self.lease):  # it is another worker's by now, or soon
             self.store.settle(back, self.lease)
@@ -298,7 +222,43 @@ class Room:
         kind = FleetingPool if is_line(name) else Pool
         pool = kind(key, 1, cap, group=group, store=self.store, on_lost=self._on_lost)
         slot = pool.hold(token, owner.decode(), Granted((int(fence),), (life_ms / 1000,)), asked_at)
-        taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode())
+        back = Command("room_settle", keys, (digest, token, "back"))
+        taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode(), back)
+        taken.keep(self.lease, asked_at)
+        return taken
+
+    def _take_several(self, ask: Ask) -> Steps[Taken | None]:
+        """Take the first message of a queue for several pools, of which one has called."""
+        token, asked_at = new_token(), time.monotonic()
+        pools = [
+            Pool(key, 1, cap, group=group, store=self.store)
+            for (key, group), cap in zip(map(named_pool, ask.names), ask.caps, strict=True)
+        ]
+        limits = Limits(*pools, on_lost=self._on_lost)
+        about = ask.of_message(token, milliseconds(self.lease), self._channel(""))
+        take, back = Command("several_take", limits.keys, about), Command("several_back", limits.keys, (*about, ""))
+        try:
+            reply = yield Call(self.store, take)
+        except BaseException:
+            self.store.settle(back, self.lease)
+            raise
+        waits_at = int(reply[-1 if reply[0] else 1])
+        if waits_at:
+            yield from self._note(pools[waits_at - 1], ask.lane)
+        if not reply[0]:
+            if waits_at:
+                self._look_within(int(reply[2]) / 1000 if reply[2] >= 0 else None, ask.names[waits_at - 1])
+            return None
+        if waits_at:
+            self.call(ask.names[waits_at - 1])
+        if time.monotonic() >= end_of(asked_at, self.lease, self.lease):
+            self.store.settle(back, self.lease)
+            return None
+        _, fences, lives, digest, owner, message, place, _ = reply
+        grant = Granted(tuple(map(int, fences)), tuple(life / 1000 for life in lives))
+        holding = limits.hold(token, owner.decode(), grant, asked_at, ask.shares)
+        back = Command("several_back", limits.keys, (*about, digest))
+        taken = Taken(self, limits, holding, self.lanes[ask.lane], digest.decode(), message, place.decode(), back)
         taken.keep(self.lease, asked_at)
         return taken
 

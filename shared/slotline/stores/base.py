@@ -41,8 +41,12 @@ def undoing(command: Command) -> Command | None:
     """Return the command that gives back what ``command`` may have taken for its token, its first argument."""
     if command.script in {"pool_acquire", "pool_park"}:
         return Command("pool_release", command.keys, command.args[:1])
-    if command.script == "several_acquire":
-        return Command("several_release", command.keys, command.args[: 3 + 3 * (len(command.keys) // 5)])
+    if command.script in {"several_acquire", "several_park"}:
+        asked = command.args[2 : 3 + 3 * (len(command.keys) // 5)]
+        queue = command.args[1] if command.script == "several_acquire" else "-|"  # a parked message stays in its own
+        return Command("several_release", command.keys, (command.args[0], queue, *asked))
+    if command.script == "several_take":
+        return Command("several_back", command.keys, (*command.args, ""))
     if command.script == "room_take":
         return Command("room_settle", command.keys, ("", *command.args[:1], "back"))
     return None

@@ -50,9 +50,10 @@ end
 
 -- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
 local function call_lane(lane)
+  local serves = string.match(lane, '^%+?(.*)$')
   local known = redis.call('HMGET', state, 'name', 'wake', 'c:' .. lane)
   if not known[2] then return false end  -- the server has evicted the state, and the messages with it
-  if redis.call('PUBLISH', known[2] .. lane, known[1]) == 0 then return false end
+  if redis.call('PUBLISH', known[2] .. serves, known[1]) == 0 then return false end
   if not known[3] then redis.call('HSET', state, 'c:' .. lane, text(now_ms)) end
   return not known[3] or now_ms - tonumber(known[3]) < CALL_MS
 end

@@ -2,9 +2,9 @@
 --
 -- The keys of a pool, all under one hash tag, in the order in which every script takes them:
 --   slots   zset  token -> when it no longer counts (ms)
---   line    zset  all scores 0: "<lane>|<partition>|<place>|<weight>|<token>"; lane "-" is for callers, "+-" for callers
---                 who want slots of other pools, too, any other for parked messages; no partition and a weight of 1 are
---                 empty. And the queues of lib_several: "!<lane>|<queue>|<place>|<token>"
+--   line    zset  all scores 0: "<lane>|<partition>|<place>|<weight>|<token>"; lane "-" is for callers, any other for
+--                 parked messages, and "+<lane>" for those of a lane who want slots of other pools, too; no partition
+--                 and a weight of 1 are empty. And the queues of lib_several: "!<lane>|<queue>|<place>|<token>"
 --   state   hash  max, declared, fence, place; rate ("interval_us/burst") and arrival, which is GCRA's theoretical arrival
 --                 time (us); share, the most that a partition may have; extra, by how much the holders weigh more than 1
 --                 each; paused; name and wake (what to publish, and where, when a lane is called); of a cache
@@ -13,8 +13,10 @@
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|weight|partition|owner"  (cap_at_ms:
 --                                                  slot_exp's end, 0: none)
 --                 "w:<token>"  a waiting caller    "partition|place|weight|alive_until_ms|lease_ms|cap_ms|channel|owner"
+--                              in "+<lane>" a message   "partition|place|weight|", and how to ask for all of its pools
 --                 "m:<digest>" a parked message    "cap_ms|token that parked it|bytes of owner|", owner, message
---                 "o:<digest>" who has taken it    "token|", and where it stood: "lane|partition|place|weight"
+--                 "o:<digest>" who has taken it    "token|", and where it stood: "lane|partition|place|weight", or
+--                              "!<queue>|place|" and how to ask for all of its pools
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
 --                 "e:<token>"  since when the holder is to end (ms)
 --                 "s:<token>"  one in a queue of lib_several
@@ -32,6 +34,7 @@ local SLACK_MS = 60000
 local STATE_MS = 7 * 24 * 3600 * 1000
 local ROOM_MS = 60 * 24 * 3600 * 1000
 local PASSED_OVER = 512
+local FOR_EVER = '9999999999999'
 local CALL_MS = 1000
 local REPEATED_MS = 60000
 local MARKS = 10000

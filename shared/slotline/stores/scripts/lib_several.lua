@@ -1,10 +1,11 @@
 -- Several pools at once, or none of them: for scripts that have the keys of all of them.
 -- include: lib_pool
 -- include: lib_line
+-- include: lib_room
 --
 -- Those who ask the same of the same pools stand in one queue, at the first pool. Only its head looks for slots: it
--- stands in the line of one pool that is full, in the lane "+-", by its old place. When it is served there, it is told to
--- ask again: then it takes all, or gives that slot back and moves to the line of another pool that is full by now. From
+-- stands in the line of one pool that is full, in "+<lane>", by its old place. When it is served there, it is told to
+-- ask again, or a worker is called to ask for it: then it takes all, or gives that slot back and moves to the line of another pool that is full by now. From
 -- its second move on it keeps what it has or could have had of the pools before the first that is full, for as long as it
 -- has moved about by then: so it has all in the end. All have the pools in the same order, so that no two keep what the
 -- other waits for.
@@ -12,13 +13,19 @@
 -- KEYS  of all pools, in the order of their names, and of each: slots, line, state, claims, ring
 -- ARGV  1 token   2 queue: "<lane>|<digest of the rest>"   3 lease_ms (0: none)
 --       4, 5, 6, ... for each pool: cap_ms (-1: none), weight, partition ('': none)
+--       and for parked messages, whose lane is not "-": the names of the pools, and the beginning of the lanes' channels
 --
 -- The first pool has in its line "!<queue>|<place>|<token>", and in its state
---   "s:<token>"  "place|since_ms|kept_until_ms|alive_until_ms|channel|owner": since when it moves about (0: not yet)
--- A pool calls the token "<token>.<number of the pool>", in its line and among its slots.
+--   "s:<token>"  "place|since_ms|kept_until_ms|alive_until_ms|channel|owner": since when it moves about (0: not yet); of
+--                a message only when it moves about
+--   "q:<queue>"  which message of the queue stands in a line
+-- A message goes by its digest until a run has taken it. A pool calls a token "<token>.<number of the pool>", in its line
+-- and among its slots.
 
 local QUEUED = '!'
 local token, queue, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local lane = string.match(queue, '^([^|]*)|')
+local SEVERAL_HERE, parks = '+' .. lane, lane ~= CALLERS
 local pools = #KEYS / 5
 local cap_ms, weight, partition
 local anew, in_turns = {}, {}  -- whether a pool was declared anew; whether its partitions take turns
@@ -55,12 +62,12 @@ local function ready(name, at)
     and not (share and turn_of(partition) == NO_TURN)
 end
 
-local function take_one(name, at, owner, life, cap)
+local function take_one(name, at, owner, life, cap, run)
   use(at)
   know()
   if in_turns[at] then next_turn(partition) end
-  leave_line(slot_of(name, at), SEVERAL)
-  take(slot_of(name, at), owner, life, cap, weight, partition)
+  leave_line(slot_of(name, at), SEVERAL_HERE)
+  take(slot_of(run or name, at), owner, life, cap, weight, partition)
 end
 
 -- Takes back what was given to `name` only until it has all; to a rate it was no start.
@@ -73,34 +80,62 @@ local function take_back(name, at)
   return true
 end
 
--- Gives `name` a slot of each pool.
-local function take_all(name, owner)
+-- Gives `name`, or the run that takes it, a slot of each pool.
+local function take_all(name, owner, run)
   local fences, lives = {}, {}
   for at = 1, pools do
     take_back(name, at)
     use(at)
     lives[at] = life_of(lease_ms, cap_ms)
-    take_one(name, at, owner, lives[at], cap_ms)
+    take_one(name, at, owner, lives[at], cap_ms, run)
     fences[at] = fence
   end
   return fences, lives
 end
 
-local function queued(name) return redis.call('HGET', KEYS[3], 's:' .. name) end
+-- What is known of one that may be in the queue; a message is by its `place`.
+local function queued(name, place)
+  local record = redis.call('HGET', KEYS[3], 's:' .. name)
+  if record or not (parks and place and redis.call('HEXISTS', KEYS[3], 'm:' .. name) == 1) then return record end
+  return place .. '|0|0|' .. FOR_EVER .. '||'
+end
 
-local function leave_queue(name)
-  local place = string.match(queued(name) or '', '^(%x+)|')
-  if not place then return end
+local function leave_queue(name, place)
   redis.call('HDEL', KEYS[3], 's:' .. name)
   redis.call('ZREM', KEYS[2], QUEUED .. queue .. '|' .. place .. '|' .. name)
 end
 
+local function owner_of(name, owner)
+  if not parks then return owner end
+  use(1)
+  local _, its = parked(name)
+  return its or ''
+end
+
 local function stands_in_line(name, at) return redis.call('HEXISTS', state, 'w:' .. slot_of(name, at)) == 1 end
 
+local function how_to_ask()
+  local asked = {queue}
+  for at = 4, 4 * pools + 3 do asked[#asked + 1] = ARGV[at] end
+  return cmsgpack.pack(asked)
+end
+
+-- One that was given back may be before the one that stands in a line: a worker that is called asks for the head only.
+local function stands_alone(name)
+  local other = redis.call('HGET', KEYS[3], 'q:' .. queue)
+  if other == name then return end
+  redis.call('HSET', KEYS[3], 'q:' .. queue, name)
+  for at = 1, other and pools or 0 do
+    use(at)
+    leave_line(slot_of(other, at), SEVERAL_HERE)
+    take_back(other, at)
+  end
+end
+
 -- Lets the head of the queue wait in the line of the pool `blocked`.
-local function wait_at(name, blocked, found)
-  local place, since_ms, kept_until, alive_until, channel, owner =
-    string.match(queued(name), '^(%x+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
+local function wait_at(name, place, blocked, found)
+  local since_ms, kept_until, alive_until, channel, owner =
+    string.match(queued(name, place), '^%x+|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
   since_ms, kept_until = tonumber(since_ms), tonumber(kept_until)
   local moves = false
   for at = 1, pools do
@@ -120,23 +155,29 @@ local function wait_at(name, blocked, found)
   for at = 1, pools do
     use(at)
     local passes_on = at ~= blocked and stands_in_line(name, at)
-    if passes_on then leave_line(slot_of(name, at), SEVERAL) end
+    if passes_on then leave_line(slot_of(name, at), SEVERAL_HERE) end
     in_order = in_order and found[at]
     if not in_order then
       passes_on = take_back(name, at) or passes_on
     elseif found[at] == 'kept' then
       redis.call('ZADD', slots, 'XX', text(now_ms + life), slot_of(name, at))
     elseif moves then
-      take_one(name, at, owner, life, -1)
+      take_one(name, at, owner_of(name, owner), life, -1)
       redis.call('HSET', state, 'k:' .. slot_of(name, at), '1')
     end
     if passes_on then serve('') end
   end
+  if parks then stands_alone(name) end
   use(blocked)
-  redis.call('HSET', state, 'w:' .. slot_of(name, blocked), table.concat(
-    {partition, place, text(weight), alive_until, text(lease_ms), text(cap_ms), channel, owner}, '|'))
-  stand(SEVERAL, partition, place, member(SEVERAL, partition, place, weight, slot_of(name, blocked)),
-    alive_until - now_ms, next_place())
+  local record = {partition, place, text(weight), alive_until, text(lease_ms), text(cap_ms), channel, owner}
+  if parks then
+    record = {partition, place, text(weight), how_to_ask()}
+    redis.call('HSET', state, 'name', ARGV[3 * pools + 3 + blocked], 'wake', ARGV[4 * pools + 4])
+    keep_key(state, ROOM_MS)
+  end
+  redis.call('HSET', state, 'w:' .. slot_of(name, blocked), table.concat(record, '|'))
+  stand(SEVERAL_HERE, partition, place, member(SEVERAL_HERE, partition, place, weight, slot_of(name, blocked)),
+    math.min(ROOM_MS, alive_until - now_ms), next_place())
 end
 
 local function hears(channel)
@@ -145,32 +186,39 @@ local function hears(channel)
 end
 
 -- Gives the head of the queue its slots, and the next one, up to one for whom there are not all yet: it waits for one of
--- them in its pool's line. Returns the number of that pool (nil: nobody waits), and what `token` has got, if it has.
-local function advance()
-  local from, fences, lives = '[' .. QUEUED .. queue .. '|', nil, nil
+-- them in its pool's line. A message has them only if a worker asks, by the token `run`, and at most one.
+-- Returns the number of that pool (nil: nobody waits); what `token` has got, if it has; and the message, and its place.
+local function advance(run)
+  local from, fences, lives, message, stood = '[' .. QUEUED .. queue .. '|', nil, nil, nil, nil
   while true do
     local head = redis.call('ZRANGEBYLEX', KEYS[2], from, '(' .. QUEUED .. queue .. '|\255', 'LIMIT', 0, 1)[1]
-    if not head then return nil, fences, lives end
-    local name = string.match(head, '([^|]*)$')
-    local alive_until, channel, owner = string.match(queued(name) or '', '^%x+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
+    if not head then return nil, fences, lives, message, stood end
+    local place, name = string.match(head, '([^|]*)|([^|]*)$')
+    local alive_until, channel, owner = string.match(queued(name, place) or '', '^%x+|%d+|%d+|(%d+)|([^|]*)|(.*)$')
     if not alive_until or tonumber(alive_until) <= now_ms then
       redis.call('ZREM', KEYS[2], head)
       redis.call('HDEL', KEYS[3], 's:' .. name)
-    elseif name ~= token and not hears(channel) then
+    elseif not parks and name ~= token and not hears(channel) then
       from = '(' .. head  -- its process does not listen just now: it keeps its place, and is passed over
     else
-      local found, blocked = {}, nil
+      local found, blocked, stands = {}, nil, nil
       for at = 1, pools do
         found[at] = ready(name, at)
-        if not found[at] and (not blocked or stands_in_line(name, at)) then blocked = at end
+        if stands_in_line(name, at) then stands = at end
+        if not found[at] and (not blocked or stands == at) then blocked = at end
       end
-      if blocked then
-        wait_at(name, blocked, found)
-        return blocked, fences, lives
+      if blocked or (parks and not run) then
+        wait_at(name, place, blocked or stands or 1, found)
+        if not blocked then serve('') end  -- which calls a worker
+        return blocked or stands or 1, fences, lives, message, stood
       end
-      leave_queue(name)
-      local given, last = take_all(name, owner)
-      if name == token then
+      owner = owner_of(name, owner)
+      leave_queue(name, place)
+      local given, last = take_all(name, owner, run)
+      if parks then
+        redis.call('HDEL', KEYS[3], 'q:' .. queue)
+        fences, lives, message, stood, run = given, last, name, place, nil
+      elseif name == token then
         fences, lives = given, last
       else  -- after the first write, which a server that is out of memory or a replica refuses
         for at = 1, pools do last[at] = text(last[at]) end
@@ -178,5 +226,47 @@ local function advance()
         redis.call('PUBLISH', channel, name .. ' ' .. slots_given .. ' ' .. text(now_ms))
       end
     end
+  end
+end
+
+-- Takes notice of a declaration of each pool, in ARGV from `from` on; returns the sizes, what was declared before, and
+-- whether nobody waits and all pools have what is asked of them.
+local function declare_all(from)
+  local sizes, before, free = {}, {}, true
+  for at = 1, pools do
+    use(at)
+    before[at] = declare(ARGV[from + 2 * at - 2], ARGV[from + 2 * at - 1])
+    sizes[at], anew[at] = max, declared_anew
+    free = free and redis.call('ZCARD', line) == 0 and room() >= weight and left_of(partition) >= weight
+  end
+  return sizes, before, free
+end
+
+-- Gives `name` slots of all pools now, if it need not wait; else returns the number of a pool that is full, too.
+local function take_now(name, owner)
+  local blocked
+  for at = 1, pools do
+    if not ready(name, at) then blocked = blocked or at end
+  end
+  if blocked then return blocked end
+  return nil, take_all(name, owner)
+end
+
+local function enqueue(name, place, ms)
+  use(1)
+  redis.call('ZADD', line, 0, QUEUED .. queue .. '|' .. place .. '|' .. name)
+  keep_key(line, ms)
+end
+
+local function ahead_of(name, place)
+  local first = QUEUED .. queue .. '|'
+  return redis.call('ZLEXCOUNT', KEYS[2], '[' .. first, '(' .. first .. place .. '|')
+end
+
+-- Hands on what is free, where somebody waits.
+local function serve_all()
+  for at = 1, pools do
+    use(at)
+    if redis.call('ZCARD', line) > 0 then serve('') end
   end
 end

@@ -26,5 +26,5 @@ if most > 0 then
 end
 -- Who waits for several pools is counted in the queue at the first of them, and not where it stands.
 local waiting = redis.call('ZCARD', line)
-if waiting > 0 then waiting = waiting - redis.call('ZLEXCOUNT', line, '[' .. SEVERAL .. '|', '(' .. SEVERAL .. '}') end
+if waiting > 0 then waiting = waiting - redis.call('ZLEXCOUNT', line, '[+', '(,') end
 return {max, used + heavier, waiting, now_ms, listed, redis.call('HEXISTS', state, 'paused')}

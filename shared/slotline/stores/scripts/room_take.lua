@@ -5,17 +5,14 @@
 -- ARGV  1 token of the run   2 lease_ms, of the slot and of the claim   3, 4, ... lanes
 -- Returns  {1, fence, life_ms, digest, lane, owner, cap_ms, message, its place}
 --          {0, messages that wait in these lanes, ms after which to look again (-1: no reason to)}
+--          {2, queue, cap_ms, weight and partition in each of its pools, their names}   the longest is one that wants
+--           slots of other pools, too: several_take asks for it
 -- include: lib_pool
 -- include: lib_line
+-- include: lib_room
 
 local token, lease_ms = ARGV[1], tonumber(ARGV[2])
 tell_time()
-
-local function parked(digest)
-  local record = redis.call('HGET', state, 'm:' .. digest)
-  local cap, owned, rest = string.match(record, '^(-?%d+)|[^|]*|(%d+)|(.*)$')
-  return tonumber(cap), string.sub(rest, 1, owned), string.sub(rest, owned + 1)
-end
 
 local mine_already = redis.call('HGET', state, 'x:' .. token)
 local until_ms = mine_already and redis.call('ZSCORE', slots, token)
@@ -27,21 +24,19 @@ if until_ms and tonumber(until_ms) > now_ms then
   return {1, given, left, mine_already, lane, owner, cap_ms, message, place}
 end
 
--- What a dead worker has taken stands at its old place again.
-for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, 0, now_ms, 'LIMIT', 0, 100)) do
-  redis.call('ZREM', claims, digest)
-  local stood = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(.*)$')
-  redis.call('HDEL', state, 'o:' .. digest)
-  local lane, partition, place = string.match(stood or '', '^([^|]*)|([^|]*)|(%x+)|')
-  if place then stand(lane, partition, place, stood .. '|' .. digest, ROOM_MS) end
-end
-
+take_back_lapsed()
 local mine = {}
-for at = 3, #ARGV do mine[ARGV[at]] = true end
+for at = 3, #ARGV do mine[ARGV[at]], mine['+' .. ARGV[at]] = true, true end
 local _, head = serve('', mine)
 while head do  -- a server may evict the state, and the messages with it, and keep the line
   local lane, partition, digest = string.match(head, '^([^|]*)|([^|]*)|%x+|%d*|(.*)$')
-  if redis.call('HEXISTS', state, 'm:' .. digest) == 1 then break end
+  if string.sub(lane, 1, 1) == '+' then
+    local known = string.match(redis.call('HGET', state, 'w:' .. digest) or '', '^[^|]*|%x+|%d+|(.*)$')
+    redis.call('HDEL', state, 'c:' .. lane)
+    if known then return {2, unpack(cmsgpack.unpack(known))} end
+  elseif redis.call('HEXISTS', state, 'm:' .. digest) == 1 then
+    break
+  end
   redis.call('ZREM', line, head)
   step_out(lane, partition)
   _, head = serve('', mine)
@@ -55,18 +50,17 @@ if head then
   redis.call('ZREM', line, head)
   step_out(lane, partition)
   if not alone then next_turn(partition) end
-  redis.call('ZADD', claims, text(now_ms + lease_ms), digest)
-  redis.call('HSET', state, 'o:' .. digest, token .. '|' .. stood, 'x:' .. token, digest)
+  claim(token, digest, stood, lease_ms)
   redis.call('HDEL', state, 'c:' .. lane)
-  keep_key(claims, ROOM_MS)
-  keep_key(line, ROOM_MS)
-  keep_key(ring, ROOM_MS)
-  keep_key(state, ROOM_MS)
   return {1, fence, life, digest, lane, owner, cap_ms, message, place}
 end
 
 local waiting, claimed = 0, redis.call('ZRANGEBYSCORE', claims, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-for lane in pairs(mine) do waiting = waiting + redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. lane .. '|\255') end
+local function waiting_in(lane) return redis.call('ZLEXCOUNT', line, '[' .. lane .. '|', '(' .. lane .. '|\255') end
+for lane in pairs(mine) do waiting = waiting + waiting_in(lane) end
+if waiting == 0 then
+  for at = 3, #ARGV do waiting = waiting + waiting_in('!' .. ARGV[at]) end
+end
 local next_ms = tonumber(claimed)
 if waiting > 0 and not paused then
   -- A worker that asks has capacity: the next free slot is kept for its call again.

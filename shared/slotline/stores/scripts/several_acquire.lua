@@ -14,14 +14,7 @@
 local owner, patience_ms, channel = unpack(ARGV, 5 * pools + 4)
 patience_ms = tonumber(patience_ms)
 tell_time()
-local sizes, before, free = {}, {}, true
-for at = 1, pools do
-  use(at)
-  before[at] = declare(ARGV[3 * pools + 2 * at + 2], ARGV[3 * pools + 2 * at + 3])
-  sizes[at], anew[at] = max, declared_anew
-  free = free and redis.call('ZCARD', line) == 0 and room() >= weight and left_of(partition) >= weight
-end
-
+local sizes, before, free = declare_all(3 * pools + 4)
 local fences, lives = held_by(token)
 local place = string.match(queued(token) or '', '^(%x+)|')
 if fences and not place then return {1, sizes, before, fences, lives} end
@@ -30,22 +23,16 @@ if free then
   return {1, sizes, before, fences, lives}
 end
 
-local blocked
 if patience_ms > 0 then
   use(1)
   place = place or next_place()
   local moves = string.match(queued(token) or '', '^%x+|(%d+|%d+)|') or '0|0'
   redis.call('HSET', state, 's:' .. token, table.concat({place, moves, text(now_ms + patience_ms), channel, owner}, '|'))
-  redis.call('ZADD', line, 0, QUEUED .. queue .. '|' .. place .. '|' .. token)
-  keep_key(line, patience_ms)
+  enqueue(token, place, patience_ms)
 end
+local blocked
 blocked, fences, lives = advance()
-if not fences and not blocked then
-  for at = 1, pools do
-    if not ready(token, at) then blocked = blocked or at end
-  end
-  if not blocked then fences, lives = take_all(token, owner) end
-end
+if not fences and not blocked then blocked, fences, lives = take_now(token, owner) end
 if fences then return {1, sizes, before, fences, lives} end
 
 use(blocked)
@@ -54,8 +41,7 @@ if patience_ms == 0 then
   local _, rated_ms = starts()
   return {-1, sizes, before, blocked, owners(), rated_ms}
 end
-local first = QUEUED .. queue .. '|'
-local ahead = redis.call('ZLEXCOUNT', KEYS[2], '[' .. first, '(' .. first .. place .. '|')
+local ahead = ahead_of(token, place)
 local look_ms, kept_ms = look_again_ms(ahead), string.match(queued(token), '^%x+|%d+|(%d+)|') - now_ms
 if kept_ms > 0 then look_ms = look_ms < 0 and kept_ms or math.min(look_ms, kept_ms) end
 return {0, sizes, before, ahead, look_ms, now_ms, blocked}

@@ -7,19 +7,17 @@
 -- include: lib_several
 
 tell_time()
-leave_queue(token)
+local place = string.match(queued(token) or '', '^(%x+)|')
+if place then leave_queue(token, place) end
 local had, waiting = 0, false
 for at = 1, pools do
   use(at)
   had = had + let_go(slot_of(token, at))
-  leave_line(slot_of(token, at), SEVERAL)
+  leave_line(slot_of(token, at), SEVERAL_HERE)
   waiting = waiting or redis.call('ZCARD', line) > 0
 end
 if waiting then
   advance()
-  for at = 1, pools do
-    use(at)
-    if redis.call('ZCARD', line) > 0 then serve('') end
-  end
+  serve_all()
 end
 return had == pools and 1 or 0
