@@ -23,6 +23,7 @@ from slotline.leases import LeasedExecutorManager
 from tests.harness.leaks import measure
 from tests.harness.processes import alive
 from tests.harness.waiting import await_until, wait_until
+from tests.integration.billiard_tasks import start_children
 
 OWNER = """
 import os, re, subprocess, sys, time
@@ -223,6 +224,30 @@ async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(tmp_path, mo
         over.touch()
         assert neighbour.result(10) is None
         assert await asyncio.gather(*(lease.run(pow, 2, 3) for _ in range(4))) == [8, 8, 8, 8]
+
+
+async def test_all_workers_killed_at_once_fail_their_own_calls_and_are_all_replaced(tmp_path):
+    async with (
+        LeasedExecutorManager(backend="process", max_pools=1, workers_per_pool=3) as manager,
+        await manager.acquire() as lease,
+    ):
+        paths = [tmp_path / str(number) for number in range(3)]
+        running = [lease.executor.submit(start_children, str(path), 600) for path in paths]
+        waiting = [lease.executor.submit(pow, 2, number) for number in range(6)]
+        await await_until("all run", lambda: all(path.exists() for path in paths), timeout=60)
+        workers = {psutil.Process(int(path.read_text().split()[0])).ppid() for path in paths}
+        assert len(workers) == 3
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        errors = [await asyncio.to_thread(one.exception, 30) for one in running]
+        assert all(isinstance(error, BrokenProcessPool) and "SIGKILL" in str(error) for error in errors)
+        assert [await asyncio.wrap_future(one) for one in waiting] == [1, 2, 4, 8, 16, 32]
+        for path in paths:
+            plain, apart, daemon = map(int, path.read_text().split())
+            await await_until("what stayed in the worker's group is dead", lambda pid=plain: not alive(pid))
+            for pid in (apart, daemon):  # these have left it, and nobody but a launcher would find them
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 async def test_under_random_kills_and_revocations_every_call_is_answered_and_nothing_leaks():

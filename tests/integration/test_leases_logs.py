@@ -80,6 +80,13 @@ async def test_killing_a_worker_while_it_logs_leaves_forwarding_in_order(caplog)
             await await_until("it came", lambda: "still here" in caplog.text)
 
 
+async def test_nothing_is_forwarded_unless_that_is_asked_for(caplog):
+    for options in ({}, {"process_logging": ProcessLoggingConfig(level="DEBUG")}):
+        async with processes(**options) as manager, await manager.acquire() as lease:
+            await lease.run(log_and_return, logging.CRITICAL, "unheard")
+    assert "unheard" not in caplog.text
+
+
 async def test_the_short_form_names_a_target_logger_too():
     target, arrived = logging.getLogger("apart"), logging.handlers.BufferingHandler(100)
     target.addHandler(arrived)

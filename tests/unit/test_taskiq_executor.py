@@ -16,6 +16,7 @@ from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqDepends, TaskiqMessage
 from slotline.errors import InvalidOptionError, WorkTimeLimitError
 from slotline.leases import ExecutorLease, LeasedExecutorManager
 from taskiq_ext import CacheMiddleware, ExecutorMiddleware, executor, executor_lease
+from tests.harness.processes import gone
 
 
 @pytest.fixture
@@ -228,6 +229,19 @@ async def test_a_dependency_on_an_unknown_manager_is_the_tasks_error(broker: InM
     error = (await result_of(await work.kiq())).error  # type: ignore[call-arg] # a dependency
     assert isinstance(error, InvalidOptionError)
     assert "cpu" in str(error)
+
+
+async def test_managers_start_with_the_first_task_and_stop_with_the_broker(
+    broker: InMemoryBroker, middleware: ExecutorMiddleware
+) -> None:
+    task = broker.register_task(process_id, executor="process")
+    manager = middleware.managers.declared("process")
+    assert not manager.running
+    _, pid = (await result_of(await task.kiq(1))).return_value
+    assert manager.running
+    await broker.shutdown()
+    assert not manager.running
+    assert gone(pid)
 
 
 async def test_a_manager_of_someone_else_is_left_running() -> None:
