@@ -141,11 +141,11 @@ class WorkerProcess:
             return  # the numbers of its descriptors may be others' by now
         # The parent's workers die when the last copy of its end of their pipes closes.
         finalizer = getattr(getattr(self._process, "_popen", None), "finalizer", None)
-        if finalizer is not None:
-            finalizer.cancel()
         for end in {self._handle, *(getattr(finalizer, "_args", None) or ())}:
             with contextlib.suppress(OSError, TypeError):
                 os.close(end)
+        if finalizer is not None:
+            finalizer.cancel()
         with contextlib.suppress(OSError):
             self._connection.close()
 
