@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import billiard
 import billiard.pool
 
-from slotline.workers import BilliardExecutor, TimeLimitExceeded, WorkerLostError
+from slotline.workers import BilliardExecutor
 
 ROUNDS = 15
 TRIPS, TASKS, LONG_TRIPS, WARM_UP = 300, 4000, 20, 5
@@ -187,37 +188,94 @@ def ratios() -> None:
     print("every goal reached" if not missed else f"missed: {', '.join(missed)}")
 
 
-def reactions() -> None:
-    """Print how long errors and replacements take."""
-    limits, kills, replacements = [], [], []
-    with BilliardExecutor(2) as executor:
-        executor.submit(pid).result()
-        for _ in range(15):
-            job = executor.options(timeout=0.2).submit(time.sleep, 60)
-            try:
-                job.result()
-            except TimeLimitExceeded:
-                limits.append(time.monotonic() - job.started_at - 0.2)
+Submit: TypeAlias = Callable[..., Callable[[], Any]]
+"""Hands in a call, with a ``timeout`` or ``None``; what it returns waits for the outcome."""
+
+
+@contextlib.contextmanager
+def slotline_submit() -> Iterator[Submit]:
     with BilliardExecutor(1) as executor:
-        for _ in range(15):
-            victim = executor.submit(pid).result()
-            job = executor.submit(time.sleep, 60)
-            time.sleep(0.05)
-            start = time.perf_counter()
-            os.kill(victim, signal.SIGKILL)
-            try:
-                job.result()
-            except WorkerLostError:
-                kills.append(time.perf_counter() - start)
-            executor.submit(pid).result()
-            replacements.append(time.perf_counter() - start)
-    for name, took, goal in (
-        ("deadline to error", limits, 50),
-        ("SIGKILL to error", kills, 50),
-        ("SIGKILL to the next task's result", replacements, 200),
-    ):
-        median, worst = statistics.median(took) * 1e3, max(took) * 1e3
-        print(f"{name:36}{median:8.1f} ms median {worst:8.1f} ms worst   goal <= {goal} ms")
+        yield lambda fn, *args, timeout=None: executor.options(timeout=timeout).submit(fn, *args).result
+
+
+@contextlib.contextmanager
+def billiard_submit() -> Iterator[Submit]:
+    pool = billiard.pool.Pool(1, enable_timeouts=True)
+    yield lambda fn, *args, timeout=None: pool.apply_async(fn, args, timeout=timeout).get
+    pool.terminate()
+    pool.join()
+
+
+@contextlib.contextmanager
+def pebble_submit() -> Iterator[Submit]:
+    from pebble import ProcessPool
+
+    with ProcessPool(1) as pool:
+        yield lambda fn, *args, timeout=None: pool.schedule(fn, args=args, timeout=timeout).result
+
+
+@contextlib.contextmanager
+def standard_submit() -> Iterator[Submit]:
+    with ProcessPoolExecutor(1) as executor:
+        yield lambda fn, *args, timeout=None: executor.submit(fn, *args).result
+
+
+@contextlib.contextmanager
+def loky_submit() -> Iterator[Submit]:
+    from loky import ProcessPoolExecutor as Loky
+
+    with Loky(1) as executor:
+        yield lambda fn, *args, timeout=None: executor.submit(fn, *args).result
+
+
+def after_the_deadline(submit: Submit) -> float:
+    """Return the seconds from a task's deadline to its error."""
+    submit(pid)()
+    start = time.perf_counter()
+    with contextlib.suppress(Exception):
+        submit(time.sleep, 60, timeout=0.2)()
+    return time.perf_counter() - start - 0.2
+
+
+def after_a_kill(submit: Submit) -> tuple[float, float]:
+    """Return the seconds from a worker's death to its task's error, and to the next task's result."""
+    victim = submit(pid)()
+    outcome = submit(time.sleep, 60)
+    time.sleep(0.05)
+    start = time.perf_counter()
+    os.kill(victim, signal.SIGKILL)
+    with contextlib.suppress(Exception):
+        outcome()
+    failed = time.perf_counter() - start
+    try:
+        submit(pid)()
+    except Exception:  # the pool is broken for good
+        return failed, math.inf
+    return failed, time.perf_counter() - start
+
+
+def reactions() -> None:
+    """Print how long errors and replacements take; a pool is made for each round."""
+    rows: list[tuple[str, Callable[[], Any], int, bool]] = [
+        ("BilliardExecutor", slotline_submit, 15, True),
+        ("billiard.Pool", billiard_submit, 1, True),  # which takes its time
+        ("ProcessPoolExecutor", standard_submit, 5, False),
+    ]
+    rows += [("pebble", pebble_submit, 5, True)] if importlib.util.find_spec("pebble") else []
+    rows += [("loky", loky_submit, 5, False)] if importlib.util.find_spec("loky") else []
+    print(f"\n{'ms, median and worst':24}{'deadline to error':>24}{'SIGKILL to error':>24}{'to the next result':>24}")
+    for name, make, rounds, has_limits in rows:
+        columns: list[list[float]] = [[], [], []]
+        for _ in range(rounds):
+            with make() as submit:
+                columns[0].append(after_the_deadline(submit) if has_limits else math.nan)
+            with make() as submit:
+                failed, went_on = after_a_kill(submit)
+                columns[1].append(failed)
+                columns[2].append(went_on)
+        cells = (f"{statistics.median(took) * 1e3:14.1f} {max(took) * 1e3:9.1f}" for took in columns)
+        print(f"{name:24}" + "".join(cells))
+    print(f"{'goal':24}{'<= 50':>24}{'<= 50':>24}{'<= 200':>24}")
 
 
 def main() -> None:

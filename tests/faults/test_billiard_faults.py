@@ -353,6 +353,7 @@ def test_random_kills_leave_no_future_unresolved():
 def test_ten_thousand_random_kills_leave_no_future_unresolved_and_nothing_behind():
     with BilliardExecutor(4) as executor:
         churn(executor, 500, random.Random(1))
+        executor.apply_async(tasks.square, (3,), callback=lambda _: None).get(30)  # the callbacks' thread is there
         before, named = leaks.measure(), segments()
         killed = 0
         while killed < 10_000:

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from slotline.workers.jobs import ApplyResult
     from slotline.workers.loop import Loop
 
-_STEADY: Final = 8
-"""How many times in a row somebody waits at once for what it hands in before it keeps the worker in between."""
+_HABIT: Final = 8
+"""How many more answers must have been read by those who wait, than were not, for a worker to be kept in between."""
 
-_WARY: Final = 256
-"""The same after somebody has not waited although it used to."""
+_FIRM: Final = 128
+"""As many are counted at most, so that a habit which is given up is soon forgotten."""
+
+_UNREAD, _UNUSED = 64, 8
+"""What is taken off when nobody waits for the answer of a worker that was kept, or nobody uses the worker."""
 
 _LONGEST: Final = 3600.0
 """Seconds that one wait takes at most, since the system's clock for it is a short one."""
@@ -41,7 +44,7 @@ class Lending:
 
     def __init__(self, dispatcher: Dispatcher, inbox: Inbox, loop: Loop) -> None:
         self.dispatcher, self.inbox, self.loop = dispatcher, inbox, loop
-        self.steady, self.enough = 0, _STEADY
+        self.habit = 0
         dispatcher.listen = lambda member: loop.resume(member.sock.fileno())
 
     def attend(self, job: ApplyResult, timeout: float | None) -> float | None:
@@ -99,8 +102,8 @@ class Lending:
                 if not member.busy:
                     member.close()
             elif member.lent_to is not None:
-                self.steady += 1
-                if member.inflight or not member.fast or self.steady < self.enough:
+                self.habit = min(self.habit + 1, _FIRM)
+                if member.inflight or not member.fast or self.habit < _HABIT:
                     dispatcher.reclaim(member)
                 elif member not in dispatcher.loans:
                     dispatcher.loans.add(member)
@@ -125,7 +128,5 @@ class Lending:
                 if member.reader is not None:
                     dispatcher.loans.discard(member)
                     continue
-                if member.inflight:
-                    self.enough = _STEADY if self.steady > _WARY else _WARY
-                self.steady = 0
+                self.habit = max(self.habit - (_UNREAD if member.inflight else _UNUSED), -_FIRM)
                 dispatcher.reclaim(member)
