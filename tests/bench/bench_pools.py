@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import redis
 import redis.asyncio
 
-from slotline import MemoryStore, Pool, RedisStore
+from slotline import Limits, MemoryStore, Pool, RedisStore
 from slotline.stores import Command
 from tests.harness.redis_server import RedisServer
 
@@ -83,6 +83,15 @@ async def one_slot(server: RedisServer) -> None:
             await slot(pool)
     show("Pool on Redis", await median(lambda: slot(pool)), limit, f"{counted['evalsha'] / 100:.2f} commands")
     show("Pool in memory", await median(lambda: slot(memory)), limit)
+    both = Limits(pool, Pool("bench-too", 10, store=store))
+
+    async def slots_of_both() -> None:
+        await both.release(await both.acquire())
+
+    with server.counting() as counted:
+        for _ in range(100):
+            await slots_of_both()
+    show("Limits of two pools on Redis", await median(slots_of_both), limit, f"{counted['evalsha'] / 100:.2f} commands")
     await peers_alone(server, limit)
     await store.close()
 

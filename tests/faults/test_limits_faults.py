@@ -151,6 +151,23 @@ async def test_killed_waiters_are_passed_over_by_those_behind_them(store, limits
     await await_until("the dead are forgotten", empty)
 
 
+async def test_a_waiter_that_is_killed_between_its_call_and_its_question_holds_nothing(store, limits, redis_url):
+    a, b = limits.pools
+    held = await b.acquire()
+    waiter = start(HOLDER, "waiting", url=redis_url, wait=True)
+
+    async def waits() -> bool:
+        return (await a.info()).waiting == 1
+
+    await await_until("it waits", waits)
+    os.kill(waiter.pid, signal.SIGSTOP)
+    await b.release(held)  # it is called: it has b for as long as it may take to ask for both, and does not ask
+    end(waiter)
+    async with a:
+        await b.release(await b.acquire(timeout=20))
+    await limits.release(await limits.acquire(timeout=20))
+
+
 async def test_a_stopped_holder_loses_all_slots_and_knows_it_when_it_goes_on(store, limits, redis_url):
     holder = start(HOLDER, "holding", url=redis_url, wait=False)
     try:

@@ -339,3 +339,19 @@ def test_a_parked_message_costs_its_payload_and_a_little_and_its_run_one_command
             assert taken is not None
             end(taken)
     assert counted["evalsha"] <= 4 * 50
+
+
+@pytest.mark.parametrize("key", ["with {braces} and }", "ün|ï\x00c", "\x00", "x" * 1000])
+def test_any_text_names_a_pool_and_a_worker_asks_for_what_was_asked(store, room, key):
+    odd, plain = Pool(key, 5, 60, store=store), Pool("plain", 3, None, store=store, max_per_partition=2)
+    limits = Limits(odd, plain)
+    held = limits.sync.acquire(weight={"plain": 3})
+    room.sync.park(limits, b"message", lane="q", weight={key: 4, "plain": 2}, partition="a tenant | with\nodd text")
+    limits.sync.release(held)
+    taken = take(room)
+    assert taken.pool.key == limits.key
+    assert {slot.key for slot in taken.slot.slots} == {key, "plain"}
+    assert (odd.sync.size(), plain.sync.size()) == (4, 2)
+    assert [pool.slot_exp for pool in taken.pool.pools if pool.key == key] == [60]
+    end(taken)
+    assert states(odd, plain) == [(0, 0), (0, 0)]
