@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 
 import pytest
@@ -51,6 +52,19 @@ async def test_a_worker_that_dies_costs_only_its_own_task():
             await lease.run(os._exit, 0)
         assert other.result(30) is None
         assert await lease.run(pow, 2, 3) == 8
+
+
+async def test_a_callback_that_takes_its_time_holds_up_no_other_work_and_no_limit():
+    go_on, called = threading.Event(), threading.Event()
+    async with billiards(timeout=2) as manager, await manager.acquire() as lease:
+        lease.executor.submit(pow, 2, 2).add_done_callback(lambda _: called.set() or go_on.wait(60))
+        await await_until("the callback runs", called.is_set)
+        try:
+            assert await asyncio.wait_for(lease.run(pow, 2, 3), 30) == 8
+            with pytest.raises(TimeLimitExceeded):
+                await asyncio.wait_for(lease.run(time.sleep, 60), 30)
+        finally:
+            go_on.set()
 
 
 async def test_revoking_kills_the_work_and_says_what_ran():

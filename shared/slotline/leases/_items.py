@@ -58,6 +58,7 @@ class LoopItem(Item):
     """An item of a coroutine of the grinder's loop."""
 
     __slots__ = ("future",)
+    brief = True
 
     future: asyncio.Future[Any]
 

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 class Sink(ABC):
-    """Where a job's outcome goes."""
+    """Where a job's outcome goes.
+
+    Attributes:
+        brief: Whether handing an outcome over runs nobody's code and blocks nobody, so that any thread may do it.
+    """
 
     __slots__ = ()
+    brief = False
 
     @property
     def label(self) -> str | None:
@@ -44,6 +49,7 @@ class LoopSink(Sink):
     """A future of an event loop."""
 
     __slots__ = ("future", "mailbox")
+    brief = True
 
     def __init__(self, future: asyncio.Future[Any], mailbox: Mailbox) -> None:
         self.future, self.mailbox = future, mailbox
@@ -188,6 +194,11 @@ class RemoteJob(Job):
         self.inner: Future[Any] | None = None
         self.executor: Executor | None = None
         self.limits: dict[str, float | None] | None = None
+
+    @property
+    def brief(self) -> bool:
+        """What an executor asks whose thread must not be held up: see :class:`Sink`."""
+        return self.sink.brief
 
     def enter(self, executor: Executor) -> None:
         """Stand in an executor's queue."""

@@ -38,12 +38,11 @@ Observer: TypeAlias = "Callable[[ApplyResult], None]"
 """What Slotline itself does when a task is done, in whatever thread; it must not block."""
 
 
-_BRIEF = frozenset({"asyncio.futures", "slotline.leases._jobs"})
-
-
 def _is_brief(callback: Callable[..., Any]) -> bool:
-    """Return whether a callback only passes an outcome on, to an event loop, and so needs no thread of its own."""
-    return getattr(callback, "__module__", None) in _BRIEF
+    """Return whether a callback only passes an outcome on to an event loop: asyncio's, or a method of what says so."""
+    if getattr(callback, "__module__", None) == "asyncio.futures":
+        return True
+    return bool(getattr(getattr(callback, "__self__", None), "brief", False))
 
 
 class _Condition(RLock):  # type: ignore[misc] # the type stubs call it final, which it is not
