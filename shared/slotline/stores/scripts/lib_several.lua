@@ -43,8 +43,10 @@ local function slot_of(name, at) return name .. '.' .. at end
 local function held_by(name)
   local fences, lives = {}, {}
   for at = 1, pools do
+    if tonumber(redis.call('ZSCORE', KEYS[5 * at - 4], slot_of(name, at)) or 0) <= now_ms then return nil end
+  end
+  for at = 1, pools do
     use(at)
-    if tonumber(redis.call('ZSCORE', slots, slot_of(name, at)) or 0) <= now_ms then return nil end
     lives[at], fences[at] = prolong(slot_of(name, at), life_of(lease_ms, cap_ms))
     fences[at] = fences[at] or '0'  -- the server has evicted the state
   end
