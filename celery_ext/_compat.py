@@ -62,9 +62,10 @@ def check_redis_transport() -> None:
     """
     from kombu.transport import redis, virtual  # noqa: PLC0415 - redis is an extra
 
-    parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos", "unacked_restore_limit")
+    parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos")
     _need(redis.Channel, "kombu's Redis channel", *parts)
-    _need(virtual.QoS, "kombu's QoS", "_delivered", "restore_visible")
+    _need(virtual.QoS, "kombu's QoS", "_delivered")
+    _need(redis.QoS, "kombu's QoS on Redis", "restore_by_tag")
 
 
 def has_semaphore(worker: Any, consumer: Any) -> bool:

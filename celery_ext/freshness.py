@@ -5,8 +5,8 @@ Redis does not know whether a consumer lives. So kombu delivers anew whatever wa
 limit, which then run twice. Here the worker says of its messages that they are still its own. A dead worker says
 nothing: with this, the timeout may be as short as the recovery from a crash should be.
 
-Without an event loop (threads, gevent, solo) kombu looks for the messages of the dead only when nothing at all has come
-from Redis for two seconds, and its own blocking read comes back after one: never. There the worker looks for them here.
+Each worker also puts back what the dead had in hand. kombu does that every hundred seconds, in pools without an event
+loop (threads, gevent, solo) practically never, and not for five minutes after a worker was killed while it was at it.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Freshness:
             try:
                 channel = self._consumer.task_consumer.channel
                 seconds = channel.visibility_timeout / BEATS
-                refresh(channel)
-                if self._consumer.hub is None:
-                    channel.qos.restore_visible(num=channel.unacked_restore_limit, interval=1)
+                if not channel.closed:
+                    refresh(channel)
+                    restore(channel)
             except Exception as error:  # noqa: BLE001 - whatever it is, the consumer notices and connects anew
                 logger.debug("the unacknowledged messages cannot be kept fresh now: %r", error)
                 seconds = min(seconds, 1.0)
@@ -73,9 +73,19 @@ class Freshness:
 
 def refresh(channel: Any) -> None:
     """Say that a channel's unacknowledged messages are still in hand; what was acknowledged meanwhile stays so."""
-    if channel.closed:
-        return
     tags = list(channel.qos._delivered)  # noqa: SLF001 - checked by check_redis_transport
     with channel.conn_or_acquire() as client:
         for some in (tags[at : at + _AT_ONCE] for at in range(0, len(tags), _AT_ONCE)):
             client.zadd(channel.unacked_index_key, dict.fromkeys(some, time.time()), xx=True)
+
+
+def restore(channel: Any) -> None:
+    """Put those messages back into their queues that nobody has spoken for in the visibility timeout.
+
+    Without kombu's mutex, which stays with a worker that is killed: each message is put back in a transaction, and so
+    once, whoever else is at it.
+    """
+    with channel.conn_or_acquire() as client:
+        before = time.time() - channel.visibility_timeout
+        for tag in client.zrangebyscore(channel.unacked_index_key, 0, before, start=0, num=_AT_ONCE):
+            channel.qos.restore_by_tag(tag, client)

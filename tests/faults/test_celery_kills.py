@@ -19,7 +19,7 @@ from tests.integration.losing_slots import ends, fences, one_after_the_other, pi
 pytestmark = pytest.mark.leaves("keys", reason="the history that the tasks write")
 
 LEASE = 2.0
-SOON = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+SOON = {"visibility_timeout": 3}
 """What a dead worker has not acknowledged comes again soon."""
 RECOVERED = 30.0
 """Seconds after which everything must have run: twice the lease, the broker's own redelivery, and a busy machine."""
@@ -124,7 +124,6 @@ def all_die_and_all_is_well(made: Deployment, pool: str = "prefork") -> None:
     made.close()
 
 
-@pytest.mark.needs("kombu>=5.5", reason="older transports look for unacknowledged messages seldom")
 @pytest.mark.parametrize("late", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["acks_late", "acks_early"])
 def test_whoever_is_killed_on_redis_costs_no_more_than_the_broker_allows(
     tmp_path: Path, own_redis: RedisServer, late: bool
@@ -132,7 +131,6 @@ def test_whoever_is_killed_on_redis_costs_no_more_than_the_broker_allows(
     all_die_and_all_is_well(Deployment(tmp_path, own_redis, lease=LEASE, acks_late=late, transport=SOON, extra=SOURCE))
 
 
-@pytest.mark.needs("kombu>=5.5", reason="older transports look for unacknowledged messages seldom")
 def test_a_killed_gevent_worker_costs_no_more_than_the_broker_allows(tmp_path: Path, own_redis: RedisServer) -> None:
     made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True, transport=SOON, extra=SOURCE)
     all_die_and_all_is_well(made, "gevent")

@@ -13,7 +13,7 @@ from tests.integration.celery_apps import Deployment
 from tests.integration.losing_slots import ends, fences, most_alive, runs
 
 LIMITED, FREE, SECONDS, LEASE = 300, 20, 0.04, 2.0
-TRANSPORT = {"visibility_timeout": 3, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+TRANSPORT = {"visibility_timeout": 3}
 
 SOURCE = """
 @app.task(shared=False, name="app.traced", pool="traced", pool_size=2, bind=True, acks_late=True)

@@ -35,7 +35,7 @@ LEASE = 3.0
 SIZES = {"both": 3, "tenants": 3, "held": 2}
 KINDS = (*SIZES, "cached", "plain")
 TENANTS = 4
-SOON = {"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+SOON = {"visibility_timeout": 8}
 DRAINED = 120.0
 """Seconds in which everything must have run once nothing happens any more."""
 

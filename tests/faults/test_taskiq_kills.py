@@ -27,7 +27,7 @@ BROKERS = {
     "stream": """
 from taskiq_redis import RedisStreamBroker
 broker = RedisStreamBroker(
-    URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=1500, unacknowledged_lock_timeout=2
+    URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=4000, unacknowledged_lock_timeout=2
 )
 """,
     "rabbitmq": """
@@ -124,9 +124,9 @@ class Drama:
 
         await await_until(description, holds, RECOVERED, 0.2)
 
-    def acknowledged(self, task: str) -> bool:
+    def acknowledged(self, task: str, copies: int = 1) -> bool:
         pending = self.client.xpending("work", "taskiq")["pending"] if self.kind == "stream" else 0
-        return f"{task} is parked" in self.worker.log and not pending
+        return self.worker.log.count(f"{task} is parked") == copies and not pending
 
     async def meet_its_fate(self, kill: Kill, task: Any) -> None:
         """Send a message that has its worker killed, and another one behind it; see what becomes of both."""
@@ -145,7 +145,7 @@ class Drama:
                 await stack.aclose()
             await self.until("the worker is dead", lambda: not set(before) <= set(self.worker.children()))
             if kill.place == "parked":
-                await self.until("its copy is acknowledged", lambda: self.acknowledged(victim))
+                await self.until("its copy is acknowledged", lambda: self.acknowledged(victim, 2))
         await task.kicker().with_task_id(follower).kiq(name)
 
         def outcome() -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_ext.freshness import refresh
+from celery_ext.freshness import refresh, restore
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -19,9 +19,7 @@ LONG = 9.0
 
 
 def deploy(directory: Path, server: RedisServer, broker: str | None = None) -> Deployment:
-    # Celery looks for overdue messages every second, not every hundred.
-    looks = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
-    transport = {"visibility_timeout": TIMEOUT, **looks}
+    transport = {"visibility_timeout": TIMEOUT}
     return Deployment(directory, server, broker=broker, acks_late=True, transport=transport)
 
 
@@ -33,6 +31,7 @@ def test_what_a_worker_has_in_hand_longer_than_the_visibility_timeout_runs_once(
         made = deploy(tmp_path, own_redis, proxy.redis_url)
         app = made.module
         with made.worker("prefork", concurrency=4) as worker:
+            assert app.free.delay(1).get(timeout=20) == 1  # it reads by now, and so notices
             proxy.cut()  # whatever the first connection had is gone
             wait_until("the worker has connected again", lambda: worker.log.count("Connected to") == 2, 20)
             running = app.free_late.delay("running", LONG)
@@ -64,7 +63,7 @@ def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_
     made.close()
 
 
-@pytest.mark.needs("kombu>=5.5", reason="older transports look for such messages every hundred seconds only")
+@pytest.mark.lowest
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_killed_workers_message_is_delivered_again_after_the_visibility_timeout(
     tmp_path: Path, own_redis: RedisServer, pool: str
@@ -98,4 +97,25 @@ def test_a_message_that_was_acknowledged_meanwhile_is_not_revived(own_redis: Red
         second.ack()
         queue.close()
         client.close()
+    app.close()
+
+
+def test_what_a_worker_had_that_was_killed_while_it_looked_for_the_messages_of_others_comes_again(
+    own_redis: RedisServer,
+) -> None:
+    app = Celery("unit", broker=own_redis.url, set_as_current=False)
+    app.conf.broker_transport_options = {"visibility_timeout": 1}
+    with app.connection_for_read() as connection, own_redis.client() as client:
+        queue: Any = connection.SimpleQueue("fresh")
+        queue.put(7)
+        channel = queue.get(timeout=10).channel
+        channel.qos._delivered.clear()  # as a dead worker's
+        client.set("unacked_mutex", "the dead worker's", ex=300)
+        client.zadd("unacked_index", dict.fromkeys(client.zrange("unacked_index", 0, -1), 0))
+        restore(channel)
+        assert client.zcard("unacked_index") == 0
+        again = queue.get(timeout=10)
+        assert again.payload == 7
+        again.ack()
+        queue.close()
     app.close()
