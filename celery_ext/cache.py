@@ -17,7 +17,7 @@ from celery_ext.options import TaskOptions, fill
 from slotline.caches import BaseCacheAdapter, CacheAdapter, Hit
 from slotline.caches._options import KEPT_FOR_FULL_POOLS
 from slotline.errors import SerializationError
-from slotline.keys import call_key
+from slotline.keys import KeyTemplate, call_key
 
 if TYPE_CHECKING:
     from celery_ext.task import Task
@@ -45,7 +45,7 @@ def entry_key(task: Task, options: TaskOptions, args: Any, kwargs: Any) -> str |
     template = options.get("cache_key")
     try:
         if template is not None:
-            return fill(template, "cache_key", options.signature, args, kwargs)
+            return fill(KeyTemplate(template, option="cache_key"), options.signature, args, kwargs)
         return call_key(task.name, options.signature or task.run, tuple(args or ()), dict(kwargs or {}))
     except TypeError as error:
         if isinstance(error, SerializationError):
@@ -59,7 +59,8 @@ def _told(task: Task, options: TaskOptions, cache: BaseCacheAdapter, args: Any, 
     if not isinstance(cache, CacheAdapter):
         return ttl
     errors = options.get("cache_errors", False)
-    tags = [fill(tag, "cache_tags", options.signature, args, kwargs) for tag in options.get("cache_tags") or ()]
+    templates = [KeyTemplate(tag, option="cache_tags") for tag in options.get("cache_tags") or ()]
+    tags = [fill(template, options.signature, args, kwargs) for template in templates]
     entry = cache.entry_options(
         **ttl,
         cache_errors=True if isinstance(errors, tuple) else errors,

@@ -15,6 +15,7 @@ from slotline import _checks, settings
 from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
 from slotline.errors import InvalidOptionError
 from slotline.leases import ManagerRegistry
+from slotline.pools.demand import spread
 from slotline.stores import Store
 from slotline.stores.url import check_url
 
@@ -27,7 +28,7 @@ GATE_TIMEOUT = 1.0
 _POOL_FIELDS = {
     name: f"pool_{name}"
     for name in (
-        *("size", "rate", "burst", "slot_exp", "partition", "max_per_partition"),
+        *("size", "rate", "burst", "slot_exp", "partition", "max_per_partition", "group"),
         *("on_full", "timeout", "on_lost"),
     )
 }
@@ -89,8 +90,9 @@ def _pools(option: str, value: Any) -> dict[str, dict[str, Any]]:
             wanted = f"a size, or a dictionary of a size, a rate or both, and any of {', '.join(_POOL_FIELDS)}"
             raise _checks.refuse(f"{option}[{key!r}]", declared, wanted)
         try:
-            check_option("pool", key)
-            pools[key] = {_POOL_FIELDS[name]: check_option(_POOL_FIELDS[name], it) for name, it in fields.items()}
+            check_option("pool", _checks.text("pool", key))
+            checked = {_POOL_FIELDS[name]: check_option(_POOL_FIELDS[name], it) for name, it in fields.items()}
+            pools[key] = {name: spread(name, value, 1)[0] for name, value in checked.items()}
         except InvalidOptionError as error:
             raise InvalidOptionError(f"{option}[{key!r}].{error.option}", error.value, error.allowed) from None
         if "burst" in fields and "rate" not in fields:

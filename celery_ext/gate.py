@@ -23,7 +23,7 @@ from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
 from celery_ext.losses import Losses
 from celery_ext.mailbox import mailbox_for
-from celery_ext.options import Limit
+from celery_ext.options import CallLimit
 from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.processes import Processes
@@ -40,7 +40,7 @@ from slotline.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from slotline.pools import Pool, Slot
+from slotline.pools import Limit, Slot
 from slotline.pools.fleeting import is_line
 from slotline.stores import Store
 
@@ -94,8 +94,8 @@ class Gate:
                 consumer, self._mailbox, self._processes, self._watch, using.config.room, self._losses.forfeit
             )
             self._following = Following.of(using, self._watch, self._parking)
-        self._reader = LimitReader(worker.app, using.config, follows=self._following is not None)
-        self._pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
+        self._reader = LimitReader(worker.app, using.config, self._store, follows=self._following is not None)
+        self._pools: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
         self._running: set[Tenure] = set()
         self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
         self._open = True
@@ -149,8 +149,8 @@ class Gate:
     def counts(self) -> dict[str, Any]:
         """Return how many requests run with a slot and how many are held, by pool."""
         running: dict[str, int] = {}
-        for tenure in [tenure for tenure in list(self._running) if not is_line(tenure.slot.key)]:
-            running[tenure.slot.key] = running.get(tenure.slot.key, 0) + 1
+        for key in [slot.key for tenure in list(self._running) for slot in tenure.slot.slots if not is_line(slot.key)]:
+            running[key] = running.get(key, 0) + 1
         losses = {"losses": dict(self._losses.counts)} if self._losses.counts else {}
         return {"running": running, "held": self._waiting.counts(), **losses}
 
@@ -222,7 +222,7 @@ class Gate:
     def _begin(
         self,
         request: Any,
-        pool: Pool | None = None,
+        pool: Limit[Any] | None = None,
         slot: Slot | None = None,
         *,
         lead: Lead | None = None,
@@ -277,10 +277,11 @@ class Gate:
 
     def _take_now(self, held: Held) -> Slot:
         if held.limit.line in self._waiting:  # others wait for it already
-            raise PoolFullError(held.limit.key, held.pool.max_size)
-        return self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request), **held.limit.share))
+            raise PoolFullError(held.limit.key, held.size)
+        slot: Slot = self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request), **held.limit.share))
+        return slot
 
-    def _turn_away(self, request: Any, limit: Limit, error: PoolFullError) -> None:
+    def _turn_away(self, request: Any, limit: CallLimit, error: PoolFullError) -> None:
         if limit.on_full == "drop" and not isinstance(error, PoolTimeoutError):
             logger.info("%s is dropped: %s", request, error)
             outcome.drop(request)
@@ -309,7 +310,7 @@ class Gate:
         finally:
             self._processes.give_back()
 
-    def _start(self, request: Any, pool: Pool | None, slot: Slot | None, lead: Lead | None) -> None:
+    def _start(self, request: Any, pool: Limit[Any] | None, slot: Slot | None, lead: Lead | None) -> None:
         def release() -> None:
             if pool is not None and slot is not None:
                 self._watch.release(pool, slot)
@@ -347,16 +348,14 @@ class Gate:
         if self._parking is not None:
             self._parking.take_soon()
 
-    def _pool(self, limit: Limit) -> Pool:
-        name = (limit.key, limit.size, *limit.pool_options.items())
-        pool = self._pools.get(name)
+    def _pool(self, limit: CallLimit) -> Limit[Any]:
+        pool = self._pools.get(limit.pools)
         if pool is None:
-            pool = Pool(limit.key, limit.size, store=self._store, on_lost=self._losses.forfeit, **limit.pool_options)
-            self._pools[name] = pool
+            pool = self._pools[limit.pools] = limit.made(self._store, self._losses.forfeit)
             if len(self._pools) > POOLS:
                 self._pools.popitem(last=False)
         else:
-            self._pools.move_to_end(name)
+            self._pools.move_to_end(limit.pools)
         return pool
 
     def _free_discarded(self) -> None:

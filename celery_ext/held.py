@@ -11,8 +11,8 @@ from weakref import WeakSet
 
 from celery.worker import state
 
-from celery_ext.options import Limit
-from slotline.pools import Place, Pool, Slot
+from celery_ext.options import CallLimit
+from slotline.pools import Limit, Place, Slot
 
 
 @dataclass(eq=False, slots=True)
@@ -27,25 +27,30 @@ class Held:
     """
 
     request: Any
-    limit: Limit
-    pool: Pool
+    limit: CallLimit
+    pool: Limit[Any]
     until: float | None = None
 
+    @property
+    def size(self) -> int:
+        """How many slots there are at the most of what it waits for, for people."""
+        return min(pool.max_size for pool in self.pool.pools)
+
     @classmethod
-    def from_now(cls, request: Any, limit: Limit, pool: Pool) -> Held:
+    def from_now(cls, request: Any, limit: CallLimit, pool: Limit[Any]) -> Held:
         """Hold a request whose ``pool_timeout`` starts now."""
         return cls(request, limit, pool, None if limit.timeout is None else time.monotonic() + limit.timeout)
 
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """The requests that wait for one pool, in one partition, in this worker; the first stands in the pool's own line.
+    """The requests that wait for the same pools and partitions in this worker; the first stands in the pools' own line.
 
     Only the first does, so that a worker that holds a thousand requests does not come a thousand times before one
     that holds a single one. Each partition has a line, so that they take turns, and one that is full holds up no other.
     """
 
-    name: tuple[str, str | None]
+    name: tuple[tuple[str, str | None], ...]
     waiting: deque[Held] = field(default_factory=deque)
     place: Place | None = None
     served: WeakSet[Place] = field(default_factory=WeakSet)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_ext.options import HEADER, LIMIT_NAMES, Limit, TaskOptions, options_of
+from celery_ext.options import HEADER, LIMIT_NAMES, CallLimit, TaskOptions, options_of
 from slotline._checks import refuse
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_ext.config import Config
+    from slotline.stores import Store
 
 _CACHE_ONLY = ("cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
 
@@ -21,14 +22,15 @@ class LimitReader:
     Args:
         app: The app; its tasks are checked at once.
         config: Its settings.
+        store: Where the pools are.
         follows: Whether cached tasks wait for one another in the room, so that the gate has to do with them.
 
     Raises:
         InvalidOptionError: An option of a task cannot be used.
     """
 
-    def __init__(self, app: Celery, config: Config, *, follows: bool = False) -> None:
-        self._config, self._follows = config, follows
+    def __init__(self, app: Celery, config: Config, store: Store | None = None, *, follows: bool = False) -> None:
+        self._config, self._store, self._follows = config, store, follows
         self._known: dict[str, TaskOptions] = {}
         self._free: set[str] = set()
         for task in app.tasks.values():
@@ -43,7 +45,7 @@ class LimitReader:
         """What the app's tasks ask for when their pools are full."""
         return {options.values["pool_on_full"] for options in self._known.values() if "pool_on_full" in options.values}
 
-    def limit_of(self, request: Any) -> Limit | None:
+    def limit_of(self, request: Any) -> CallLimit | None:
         """Return the limit of a request.
 
         Raises:
@@ -67,6 +69,8 @@ class LimitReader:
         from celery_ext.task import Task  # noqa: PLC0415 - the task installs what uses this module
 
         options = options_of(task if isinstance(task, Task) else _Foreign(task), self._config)
+        if len(options.pools) > 1:
+            options.unfilled.made(self._store)  # on a Cluster they need a group
         self._known[task.name] = options
         if not options.limited and not (self._follows and options.cached):
             self._free.add(task.name)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from slotline import _checks
 from slotline.errors import InvalidOptionError
 from slotline.keys import CallSignature, KeyTemplate
-from slotline.pools._share import Share
-from slotline.pools._wire import UNLIMITED
+from slotline.pools.demand import OF_EACH, Demand, OfPool, demand_of, for_each, keys_of, said_of_each
 from slotline.pools.rate import Rate
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ ON_FULL: Final = ("park", "wait", "fail", "drop", "stale", "cancel_newest", "can
 ON_LOST: Final = ("cancel", "warn")
 _FAMILIES: Final = ("pool_", "cache_", "executor")
 _UNSET: Any = object()
+_CALLS_KEPT: Final = 256
 
 
 def _cache_errors(option: str, value: Any) -> bool | float | tuple[type[Exception], ...]:
@@ -48,6 +48,13 @@ def _tags(option: str, value: Any) -> tuple[str, ...]:
     return tuple(_template(option, tag) for tag in value)
 
 
+def _pool(option: str, value: Any) -> str | tuple[str, ...]:
+    keys = keys_of(value)
+    for key in keys:
+        KeyTemplate(key, option=option)
+    return keys if len(keys) > 1 else keys[0]
+
+
 def _rate(option: str, value: Any) -> str:
     try:
         rate = Rate.parse("" if value is None else value, None)
@@ -65,14 +72,15 @@ def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 
 _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "pool": _optional(_template),
-    "pool_size": _checks.whole_number,
-    "pool_rate": _rate,
-    "pool_burst": _checks.whole_number,
-    "pool_slot_exp": _checks.optional_seconds,
-    "pool_weight": _checks.whole_number,
-    "pool_partition": _optional(_template),
-    "pool_max_per_partition": _checks.whole_number,
+    "pool": _optional(_pool),
+    "pool_size": for_each(_checks.whole_number),
+    "pool_rate": for_each(_rate),
+    "pool_burst": for_each(_checks.whole_number),
+    "pool_slot_exp": for_each(_checks.optional_seconds),
+    "pool_weight": for_each(_checks.whole_number),
+    "pool_partition": for_each(_optional(_template)),
+    "pool_max_per_partition": for_each(_checks.whole_number),
+    "pool_group": for_each(_checks.text),
     "pool_on_full": lambda option, value: _checks.one_of(option, value, ON_FULL),
     "pool_timeout": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "pool_on_lost": lambda option, value: _checks.one_of(option, value, ON_LOST),
@@ -106,40 +114,16 @@ def is_option(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """The pool that one call counts in.
+class CallLimit(Demand):
+    """What one call asks of its pools, and what becomes of it where one is full.
 
     Attributes:
-        key: The pool's key, filled in.
-        size: How many calls may run at once; ``None`` where only the rate limits them.
-        slot_exp: Seconds after which the slot no longer counts; ``None`` for never; missing for the default.
-        on_full: One of ``ON_FULL``; ``None`` for what suits the store.
+        on_full: What becomes of the call that finds one full, one of ``ON_FULL``; ``None`` for what suits the store.
         timeout: Seconds that the call waits at the most; ``None`` for as long as it takes.
-        rate: How often calls may start, ``"100/m"``; ``None`` for no such limit.
-        burst: How many starts may come at once after a pause; ``None`` for one.
-        weight: How many of the pool's slots the call counts as.
-        partition: On whose account, filled in; ``None`` for nobody's.
-        max_per_partition: How many slots one partition may have; ``None`` for as many as there are.
     """
 
-    key: str
-    size: int | None
-    slot_exp: Any
     on_full: str | None
     timeout: float | None
-    rate: str | None = None
-    burst: int | None = None
-    weight: int = 1
-    partition: str | None = None
-    max_per_partition: int | None = None
-
-    @property
-    def pool_options(self) -> dict[str, Any]:
-        """The options of ``Pool`` besides key and size."""
-        given: dict[str, Any] = {} if self.slot_exp is _UNSET else {"slot_exp": self.slot_exp}
-        if self.max_per_partition is not None:
-            given["max_per_partition"] = self.max_per_partition
-        return given if self.rate is None else {**given, "rate": self.rate, "burst": self.burst}
 
     @property
     def parks(self) -> bool:
@@ -148,24 +132,23 @@ class Limit:
             return self.timeout is None
         return self.on_full == "park"
 
-    @property
-    def share(self) -> dict[str, Any]:
-        """The arguments by which a pool or a room is asked for what the call needs of it."""
-        return {"weight": self.weight, "partition": self.partition}
-
-    @property
-    def line(self) -> tuple[str, str | None]:
-        """What calls have in common that wait one after the other: their pool, and their partition of it."""
-        return self.key, self.partition
-
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """The checked options of a task, or of one call of it."""
+    """The checked options of a task, or of one call of it.
+
+    Attributes:
+        pools: What they say of each pool that a call counts in; none without a limit.
+    """
 
     values: Mapping[str, Any]
     signature: CallSignature | None
     config: Config
+    pools: tuple[OfPool, ...] = field(init=False)
+    _calls: dict[Any, TaskOptions] = field(init=False, default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pools", tuple(self._of_pools()))
 
     def with_call(self, changes: Mapping[str, Any]) -> TaskOptions:
         """Return the options of a call that overrides some.
@@ -175,6 +158,19 @@ class TaskOptions:
         """
         if not isinstance(changes, Mapping):
             raise _checks.refuse(f"headers[{HEADER!r}]", changes, "a dictionary of options")
+        # Calls that override the same are many, and each is asked for more than once. True is no 1 here.
+        known = tuple((name, type(value), value) for name, value in changes.items())
+        try:
+            found = self._calls.get(known)
+        except TypeError:  # a list
+            return self._changed(changes)
+        if found is None:
+            found = self._changed(changes)
+            if len(self._calls) < _CALLS_KEPT:
+                self._calls[known] = found
+        return found
+
+    def _changed(self, changes: Mapping[str, Any]) -> TaskOptions:
         checked = {name: check_option(name, value) for name, value in changes.items()}
         return _coherent(TaskOptions({**self.values, **checked}, self.signature, self.config))
 
@@ -182,15 +178,35 @@ class TaskOptions:
         """Return the value of one option."""
         return self.values.get(name, default)
 
-    def of_pool(self, name: str, default: Any = None) -> Any:
-        """Return the value of one option of the limit: the task's or the call's own, else that of the declared pool."""
-        declared = self.config.pools.get(self.values.get("pool") or "", {})
-        return self.values.get(name, declared.get(name, default))
+    def of_pools(self, name: str, default: Any = None) -> Any:
+        """Return an option that holds for all pools: the task's or the call's own, else that of a declared pool."""
+        if name in self.values:
+            return self.values[name]
+        return next((said[name] for said in map(self._declared, self._keys) if name in said), default)
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        pool = self.values.get("pool")
+        return () if pool is None else keys_of(pool)
+
+    def _declared(self, key: str) -> Mapping[str, Any]:
+        return self.config.pools.get(key, {})
+
+    def _of_pools(self) -> Iterator[OfPool]:
+        keys = self._keys
+        for key, own in zip(keys, said_of_each(self.values, len(keys)), strict=True):
+            (declared,) = said_of_each(self._declared(key), 1)
+            merged = declared | own
+            said: dict[str, Any] = {name: merged[name] for name in OF_EACH if name in merged}
+            weight, partition = said.pop("weight", 1), said.pop("partition", None)
+            template = None if partition is None else KeyTemplate(partition, option="pool_partition")
+            options: dict[str, Any] = {"max_size": said.pop("size", None), **said}
+            yield OfPool(KeyTemplate(key, option="pool"), tuple(options.items()), weight, template)
 
     @property
     def limited(self) -> bool:
         """Whether a call counts in a pool."""
-        return self.values.get("pool") is not None
+        return bool(self.pools)
 
     @property
     def cached(self) -> bool:
@@ -201,12 +217,12 @@ class TaskOptions:
     @property
     def serves_old(self) -> bool:
         """Whether a call whose pool is full ends with the last value that the cache has of it."""
-        return self.limited and self.of_pool("pool_on_full") == "stale"
+        return self.limited and self.of_pools("pool_on_full") == "stale"
 
     @property
     def on_lost(self) -> str:
         """What becomes of a call whose slot is lost: it is ended (``"cancel"``), or goes on (``"warn"``)."""
-        chosen: str = self.of_pool("pool_on_lost", self.config.on_lost)
+        chosen: str = self.of_pools("pool_on_lost", self.config.on_lost)
         return chosen
 
     @property
@@ -214,41 +230,32 @@ class TaskOptions:
         """The name of the manager whose lease runs the body."""
         return self.values.get("executor")
 
-    def limit(self, args: Any, kwargs: Any) -> Limit:
-        """Return the pool of a call with these arguments.
+    @property
+    def unfilled(self) -> Demand:
+        """What calls ask of their pools, with the templates as they are."""
+        return demand_of(self.pools, lambda template: template.template)
+
+    def limit(self, args: Any, kwargs: Any) -> CallLimit:
+        """Return the pools of a call with these arguments.
 
         Raises:
             InvalidOptionError: A template names an argument that the call does not have.
             TypeError: The arguments do not fit the task.
         """
-        partition = self.of_pool("pool_partition")
-        if partition is not None:
-            partition = fill(partition, "pool_partition", self.signature, args, kwargs)
-        return Limit(
-            key=fill(self.values["pool"], "pool", self.signature, args, kwargs),
-            size=self.of_pool("pool_size"),
-            slot_exp=self.of_pool("pool_slot_exp", _UNSET),
-            on_full=self.of_pool("pool_on_full"),
-            timeout=self.of_pool("pool_timeout"),
-            rate=self.of_pool("pool_rate"),
-            burst=self.of_pool("pool_burst"),
-            weight=self.of_pool("pool_weight", 1),
-            partition=partition,
-            max_per_partition=self.of_pool("pool_max_per_partition"),
-        )
+        demand = demand_of(self.pools, lambda template: fill(template, self.signature, args, kwargs))
+        return CallLimit(demand.asked, self.of_pools("pool_on_full"), self.of_pools("pool_timeout"))
 
 
-def fill(template: str, option: str, signature: CallSignature | None, args: Any, kwargs: Any) -> str:
-    """Fill a key template from a call's arguments, defaults included.
+def fill(template: KeyTemplate, signature: CallSignature | None, args: Any, kwargs: Any) -> str:
+    """Fill a template from a call's arguments, defaults included.
 
     Raises:
         InvalidOptionError: The template names an argument that the call does not have.
         TypeError: The arguments do not fit the task.
     """
-    parsed = KeyTemplate(template, option=option)
     if signature is None:
-        return parsed.fill(dict(kwargs or {}))
-    return parsed.for_call(signature, tuple(args or ()), dict(kwargs or {}))
+        return template.fill(dict(kwargs or {}))
+    return template.for_call(signature, tuple(args or ()), dict(kwargs or {}))
 
 
 def options_of(task: Any, config: Config) -> TaskOptions:
@@ -314,16 +321,9 @@ def _coherent(options: TaskOptions) -> TaskOptions:
 
 def _check_limit(options: TaskOptions) -> None:
     values = options.values
-    pool = values.get("pool")
-    if pool is not None:
-        if not {"pool_size", "pool_rate"} & values.keys() and pool not in options.config.pools:
-            allowed = f"given, or pool_rate, or {pool!r} must be declared in slotline_pools"
-            raise InvalidOptionError("pool_size", "unset", allowed)
-        _check_template(options, "pool", pool)
-        if "pool_burst" in values and options.of_pool("pool_rate") is None:
-            raise _checks.refuse("pool_burst", values["pool_burst"], "used together with pool_rate")
-        _check_share(options, pool)
-        timeout, on_full = options.of_pool("pool_timeout"), options.of_pool("pool_on_full")
+    if options.limited:
+        _check_pools(options)
+        timeout, on_full = options.of_pools("pool_timeout"), options.of_pools("pool_on_full")
         if on_full == "cancel_oldest" and options.on_lost == "warn":
             raise _checks.refuse("pool_on_full", on_full, 'used with pool_on_lost="cancel": the oldest call must end')
         if timeout is not None and on_full == "park":
@@ -334,17 +334,23 @@ def _check_limit(options: TaskOptions) -> None:
                 raise _checks.refuse(name, values[name], "used together with the option pool")
 
 
-def _check_share(options: TaskOptions, pool: str) -> None:
-    partition, most = options.of_pool("pool_partition"), options.of_pool("pool_max_per_partition")
-    if partition is not None:
-        _check_template(options, "pool_partition", partition)
-    elif "pool_max_per_partition" in options.values and "pool_partition" not in options.values:
+def _check_pools(options: TaskOptions) -> None:
+    for pool in options.pools:
+        said, key = dict(pool.options), pool.key.template
+        if said["max_size"] is None and "rate" not in said:
+            allowed = f"given, or pool_rate, or {key!r} must be declared in slotline_pools"
+            raise InvalidOptionError("pool_size", "unset", allowed)
+        if "burst" in said and "rate" not in said:
+            raise _checks.refuse("pool_burst", said["burst"], "used together with pool_rate")
+        for template in (pool.key, pool.partition):
+            if template is not None and options.signature is not None:
+                template.validate(options.signature)
+    values = options.values
+    partitions = "pool_partition" in values or any(pool.partition for pool in options.pools)
+    if "pool_max_per_partition" in values and not partitions:
+        most = values["pool_max_per_partition"]
         raise _checks.refuse("pool_max_per_partition", most, "used together with pool_partition")
-    size = options.of_pool("pool_size") or UNLIMITED
-    try:
-        Share.of(options.of_pool("pool_weight", 1), partition, key=pool, size=size, most=most)
-    except InvalidOptionError as error:
-        raise InvalidOptionError(f"pool_{error.option}", error.value, error.allowed) from None
+    options.unfilled.made()  # says what cannot be, alone or together
 
 
 def _check_cache(options: TaskOptions) -> None:

@@ -40,6 +40,8 @@ def check_limited(task: Task, options: TaskOptions, args: Any, kwargs: Any, call
     """
     with contextlib.suppress(TypeError):  # arguments that do not fit at all are Celery's to refuse
         limit = options.limit(args, kwargs)
+        if len(limit.asked) > 1:
+            limit.made()  # two of them may be one, for these arguments
         if limit.parks and not task.app.conf.task_always_eager and runtime(task.app).store.shared:
             serializer = call.get("serializer") or task.serializer
             with contextlib.suppress(EncodeError):  # Celery says so itself

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +29,9 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
     """A task that understands Slotline's options, given to ``@app.task(...)`` or to one ``apply_async(...)``.
 
     Attributes:
-        pool: The pool that each call counts in, ``"api:{tenant_id}"`` or plain; ``None`` lifts the limit.
+        pool: The pool that each call counts in, ``"api:{tenant_id}"`` or plain, or a list of several: a call needs a
+            slot of each. ``None`` lifts the limit. The options from ``pool_size`` to ``pool_group`` may then be lists
+            with a value for each.
         pool_size: How many calls of the pool run at once, in all workers together.
         pool_rate: How often calls of the pool start, ``"100/m"`` (units s, m, h, d), in all workers together; a pool
             has a size, a rate or both.
@@ -39,6 +41,7 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         pool_partition: On whose account a call counts, ``"{tenant_id}"``; those who wait are served in turn, one of
             each. ``None`` for nobody's.
         pool_max_per_partition: How many slots one partition may have at once; default: as many as there are.
+        pool_group: On a Redis Cluster, what several pools have in common.
         pool_on_full: ``"park"`` (the message waits in Redis and costs no worker anything), ``"wait"`` (it is held in
             the worker, first come, first served), ``"fail"`` (``PoolFullError`` is the result), ``"drop"`` (no run,
             no result), ``"stale"`` (the last value that the cache has is the result; where it has none, as by
@@ -61,14 +64,15 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
     _slotline_options: ClassVar[TaskOptions | None] = None
 
     if TYPE_CHECKING:
-        pool: str | None
-        pool_size: int
-        pool_rate: str
-        pool_burst: int
-        pool_slot_exp: float | None
-        pool_weight: int
-        pool_partition: str | None
-        pool_max_per_partition: int
+        pool: str | Sequence[str] | None
+        pool_size: int | Sequence[int | None]
+        pool_rate: str | Sequence[str | None]
+        pool_burst: int | Sequence[int | None]
+        pool_slot_exp: float | Sequence[float | None] | None
+        pool_weight: int | Sequence[int | None]
+        pool_partition: str | Sequence[str | None] | None
+        pool_max_per_partition: int | Sequence[int | None]
+        pool_group: str | Sequence[str | None]
         pool_on_full: str
         pool_timeout: float | None
         pool_on_lost: str

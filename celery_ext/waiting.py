@@ -52,20 +52,21 @@ class Waiting:
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
         self._start, self._hand_over = start, hand_over
-        self._lines: dict[tuple[str, str | None], Line] = {}
+        self._lines: dict[tuple[tuple[str, str | None], ...], Line] = {}
         self._granted: dict[Held, Slot] = {}
         self._unasked: list[Held] = []
         self._ticking = self._warned = False
         self._connection = object()
 
-    def __contains__(self, name: tuple[str, str | None]) -> bool:
+    def __contains__(self, name: tuple[tuple[str, str | None], ...]) -> bool:
         return name in self._lines
 
     def counts(self) -> dict[str, int]:
         """Return how many requests are held, by pool."""
         held: Counter[str] = Counter()
-        for (key, _), line in list(self._lines.items()):
-            held[key] += len(line.waiting)
+        for name, line in list(self._lines.items()):
+            for key, _ in name:
+                held[key] += len(line.waiting)
         return dict(held)
 
     def take_or_hold(self, held: Held) -> Slot | None:
@@ -89,7 +90,7 @@ class Waiting:
                 return slot
             if held.limit.timeout == 0:
                 line.leave()
-                raise PoolTimeoutError(held.limit.key, held.pool.max_size, timeout=0.0)
+                raise PoolTimeoutError(held.limit.key, held.size, timeout=0.0)
             self._lines[line.name] = line
             self._look_in_time(line)
         else:
@@ -240,5 +241,5 @@ class Waiting:
     def _end(self, held: Held, why: str) -> None:
         self._consumer.qos.decrement_eventually()
         if why == "timeout":
-            error = PoolTimeoutError(held.limit.key, held.pool.max_size, timeout=held.limit.timeout)
+            error = PoolTimeoutError(held.limit.key, held.size, timeout=held.limit.timeout)
             outcome.fail(held.request, error)

@@ -171,7 +171,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         self, known: tuple[AnyTask, dict[str, Any], Options | None], labels: dict[str, Any]
     ) -> Options | None:
         task, own, options = known
-        if any(own.get(name) != value for name, value in labels.items()):
+        if any(own.get(name) != value and str(own.get(name)) != value for name, value in labels.items()):
             return self.read(from_wire({**own, **labels}), task.original_func)
         return options
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from taskiq.message import BrokerMessage, TaskiqMessage
     from taskiq.result import TaskiqResult
 
-    from slotline.pools import Pool, Taken
+    from slotline.pools import Limit, Taken
     from taskiq_ext._feed import Feed
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Delivery(bytes):
         """Note that the asyncio task that calls this handles the message."""
         self.home = asyncio.current_task()
 
-    def claimed(self, pool: Pool) -> Taken | None:
+    def claimed(self, pool: Limit[Any]) -> Taken | None:
         """Return what the message was taken from the room with, if that was a slot of ``pool``; only once."""
         del pool
         return None
@@ -147,7 +147,7 @@ class TakenDelivery(Delivery):
             self.home.add_done_callback(self._ended)
         self.feed.started(self)
 
-    def claimed(self, pool: Pool) -> Taken | None:
+    def claimed(self, pool: Limit[Any]) -> Taken | None:
         taken = self._taken
         if not self._slot_is_ours or taken.pool.key != pool.key or taken.pool.store is not pool.store:
             return None

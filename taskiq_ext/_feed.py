@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskiq.receiver import Receiver
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
-    from slotline.pools import Pool, Slot
+    from slotline.pools import Limit, Slot
     from slotline.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -109,14 +109,15 @@ class Feed:
         self._unstarted.discard(delivery)
         self._ring()
 
-    def freed(self, pool: Pool) -> None:
+    def freed(self, pool: Limit[Any]) -> None:
         """Look for who waits behind a message from the room whose slot is about to be sent back.
 
         The call that the release makes comes over another connection and another thread.
         """
         room = self.rooms.get(pool.store)
         if room is not None:
-            self._loop.call_soon(room.call, pool.key)
+            for one in pool.pools:
+                self._loop.call_soon(room.call, one.name)
 
     async def give_back(self) -> None:
         """Give back what was taken and will not be handled any more."""

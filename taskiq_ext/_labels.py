@@ -7,6 +7,7 @@ schedule source, another language) kept no types. Both are read here; only the s
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ Labels: TypeAlias = Mapping[str, Any]
 CACHE_LABELS = ("cache", "cache_ttl", "cache_errors", "cache_key", "cache_grace", "cache_tags")
 POOL_LABELS = (
     *("pool", "pool_size", "pool_rate", "pool_burst", "pool_slot_exp"),
-    *("pool_weight", "pool_partition", "pool_max_per_partition"),
+    *("pool_weight", "pool_partition", "pool_max_per_partition", "pool_group"),
     *("pool_on_full", "pool_timeout", "pool_on_lost"),
 )
 EXECUTOR_LABELS = ("executor", "time_limit", "soft_time_limit", "max_memory")
@@ -31,6 +32,8 @@ _NUMBERS = frozenset(
     | {"pool_weight", "pool_max_per_partition"}
 )
 _FLAGS = frozenset({"cache", "cache_errors"})
+_MAY_BE_LISTS = frozenset(POOL_LABELS) - {"pool_on_full", "pool_timeout", "pool_on_lost"}
+_LIST_BEGINS = frozenset("[(")
 _TAGS_ALLOWED = "a list of strings that are not empty, or such strings with commas between them"
 _INSTEAD = {
     "executor": "take a lease with executor_lease()",
@@ -103,6 +106,8 @@ def _from_text(name: str, value: str) -> Any:
         return None
     if name in _FLAGS and word in {"true", "false"}:
         return word == "true"
+    if name in _MAY_BE_LISTS and value[:1] in _LIST_BEGINS:
+        return _listed(value)
     if name in _NUMBERS:
         for number in (int, float):
             try:
@@ -179,16 +184,24 @@ def executor_options(
 def _tags(value: Any, function: Callable[..., Any] | None) -> tuple[KeyTemplate, ...]:
     if value is None:
         return ()
-    if isinstance(value, str) and value[:1] in {"[", "("}:  # Taskiq sends a list as its repr
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            raise refuse("cache_tags", value, _TAGS_ALLOWED) from None
+    if isinstance(value, str) and value[:1] in _LIST_BEGINS:
+        value = _listed(value)
+        if isinstance(value, str):
+            raise refuse("cache_tags", value, _TAGS_ALLOWED)
     if isinstance(value, str):
         value = [tag.strip() for tag in value.split(",")]
     if not isinstance(value, list | tuple) or not all(isinstance(tag, str) and tag for tag in value):
         raise refuse("cache_tags", value, _TAGS_ALLOWED)
     return tuple(template_for("cache_tags", tag, function) for tag in value)
+
+
+def _listed(value: str) -> Any:
+    """Return the list that Taskiq has sent as its ``repr``; text that is none as it is."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        found = ast.literal_eval(value)
+        if isinstance(found, list | tuple):
+            return found
+    return value
 
 
 def template_for(option: str, value: Any, function: Callable[..., Any] | None) -> KeyTemplate:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from slotline._checks import one_of, optional_seconds, refuse, text, whole_number
+from slotline._checks import one_of, optional_seconds, refuse, whole_number
 from slotline._default import DEFAULT, Default
-from slotline.errors import InvalidOptionError
 from slotline.keys import KeyTemplate
-from slotline.pools._share import Share
-from slotline.pools._wire import UNLIMITED
+from slotline.pools.demand import OF_EACH, Demand, OfPool, demand_of, keys_of, named_as_options, said_of_each
 from slotline.pools.rate import Rate
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, from_wire, pick, refuse_unknown, template_for
 
@@ -27,6 +24,7 @@ OnLost: TypeAlias = Literal["cancel", "warn"]
 
 ON_FULL: tuple[OnFull, ...] = get_args(OnFull)
 ON_LOST: tuple[OnLost, ...] = get_args(OnLost)
+_NEVER_NONE = frozenset({"pool_size", "pool_rate", "pool_burst", "pool_weight"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,7 @@ class PoolLimit:
         partition: On whose account a run counts, a template as the key is: ``"{tenant}"``. Partitions whose messages
             wait are served in turn; ``None``: all are one.
         max_per_partition: How many slots one partition may have at the most; ``None``: as many as there are.
+        group: What the pools of tasks that name several have in common on a Redis Cluster; see ``Pool``.
         on_lost: What happens to a run whose slot is lost, or whose pool is told to evict it: it ends with
             ``SlotLostError`` before anybody else can have its slot, where it can be ended (``"cancel"``), or goes on
             (``"warn"``). ``None``: as the middleware says.
@@ -67,10 +66,11 @@ class PoolLimit:
     burst: int | None = None
     partition: str | None = None
     max_per_partition: int | None = None
+    group: str | None = None
     on_lost: OnLost | None = None
 
     def __post_init__(self) -> None:
-        with _named_as_labels():
+        with named_as_options():
             rate = Rate.parse(self.rate, self.burst)
         if rate is not None and self.burst is not None:
             object.__setattr__(self, "burst", rate.burst)
@@ -94,6 +94,12 @@ class PoolLimit:
             object.__setattr__(self, "on_lost", one_of("pool_on_lost", self.on_lost, ON_LOST))
         self.check_on_lost(self.on_lost)
 
+    @property
+    def options(self) -> tuple[tuple[str, Any], ...]:
+        """The options of ``Pool``, by name."""
+        names = ("slot_exp", "rate", "burst", "max_per_partition", "group")
+        return ("max_size", self.size), *((name, getattr(self, name)) for name in names)
+
     def check_on_lost(self, on_lost: OnLost | None) -> None:
         """Refuse to cancel the oldest run where runs are not cancelled.
 
@@ -104,17 +110,8 @@ class PoolLimit:
             raise refuse("pool_on_full", self.on_full, 'used with pool_on_lost="cancel": the oldest run must end')
 
 
-class Asked(NamedTuple):
-    """What one message asks of which pool."""
-
-    key: str
-    weight: int
-    partition: str | None
-
-    @property
-    def share(self) -> dict[str, Any]:
-        """The arguments by which a pool or a room is asked for it."""
-        return {"weight": self.weight, "partition": self.partition}
+class _DoesNotFitError(Exception):
+    """The arguments of a message do not fit its function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +119,35 @@ class PoolOptions:
     """What a task's pool labels ask for.
 
     Attributes:
-        key: The pool's key, which may be a template.
-        limit: Its limit.
-        weight: How many of its slots a run counts as.
-        partition: The template of the partition that a run counts in; ``None``: in none.
+        pools: The pools that a run counts in, at the same time.
+        limit: What becomes of a message that finds one full, and of a run whose slot is lost.
     """
 
-    key: KeyTemplate
+    pools: tuple[OfPool, ...]
     limit: PoolLimit
-    weight: int = 1
-    partition: KeyTemplate | None = None
 
-    def asked_by(self, message: TaskiqMessage, calls: TaskCalls) -> Asked | None:
+    @property
+    def unfilled(self) -> Demand:
+        """What messages ask for, with the templates as they are."""
+        return demand_of(self.pools, lambda template: template.template)
+
+    def demand_of(self, message: TaskiqMessage, calls: TaskCalls) -> Demand | None:
         """Return what a message asks for; ``None``: its arguments do not fit the function.
 
         Raises:
             InvalidOptionError: An argument lacks what a template asks of it.
         """
-        key = calls.fill(self.key, message)
-        partition = None if self.partition is None else calls.fill(self.partition, message)
-        if key is None or (partition is None and self.partition is not None):
+
+        def name(template: KeyTemplate) -> str:
+            filled = calls.fill(template, message)
+            if filled is None:
+                raise _DoesNotFitError
+            return filled
+
+        try:
+            return demand_of(self.pools, name)
+        except _DoesNotFitError:
             return None
-        return Asked(key, self.weight, partition)
 
 
 def pool_options(
@@ -151,42 +155,54 @@ def pool_options(
 ) -> PoolOptions | None:
     """Read the labels of the limit; ``pools`` are the declared ones. See :func:`cache_options` for the rest."""
     refuse_unknown(POOL_LABELS, labels)
-    key = labels.get("pool")
-    if key is None:
+    if labels.get("pool") is None:
         for name in POOL_LABELS[1:]:
             if labels.get(name) is not None:
                 raise refuse(name, labels[name], "used together with pool, the key of the limit")
         return None
-    template = template_for("pool", text("pool", key), function)
+    keys = keys_of(labels["pool"])
+    named = [pools[key] for key in keys if key in pools]
+    policy = {
+        "on_full": labels.get("pool_on_full") or _first(limit.on_full for limit in named),
+        "timeout": labels["pool_timeout"] if "pool_timeout" in labels else _first(limit.timeout for limit in named),
+        "on_lost": labels.get("pool_on_lost") or _first(limit.on_lost for limit in named),
+    }
+    given = {name: value for name, value in labels.items() if value is not None or name not in _NEVER_NONE}
+    said = said_of_each(given, len(keys))
+    weights = [of_pool.pop("weight", 1) for of_pool in said]
+    limits = [_limit_of(key, of_pool, pools, policy) for key, of_pool in zip(keys, said, strict=True)]
+    each = zip(keys, limits, weights, strict=True)
+    options = PoolOptions(tuple(_of_pool(*one, function) for one in each), limits[0])
+    most = labels.get("pool_max_per_partition")
+    if most is not None and "pool_partition" not in labels and not any(pool.partition for pool in options.pools):
+        raise refuse("pool_max_per_partition", most, "used together with pool_partition")
+    options.unfilled.made()  # says what cannot be, each for itself and together
+    return options
+
+
+def _limit_of(
+    key: str, said: Mapping[str, Any], pools: Mapping[str, PoolLimit], policy: Mapping[str, Any]
+) -> PoolLimit:
     declared = pools.get(key)
-    own = {name: labels[name] for name in ("pool_size", "pool_rate", "pool_burst") if labels.get(name) is not None}
-    if declared is None and not own.keys() & {"pool_size", "pool_rate"}:
-        if "pool_burst" in own:
-            with _named_as_labels():
-                Rate.parse(None, own["pool_burst"])
+    if declared is None and not said.keys() & {"size", "rate"}:
+        if "burst" in said:
+            with named_as_options():
+                Rate.parse(None, said["burst"])
         known = ", ".join(map(repr, pools)) or "there are none"
         allowed = f"one of the pools that the middleware declares ({known}), or come with pool_size or pool_rate"
         raise refuse("pool", key, allowed)
-    base = declared or PoolLimit(size=1)
-    limit = PoolLimit(
-        size=own.get("pool_size", declared.size if declared else None),
-        slot_exp=labels.get("pool_slot_exp", base.slot_exp),
-        on_full=labels.get("pool_on_full") or base.on_full,
-        timeout=labels.get("pool_timeout", base.timeout),
-        rate=own.get("pool_rate", base.rate),
-        burst=own.get("pool_burst", base.burst),
-        partition=labels.get("pool_partition", base.partition),
-        max_per_partition=labels.get("pool_max_per_partition", base.max_per_partition),
-        on_lost=labels.get("pool_on_lost") or base.on_lost,
-    )
-    if labels.get("pool_max_per_partition") and limit.partition is None and "pool_partition" not in labels:
-        raise refuse("pool_max_per_partition", limit.max_per_partition, "used together with pool_partition")
-    weight = labels.get("pool_weight")
-    with _named_as_labels():
-        size, most = limit.size or UNLIMITED, limit.max_per_partition
-        share = Share.of(1 if weight is None else weight, limit.partition, key=key, size=size, most=most)
+    base = {name: getattr(declared, name) for name in OF_EACH if name != "weight"} if declared else {}
+    return PoolLimit(**{**base, **said, **policy})
+
+
+def _of_pool(key: str, limit: PoolLimit, weight: Any, function: Callable[..., Any] | None) -> OfPool:
+    template = template_for("pool", key, function)
     partition = None if limit.partition is None else template_for("pool_partition", limit.partition, function)
-    return PoolOptions(template, limit, share.weight, partition)
+    return OfPool(template, limit.options, whole_number("pool_weight", weight), partition)
+
+
+def _first(values: Iterable[Any]) -> Any:
+    return next((value for value in values if value is not None), None)
 
 
 def refuse_stale_without_cache(options: PoolOptions | None, labels: Labels) -> None:
@@ -199,11 +215,3 @@ def refuse_stale_without_cache(options: PoolOptions | None, labels: Labels) -> N
         return
     if cache_options(from_wire(pick(CACHE_LABELS, labels)), None, None) is None:
         raise refuse("pool_on_full", "stale", "used on a task that is cached: with cache_ttl or cache=True")
-
-
-@contextmanager
-def _named_as_labels() -> Iterator[None]:
-    try:
-        yield
-    except InvalidOptionError as error:
-        raise InvalidOptionError(f"pool_{error.option}", error.value, error.allowed) from None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
 
-    from slotline.pools import Pool, Room, Slot
+    from slotline.pools import Limit, Room, Slot
     from slotline.stores.base import Store
     from taskiq_ext._delivery import Delivery
 
@@ -67,7 +67,7 @@ class Tenant:
         store = self.store
         return None if delivery is None or store is None or self.lane is None else delivery.feed.rooms.get(store)
 
-    def freed(self, pool: Pool) -> None:
+    def freed(self, pool: Limit[Any]) -> None:
         """See :meth:`Feed.freed`."""
         for feed in self._home.feeds:
             feed.freed(pool)

@@ -14,7 +14,7 @@ from taskiq.exceptions import NoResultError
 from slotline._checks import one_of, refuse, text
 from slotline.caches import CacheAdapter, Hit
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, RunCancelledError, StoreError
-from slotline.pools import Parked, Pool, Slot
+from slotline.pools import Parked, Slot
 from slotline.pools.sizes import check_size
 from slotline.settings import default_store
 from slotline.stores.base import Store
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from taskiq.message import TaskiqMessage
     from taskiq.result import TaskiqResult
 
-    from slotline.pools import Room, Taken
+    from slotline.pools import Limit, Room, Taken
+    from slotline.pools.demand import Demand
     from slotline.settings import OnStoreError
     from taskiq_ext._delivery import Delivery
     from taskiq_ext._interception import AnyTask, Plan
-    from taskiq_ext._limits import Asked, OnLost
+    from taskiq_ext._limits import OnLost
     from taskiq_ext._room import Tenant
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._serving = False
         self._outage = Outage(on_store_error)
         self._runs = GuardedRuns()
-        self._pools: OrderedDict[tuple[str, PoolLimit], Pool] = OrderedDict()
-        self._held: dict[Plan, tuple[Pool, Slot]] = {}
+        self._pools: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
+        self._held: dict[Plan, tuple[Limit[Any], Slot]] = {}
         self._from_room: set[Plan] = set()
         self._releasing: set[asyncio.Task[Any]] = set()
 
@@ -116,6 +117,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 raise refuse("pool_on_full", "park", "used with a store that processes share, such as RedisStore(url)")
         if options is not None:
             options.limit.check_on_lost(options.limit.on_lost or self.on_lost)
+            if self._serving and len(options.pools) > 1:
+                options.unfilled.made(self._shared_store())  # on a Cluster they need a group
         return options
 
     def serves_old(self, task: AnyTask, message: TaskiqMessage) -> bool:
@@ -132,9 +135,11 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         task = self.broker.find_task(message.task_name)
         if task is not None and options is not None:
             refuse_stale_without_cache(options, {**task.labels, **message.labels})
-            asked = options.asked_by(message, calls_of(task.original_func))  # or says now what the arguments lack
-            if asked is not None and self._parks(options.limit) and self._room is not None and self._room.is_open:
-                check_size(size_on_the_way(message, self.broker), asked.key)
+            demand = options.demand_of(message, calls_of(task.original_func))  # or says now what the arguments lack
+            if demand is not None and len(demand.asked) > 1:
+                demand.made()  # two of them may be one, for these arguments
+            if demand is not None and self._parks(options.limit) and self._room is not None and self._room.is_open:
+                check_size(size_on_the_way(message, self.broker), demand.key)
         return options
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
@@ -163,18 +168,17 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     async def admit(self, plan: Plan, options: PoolOptions, message: TaskiqMessage) -> None:
         """Take a slot for the message, or decide how it ends without one."""
-        asked = options.asked_by(message, calls_of(plan.real))
-        if asked is None:
+        demand = options.demand_of(message, calls_of(plan.real))
+        if demand is None:
             return  # the arguments do not fit: the function says so itself, at once
-        key, limit = asked.key, options.limit
-        pool = self._pool(key, limit)
+        key, limit, pool = demand.key, options.limit, self._pool(demand)
         delivery = delivery_for(self.broker)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
             await self._run_taken(plan, taken, limit, message)
             return
         try:
             slot = await self._outage.ride_out(
-                self._asking(pool, limit, asked, delivery, plan, message),
+                self._asking(pool, limit, demand, delivery, plan, message),
                 f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
             )
         except PoolTimeoutError:
@@ -228,50 +232,50 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if self._releasing:
             await asyncio.wait(self._releasing)
 
-    def _pool(self, key: str, limit: PoolLimit) -> Pool:
-        pool = self._pools.get((key, limit))
+    def _pool(self, demand: Demand) -> Limit[Any]:
+        pool = self._pools.get(demand.pools)
         if pool is None:
-            pool = self._pools[key, limit] = Pool(
-                *(key, limit.size, limit.slot_exp),
-                rate=limit.rate,
-                burst=limit.burst,
-                max_per_partition=limit.max_per_partition,
-                store=self.store,
-                on_lost=self._runs.forfeit,
-            )
+            pool = self._pools[demand.pools] = demand.made(self.store, self._runs.forfeit)
             if len(self._pools) > _POOLS_KEPT:
                 self._pools.popitem(last=False)
         else:
-            self._pools.move_to_end((key, limit))
+            self._pools.move_to_end(demand.pools)
         return pool
 
     def _shared_store(self) -> Store:
         return self.store or default_store()
 
     def _asking(
-        self, pool: Pool, limit: PoolLimit, asked: Asked, delivery: Delivery | None, plan: Plan, message: TaskiqMessage
+        self,
+        pool: Limit[Any],
+        limit: PoolLimit,
+        demand: Demand,
+        delivery: Delivery | None,
+        plan: Plan,
+        message: TaskiqMessage,
     ) -> Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]:
         owner, tenant, evict = message.task_id, self._room, limit.on_full == "cancel_oldest"
         wait = 0.0 if limit.on_full in ("fail", "drop", "cancel_newest") else limit.timeout
         ask: Callable[[], Coroutine[Any, Any, Slot | Parked | Hit]]
-        ask = lambda: pool.acquire(owner=owner, timeout=wait, evict=evict, **asked.share)  # noqa: E731 - one of three ways
+        ask = lambda: pool.acquire(owner=owner, timeout=wait, evict=evict, **demand.share)  # noqa: E731 - one of three ways
         # What no listen() has delivered, as in the InMemoryBroker, cannot be delivered again: it waits instead.
         if tenant is not None and delivery is not None and self._parks(limit):
             room, lane = tenant.room(delivery), tenant.lane
             if room is not None and lane is not None and room.store is pool.store:
-                ask = lambda: _park(room, lane, pool, asked, delivery, owner, evict=evict)  # noqa: E731 - see above
+                ask = lambda: _park(room, lane, pool, demand, delivery, owner, evict=evict)  # noqa: E731 - see above
         if limit.on_full != "stale":
             return ask
 
         async def now_or_an_old_value() -> Slot | Parked | Hit:
             try:
-                return await pool.acquire(owner=owner, **asked.share)
+                slot: Slot = await pool.acquire(owner=owner, **demand.share)
             except PoolFullError:
                 for other in self.others():
                     old = await other.old_value(plan, message)
                     if old is not None:
                         return old
-            return await ask()
+                return await ask()
+            return slot
 
         return now_or_an_old_value
 
@@ -288,7 +292,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             self._from_room.add(plan)
             self._hold(plan, taken.pool, taken.slot, limit, message)
 
-    def _hold(self, plan: Plan, pool: Pool, slot: Slot, limit: PoolLimit, message: TaskiqMessage) -> None:
+    def _hold(self, plan: Plan, pool: Limit[Any], slot: Slot, limit: PoolLimit, message: TaskiqMessage) -> None:
         plan.slot = slot
         self._held[plan] = pool, slot
         plan.hold(self, lambda: self._abandon(plan))
@@ -312,15 +316,15 @@ def _run_later(plan: Plan) -> None:
 
 
 async def _park(
-    room: Room, lane: str, pool: Pool, asked: Asked, delivery: Delivery, owner: str, *, evict: bool
+    room: Room, lane: str, pool: Limit[Any], demand: Demand, delivery: Delivery, owner: str, *, evict: bool
 ) -> Slot | Parked:
-    outcome = await room.park(pool, delivery.sealed, lane=lane, owner=owner, **asked.share)
+    outcome = await room.park(pool, delivery.sealed, lane=lane, owner=owner, **demand.share)
     if evict and isinstance(outcome, Parked):
-        await pool.evict(**asked.share)
+        await pool.evict(**demand.share)
     return outcome
 
 
-async def _release(pool: Pool, slot: Slot) -> None:
+async def _release(pool: Limit[Any], slot: Slot) -> None:
     try:
         await pool.release(slot)
     except StoreError as error:  # the run is over and its result counts; the store tries again by itself

@@ -30,12 +30,14 @@ class Held:
     Args:
         url: The server's.
         key: The pool's.
+        size: Its size.
+        most: How many slots one partition may have.
     """
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, size: int = SIZE, most: int | None = MOST) -> None:
         self._store = RedisStore(url)
-        self._pool = Pool(key, SIZE, max_per_partition=MOST, store=self._store)
-        self._slot = self._pool.sync.acquire(weight=SIZE)
+        self._pool = Pool(key, size, max_per_partition=most, store=self._store)
+        self._slot = self._pool.sync.acquire(weight=size)
 
     def waiting(self) -> int:
         """Return how many places in line there are."""
@@ -78,3 +80,11 @@ def check_weights(seen: list[tuple[str, int]], runs: int) -> None:
     assert len([weight for _, weight in seen if weight > 0]) == runs, "not each has run once"
     within(SIZE, seen)
     within(2, seen, lambda tenant: tenant == "heavy")
+
+
+def check_both(seen: list[tuple[str, int]], runs: int) -> None:
+    """Check runs that counted in a pool of two for all, and in one of one for each tenant."""
+    assert len([weight for _, weight in seen if weight > 0]) == runs, "not each has run once"
+    within(2, seen)
+    for tenant in {tenant for tenant, _ in seen}:
+        within(1, seen, lambda name, one=tenant: name == one)

@@ -12,7 +12,7 @@ from tests.harness.leaks import keys_without_ttl
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
-from tests.integration.sharing_slots import OTHERS, Held, check_turns, check_weights, events
+from tests.integration.sharing_slots import OTHERS, Held, check_both, check_turns, check_weights, events
 
 EXTRA = """
 from tests.integration.sharing_slots import run
@@ -27,6 +27,13 @@ for policy in ("park", "wait"):
 @app.task(shared=False, name="app.share", pool="park")
 def share(tenant, weight=1):
     run(STORE, tenant, weight)
+
+
+@app.task(shared=False, name="app.both", bind=True, pool=["db", "api:{tenant}"], pool_size=[2, 1])
+def both(self, tenant):
+    run(STORE, tenant, 1)
+    slots = [self.slot.slot_of("db"), self.slot.slot_of(f"api:{tenant}")]
+    return [self.slot.key, *(slot.key for slot in self.slot.slots), *(slot.fence for slot in slots)]
 """
 NOISY = 100
 
@@ -78,6 +85,26 @@ def test_two_of_three_slots_are_two_for_one_task(deployment: Deployment, policy:
         result.get(timeout=60)
     check_weights(events(deployment.history), 40)
     deployment.wait_free(options["pool"])
+
+
+@pytest.mark.parametrize("policy", ["park", "wait"])
+def test_a_task_may_count_in_several_pools_and_its_own_full_one_keeps_nobody_else(
+    deployment: Deployment, policy: str
+) -> None:
+    both = deployment.module.both
+    held = Held(deployment.server.url, "api:a", 1, None)
+    waiting = [both.apply_async(("a",), pool_on_full=policy) for _ in range(10)]
+    for name in ("b", "c"):
+        assert both.apply_async((name,), pool_on_full=policy).get(timeout=60)[0] == f"api:{name} + db"
+    assert not [name for name, _ in events(deployment.history) if name == "a"]
+    others = [both.apply_async((name,), pool_on_full=policy) for name in "bcd" * 5]
+    held.let_go()
+    told = [result.get(timeout=60) for result in (*waiting, *others)]
+    assert told[0][:3] == ["api:a + db", "api:a", "db"]
+    assert len({fence for *_, fence, _ in told}) == len(told), "each of them had a slot of its own"
+    check_both(events(deployment.history), 27)
+    for key in ("db", "api:a", "api:b"):
+        deployment.wait_free(key)
 
 
 def test_a_call_that_is_too_large_to_be_parked_is_not_sent_or_its_result_says_so(deployment: Deployment) -> None:

@@ -13,15 +13,17 @@ import redis
 from slotline import MessageTooLargeError, Pool, configure
 from tests.harness.waiting import await_until
 from tests.harness.workers import TaskiqWorker
-from tests.integration.sharing_slots import OTHERS, Held, check_turns, check_weights, events
+from tests.integration.sharing_slots import OTHERS, Held, check_both, check_turns, check_weights, events
 
 pytestmark = pytest.mark.leaves("keys", reason="the broker's own queue, and the history that the tasks write")
 
 APP = """
 import asyncio
+from typing import Annotated, Any
+from taskiq import TaskiqDepends
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
-from slotline import RedisStore, configure
-from taskiq_ext import PoolLimit, PoolLimitMiddleware
+from slotline import RedisStore, Slot, configure
+from taskiq_ext import PoolLimit, PoolLimitMiddleware, current_slot
 from tests.integration.sharing_slots import run
 
 URL = "{url}"
@@ -38,6 +40,13 @@ broker = (
 @broker.task(pool="shared")
 async def share(tenant: str, weight: int = 1) -> None:
     await asyncio.to_thread(run, URL, tenant, weight)
+
+
+@broker.task(pool=["db", "api:{{tenant}}"], pool_size=[2, 1])
+async def both(tenant: str, slot: Annotated[Slot, TaskiqDepends(current_slot)]) -> list[Any]:
+    await asyncio.to_thread(run, URL, tenant, 1)
+    slots = [slot.slot_of("db"), slot.slot_of("api:" + tenant)]
+    return [slot.key, *(one.key for one in slot.slots), *(one.fence for one in slots)]
 
 
 @broker.task
@@ -88,6 +97,28 @@ async def test_two_of_three_slots_are_two_for_one_run(app: Any, redis_client: re
     sent += [await light.kiq("light") for _ in range(15)]
     await all_ended(sent)
     check_weights(events(redis_client), 40)
+
+
+@pytest.mark.parametrize("policy", ["park", "wait"])
+async def test_a_task_may_count_in_several_pools_and_its_own_full_one_keeps_nobody_else(
+    app: Any, redis_url: str, redis_client: redis.Redis, policy: str
+) -> None:
+    both = app.both.kicker().with_labels(pool_on_full=policy)
+    held = Held(redis_url, "api:a", 1, None)
+    waiting = [await both.kiq("a") for _ in range(10)]
+    for name in ("b", "c"):
+        result = await (await both.kiq(name)).wait_result(check_interval=0.02, timeout=60)
+        assert result.return_value[0] == f"api:{name} + db"
+    assert not [name for name, _ in events(redis_client) if name == "a"]
+    others = [await both.kiq(name) for name in "bcd" * 5]
+    held.let_go()
+    sent = [*waiting, *others]
+    told = [(await one.wait_result(check_interval=0.02, timeout=60)).return_value for one in sent]
+    assert told[0][:3] == ["api:a + db", "api:a", "db"]
+    assert len({fence for *_, fence, _ in told}) == len(told), "each of them had a slot of its own"
+    check_both(events(redis_client), 27)
+    for key in ("db", "api:a", "api:b"):
+        assert await Pool(key, 2, store=app.store).size() == 0
 
 
 async def test_a_message_that_is_too_large_to_be_parked_is_not_sent_or_its_result_says_so(

@@ -133,3 +133,34 @@ def test_held_calls_that_were_let_go_leave_no_place_behind(worker: Worker) -> No
     assert tenants(worker) == ["a", "b", "c"]
     assert worker.gate.counts() == {"running": {}, "held": {}}
     assert send(worker, "d") in worker.ran
+
+
+def test_calls_for_several_pools_wait_for_those_that_are_full_and_keep_nobody_from_others(worker: Worker) -> None:
+    both = {"pool": ["db", "api:{tenant}"], "pool_size": [2, 1], "pool_partition": None}
+    first, second = send(worker, "a", **both), send(worker, "a", **both)
+    other, late = send(worker, "b", **both), send(worker, "c", **both)
+    assert worker.ran == [first, other]
+    assert worker.gate.counts() == {
+        "running": {"api:a": 1, "db": 2, "api:b": 1},
+        "held": {"api:a": 1, "db": 2, "api:c": 1},
+    }
+    refused = send(worker, "b", **both, pool_on_full="fail")
+    assert isinstance(refused.error, PoolFullError)
+    assert refused.error.key == "api:b"
+    worker.finish(first)
+    assert len(worker.ran) == 3, "one slot came free of the pool for all"
+    worker.finish(other)
+    assert set(worker.ran) == {first, other, second, late}
+    told = late.delivery_info["slotline"]
+    assert [told["key"], *(slot["key"] for slot in told["slots"])] == ["api:c + db", "api:c", "db"]
+    finish(worker, 2)
+    assert nothing_is_left(worker)
+
+
+def test_calls_that_name_the_same_pools_in_another_order_wait_in_one_line(worker: Worker) -> None:
+    both = {"pool_size": 1, "pool_partition": None}
+    sent = [send(worker, "a", pool=pools, **both) for pools in (["x", "y"], ["y", "x"], ["x", "y"])]
+    assert worker.ran == sent[:1]
+    finish(worker, 0)
+    assert worker.ran == sent
+    assert nothing_is_left(worker)

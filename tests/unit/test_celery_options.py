@@ -173,15 +173,21 @@ def test_a_call_whose_arguments_cannot_name_the_pool_is_refused(app: Celery) -> 
         task.delay("t")
 
 
+def said(limit: Any) -> dict[str, Any]:
+    """Return the options of the only pool of a limit."""
+    (asked,) = limit.asked
+    return dict(asked.options)
+
+
 def test_options_of_a_call_override_the_task_and_those_the_declared_pool(app: Celery) -> None:
     app.conf.slotline_pools = {"crm": {"size": 3, "on_full": "fail", "timeout": 9, "slot_exp": 7}, "plain": 2}
     task = bind(app, pool="crm", pool_timeout=4)
     limit = task.slotline_options.limit(("t",), {})
-    assert (limit.size, limit.on_full, limit.timeout, limit.pool_options) == (3, "fail", 4.0, {"slot_exp": 7.0})
+    assert (limit.on_full, limit.timeout, said(limit)) == ("fail", 4.0, {"max_size": 3, "slot_exp": 7.0})
     changed = task.slotline_options.with_call({"pool_size": 1, "pool_on_full": "drop", "pool_slot_exp": None})
     limit = changed.limit(("t",), {})
-    assert (limit.size, limit.on_full, limit.timeout, limit.pool_options) == (1, "drop", 4.0, {"slot_exp": None})
-    assert task.slotline_options.with_call({"pool": "plain"}).limit(("t",), {}).size == 2
+    assert (limit.on_full, limit.timeout, said(limit)) == ("drop", 4.0, {"max_size": 1, "slot_exp": None})
+    assert said(task.slotline_options.with_call({"pool": "plain"}).limit(("t",), {})) == {"max_size": 2}
     assert not task.slotline_options.with_call({"pool": None}).limited
 
 
@@ -189,15 +195,64 @@ def test_weights_and_partitions_come_from_the_call_the_task_or_the_declared_pool
     app.conf.slotline_pools = {"gpu": {"size": 8, "partition": "{tenant_id}", "max_per_partition": 4}}
     options = bind(app, pool="gpu", pool_weight=2).slotline_options
     limit = options.limit(("t",), {})
-    assert (limit.weight, limit.partition, limit.pool_options) == (2, "t", {"max_per_partition": 4})
+    assert (limit.share, said(limit)) == ({"weight": 2, "partition": "t"}, {"max_size": 8, "max_per_partition": 4})
     changed = options.with_call({"pool_weight": 8, "pool_partition": None}).limit(("t",), {})
-    assert (changed.share, changed.pool_options) == ({"weight": 8, "partition": None}, {"max_per_partition": 4})
+    assert (changed.share, said(changed)) == ({"weight": 8, "partition": None}, said(limit))
     other = options.with_call({"pool_partition": "{size}", "pool_max_per_partition": 2}).limit(("t",), {"size": 7})
-    assert (other.partition, other.pool_options) == ("7", {"max_per_partition": 2})
+    assert (other.share["partition"], said(other)) == ("7", {"max_size": 8, "max_per_partition": 2})
     with pytest.raises(InvalidOptionError, match="at most 4, the max_per_partition of pool 'gpu'"):
         options.with_call({"pool_weight": 5})
     with pytest.raises(InvalidOptionError, match="pool_weight=2 is not allowed: it must be at most 1, the size"):
         options.with_call({"pool_size": 1})
+
+
+def test_a_task_may_name_several_pools(app: Celery) -> None:
+    app.conf.slotline_pools = {"gpu": {"size": 8, "on_full": "fail", "partition": "{tenant_id}"}}
+    options = bind(app, pool=["db", "api:{tenant_id}", "gpu"], pool_size=[10, 2, None], pool_group="g").slotline_options
+    limit = options.limit(("t",), {})
+    assert [dict(one.options) for one in limit.asked] == [{"max_size": size, "group": "g"} for size in (2, 10, 8)]
+    assert (limit.key, limit.on_full) == ("api:t + db + gpu", "fail")
+    assert limit.share == {
+        "weight": {"db": 1, "api:t": 1, "gpu": 1},
+        "partition": {"db": None, "api:t": None, "gpu": "t"},
+    }
+    changed = options.with_call({"pool_weight": [2, None, 3], "pool_partition": None, "pool_on_full": "wait"})
+    limit = changed.limit(("t",), {})
+    assert limit.share["weight"] == {"db": 2, "api:t": 1, "gpu": 3}
+    assert set(limit.share["partition"].values()) == {None}
+    assert limit.on_full == "wait"
+    assert len(options.with_call({"pool": ("db", "gpu"), "pool_size": 4}).limit(("t",), {}).asked) == 2
+    assert options.with_call({"pool": ["gpu"], "pool_size": 4}).limit(("t",), {}).key == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"pool": []}, "pool"),
+        ({"pool": ["db", 5], "pool_size": 1}, "pool"),
+        ({"pool": ["db", "db"], "pool_size": 1}, "pool"),
+        ({"pool": [f"p{number}" for number in range(9)], "pool_size": 1}, "pool"),
+        ({"pool": ["db", "api:{nobody}"], "pool_size": 1}, "pool"),
+        ({"pool": ["db", "api"], "pool_size": [1, None]}, "pool_size"),
+        ({"pool": ["db", "api"], "pool_size": [1]}, "pool_size"),
+        ({"pool": ["db", "api"], "pool_size": [1, 0]}, "pool_size"),
+        ({"pool": "db", "pool_size": [1]}, "pool_size"),
+        ({"pool": ["db", "api"], "pool_size": [10, 2], "pool_weight": 3}, "pool_weight"),
+        ({"pool": ["db", "api"], "pool_size": 1, "pool_partition": ["{tenant_id}", "{nobody}"]}, "pool_partition"),
+        ({"pool": ["db", "api"], "pool_size": 1, "pool_group": "with a space"}, "pool_group"),
+        ({"pool_group": "g"}, "pool_group"),
+    ],
+)
+def test_a_bad_list_of_pools_is_refused_by_name(app: Celery, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        bind(app, **options)
+    assert caught.value.option == named
+
+
+def test_two_pools_that_are_one_for_these_arguments_are_refused_when_the_call_is_sent(app: Celery) -> None:
+    task = bind(app, pool=["p:{tenant_id}", "p:{size}"], pool_size=1)
+    with pytest.raises(InvalidOptionError, match=r"^pool="):
+        task.delay("1", 1)
 
 
 def test_a_call_whose_arguments_cannot_name_its_partition_is_refused(app: Celery) -> None:
@@ -210,13 +265,13 @@ def test_a_limit_is_a_size_a_rate_or_both_from_the_call_the_task_or_the_declared
     app.conf.slotline_pools = {"api": {"size": 5, "rate": "100/m", "burst": 10}, "rated": {"rate": "1/s"}}
     options = bind(app, pool="alone", pool_rate="5/s").slotline_options
     limit = options.limit(("t",), {})
-    assert (limit.size, limit.pool_options) == (None, {"rate": "5/s", "burst": None})
+    assert said(limit) == {"max_size": None, "rate": "5/s"}
     both = options.with_call({"pool_size": 2, "pool_burst": 3}).limit(("t",), {})
-    assert (both.size, both.pool_options) == (2, {"rate": "5/s", "burst": 3})
+    assert said(both) == {"max_size": 2, "rate": "5/s", "burst": 3}
     faster = options.with_call({"pool": "api", "pool_rate": "9/s"}).limit(("t",), {})
-    assert (faster.size, faster.pool_options) == (5, {"rate": "9/s", "burst": 10})
+    assert said(faster) == {"max_size": 5, "rate": "9/s", "burst": 10}
     declared = type(options)({"pool": "rated", "pool_burst": 4}, None, read_config(app)).limit((), {})
-    assert (declared.size, declared.pool_options) == (None, {"rate": "1/s", "burst": 4})
+    assert said(declared) == {"max_size": None, "rate": "1/s", "burst": 4}
 
 
 def test_a_burst_for_one_call_needs_a_rate_too(app: Celery) -> None:
@@ -230,6 +285,8 @@ def test_a_burst_for_one_call_needs_a_rate_too(app: Celery) -> None:
         ({"rate": "often"}, "slotline_pools['crm'].pool_rate"),
         ({"size": 1, "rate": "1/s", "burst": 0}, "slotline_pools['crm'].pool_burst"),
         ({"size": 1, "burst": 2}, "slotline_pools['crm'].pool_burst"),
+        ({"size": [1]}, "slotline_pools['crm'].pool_size"),
+        ({"size": 1, "partition": ["a"]}, "slotline_pools['crm'].pool_partition"),
         ({"burst": 2}, "slotline_pools['crm']"),
     ],
 )
@@ -349,7 +406,7 @@ def test_a_plain_task_carries_limits_by_its_attributes_alone(app: Celery) -> Non
     reader = LimitReader(app, read_config(app))
     request = type("Request", (), {"request_dict": {}, "args": (), "kwargs": {}})
     request.task = app.tasks["unit.plain"]
-    assert reader.limit_of(request).size == 2
+    assert said(reader.limit_of(request)) == {"max_size": 2}
     assert not reader.is_free(request)
     request.task = app.tasks["unit.unrelated"]
     assert reader.is_free(request)

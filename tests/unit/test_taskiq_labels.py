@@ -11,8 +11,10 @@ import pytest
 from taskiq import Context, InMemoryBroker, TaskiqDepends, TaskiqMessage
 from taskiq.brokers.shared_broker import async_shared_broker
 
+from slotline import DEFAULT
 from slotline.errors import InvalidOptionError, PoolFullError
 from slotline.leases import ManagerRegistry
+from slotline.pools.demand import OfPool
 from slotline.stores import MemoryStore
 from taskiq_ext import PoolLimit, PoolLimitMiddleware
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, executor_options, from_wire, pick
@@ -227,8 +229,81 @@ def test_weights_and_partitions_come_from_the_labels_or_the_declared_pool(
     }
     options = pool_options(labels, function, declared)
     assert options is not None
-    assert (options.weight, options.partition and options.partition.template) == (weight, partition)
+    (pool,) = options.pools
+    assert (pool.weight, pool.partition and pool.partition.template) == (weight, partition)
     assert options.limit.max_per_partition == most
+
+
+def said(pool: OfPool) -> dict[str, Any]:
+    return dict(pool.options)
+
+
+SEVERAL = {"pool": ["db", "api:{x}"], "pool_size": [10, 2]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes", "weights"),
+    [
+        (SEVERAL, [10, 2], [1, 1]),
+        ({"pool": ("db", "api:{x}"), "pool_size": 4}, [4, 4], [1, 1]),
+        ({"pool": ["db", "gpu"], "pool_size": [10, None]}, [10, 8], [1, 1]),
+        ({"pool": ["gpu", "db"], "pool_size": [None, 10], "pool_weight": [4, None]}, [8, 10], [4, 1]),
+        ({**SEVERAL, "pool_weight": 2}, [10, 2], [2, 2]),
+        ({"pool": ["gpu"]}, [8], [1]),
+        ({"pool": "['db', 'api:{x}']", "pool_size": "[10, 2]", "pool_weight": "(3, None)"}, [10, 2], [3, 1]),
+    ],
+)
+def test_a_task_may_name_several_pools(labels: dict[str, Any], sizes: list[int], weights: list[int]) -> None:
+    options = pool_options(from_wire(labels), function, {"gpu": PoolLimit(size=8)})
+    assert options is not None
+    assert [said(pool)["max_size"] for pool in options.pools] == sizes
+    assert [pool.weight for pool in options.pools] == weights
+
+
+def test_what_holds_for_all_pools_is_what_the_labels_or_the_first_declared_pool_say() -> None:
+    declared = {
+        "a": PoolLimit(size=1, slot_exp=5, partition="{x}", group="g"),
+        "b": PoolLimit(size=2, on_full="fail", timeout=3, on_lost="warn"),
+        "c": PoolLimit(size=3, on_full="drop"),
+    }
+    options = pool_options({"pool": ["a", "b", "c"], "pool_group": "g"}, function, declared)
+    assert options is not None
+    assert (options.limit.on_full, options.limit.timeout, options.limit.on_lost) == ("fail", 3, "warn")
+    assert [said(one)["slot_exp"] for one in options.pools] == [5, DEFAULT, DEFAULT]
+    assert [one.partition and one.partition.template for one in options.pools] == ["{x}", None, None]
+    assert [said(one)["group"] for one in options.pools] == ["g"] * 3
+    own = {"pool_on_full": "drop", "pool_timeout": None, "pool_partition": [None, "b", None]}
+    options = pool_options({"pool": ["a", "b", "c"], **own}, function, declared)
+    assert options is not None
+    assert (options.limit.on_full, options.limit.timeout) == ("drop", None)
+    assert [one.partition and one.partition.template for one in options.pools] == ["{x}", "b", None]
+
+
+@pytest.mark.parametrize(
+    ("labels", "option"),
+    [
+        ({"pool": []}, "pool"),
+        ({"pool": ["db", 5], "pool_size": 1}, "pool"),
+        ({"pool": ["db", ""], "pool_size": 1}, "pool"),
+        ({"pool": ["db", "db"], "pool_size": 1}, "pool"),
+        ({"pool": [f"p{number}" for number in range(9)], "pool_size": 1}, "pool"),
+        ({"pool": ["db", "api:{y}"], "pool_size": 1}, "pool"),
+        ({"pool": ["db", "api"], "pool_size": [1, None]}, "pool"),
+        ({"pool": ["db", "api"], "pool_size": [1]}, "pool_size"),
+        ({"pool": ["db", "api"], "pool_size": [1, 0]}, "pool_size"),
+        ({"pool": "db", "pool_size": [1]}, "pool_size"),
+        ({**SEVERAL, "pool_weight": 3}, "pool_weight"),
+        ({**SEVERAL, "pool_weight": [10, 3]}, "pool_weight"),
+        ({**SEVERAL, "pool_partition": ["{x}", "{y}"]}, "pool_partition"),
+        ({**SEVERAL, "pool_group": "with a space"}, "pool_group"),
+        ({**SEVERAL, "pool_group": 5}, "pool_group"),
+        ({"pool_group": "g"}, "pool_group"),
+    ],
+)
+def test_a_bad_list_of_pools_is_refused_by_name(labels: dict[str, Any], option: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        pool_options(from_wire(labels), function, {})
+    assert caught.value.option == option
 
 
 @pytest.mark.parametrize(
