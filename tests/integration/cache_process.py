@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -41,8 +42,9 @@ class CacheProcess:
         log: The file in which creators note their runs.
         options: ``callers`` (1), ``work`` (seconds, 0.5), ``fails`` (False), ``face`` ("async"), ``key`` ("k"),
             ``leave`` (seconds after which its loop ends), ``rounds`` and ``from`` (as many keys, one a second, from
-            that moment of the monotonic clock), ``needs`` (another key, for which its creator asks as soon as two runs
-            have begun), ``store`` and ``cache`` (their options).
+            that moment of the monotonic clock), ``cancelled`` (so many callers of each round, at random),
+            ``needs`` (another key, for which its creator asks as soon as two runs have begun),
+            ``store`` and ``cache`` (their options).
     """
 
     def __init__(self, url: str, log: Path, **options: Any) -> None:
@@ -84,7 +86,7 @@ class CacheProcess:
         self.process.stdin.flush()
 
     def outcome(self, timeout: float = 60) -> dict[str, Any]:
-        """Return ``values``, ``errors`` (texts), ``seconds``, ``stats`` and ``log`` lines of its logger."""
+        """Return ``values``, ``errors`` (texts), ``cancelled``, ``seconds``, ``stats``, ``log`` (lines)."""
         assert self.process is not None
         out, _ = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, out
@@ -133,6 +135,7 @@ class _Calls:
         self.cache = cache
         self.values: list[Any] = []
         self.errors: list[str] = []
+        self.cancelled = 0
 
     def _begin(self) -> str:
         name = f"{self.options.get('key', 'k')}-{os.getpid()}-{time.monotonic_ns()}"
@@ -163,7 +166,10 @@ class _Calls:
         for number in range(self.options["rounds"]):
             await asyncio.sleep(max(0.0, self.options["from"] + number - time.monotonic()))
             self.options["key"] = f"k{number}"
-            jobs = [cache.get_or_create(f"k{number}", self.create) for _ in range(self.options.get("callers", 1))]
+            callers = range(self.options.get("callers", 1))
+            jobs = [asyncio.create_task(cache.get_or_create(f"k{number}", self.create)) for _ in callers]
+            for job in random.sample(jobs, self.options.get("cancelled", 0)):
+                asyncio.get_running_loop().call_later(random.uniform(0, 0.4), job.cancel)
             for outcome in await asyncio.gather(*jobs, return_exceptions=True):
                 self._take(outcome)
         await cache.store.close()
@@ -193,7 +199,9 @@ class _Calls:
         cache.store.sync.close()
 
     def _take(self, outcome: Any) -> None:
-        if isinstance(outcome, BaseException):
+        if isinstance(outcome, asyncio.CancelledError):
+            self.cancelled += 1
+        elif isinstance(outcome, BaseException):
             self.errors.append(f"{type(outcome).__name__}: {outcome}")
         else:
             self.values.append(outcome)
@@ -216,7 +224,8 @@ def main() -> None:
     if "leave" in options:
         store.sync.close()
     seconds = time.monotonic() - began
-    print(json.dumps({"values": calls.values, "errors": calls.errors, "seconds": seconds, "stats": cache.get_stats()}))
+    outcome = {"values": calls.values, "errors": calls.errors, "cancelled": calls.cancelled}
+    print(json.dumps({**outcome, "seconds": seconds, "stats": cache.get_stats()}))
 
 
 if __name__ == "__main__":
