@@ -134,6 +134,22 @@ async def test_callers_that_are_cancelled_disturb_nobody(redis_url, redis_client
         await cache.close()
 
 
+async def test_a_creator_that_is_cancelled_hands_its_run_to_whoever_waits(redis_url, redis_client):
+    flying, waiting = (RedisCacheAdapter(redis_url, lock_timeout=60) for _ in range(2))
+    run = Run()
+    callers = [asyncio.create_task(flying.get_or_create("k", run)) for _ in range(3)]
+    await await_until("it flies", lambda: run.count)
+    callers += [asyncio.create_task(waiting.get_or_create("k", run)) for _ in range(3)]
+    await await_until("the other process waits", lambda: redis_client.hlen(WAITERS))
+    (flight,) = flying._tasks
+    flight.cancel()  # as whoever cancels all tasks of a loop does
+    await await_until("another one flies", lambda: run.count == 2)
+    run.go.set()
+    assert await asyncio.wait_for(asyncio.gather(*callers), 60) == ["made in run 2"] * 6
+    for cache in (flying, waiting):
+        await cache.close()
+
+
 # -- wake-ups and room ------------------------------------------------------------------------------------------------
 
 
