@@ -25,7 +25,7 @@ TASKIQ = """
 import asyncio
 import redis
 from taskiq import TaskiqMiddleware
-from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
+from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 from slotline import RedisStore
 from taskiq_ext import PoolLimitMiddleware
 
@@ -42,7 +42,8 @@ class Counting(TaskiqMiddleware):
             history.set("ended", 1, ex=60)
 
 
-broker = ListQueueBroker(URL, queue_name=QUEUE, socket_timeout=None).with_result_backend(
+Broker = ListQueueBroker if "list" in QUEUE else RedisStreamBroker
+broker = Broker(URL, queue_name=QUEUE, socket_timeout=None).with_result_backend(
     RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None)
 )
 if POOLS:
@@ -147,8 +148,8 @@ def at_most(what: str, run: Callable[[int, float, str], float], task: str, round
     )
 
 
-def taskiq(directory: Path, server: RedisServer) -> None:
-    """Measure one worker process on a list in Redis."""
+def taskiq(directory: Path, server: RedisServer, kind: str) -> None:
+    """Measure one worker process on a list or a stream in Redis."""
     runs: dict[str, Callable[[int, float, str], float]] = {}
     started: list[Worker] = []
     client = server.client()
@@ -170,14 +171,14 @@ def taskiq(directory: Path, server: RedisServer) -> None:
 
         return run
 
-    for name, pools in (("taskiq_alone", {}), ("taskiq_limited", POOLS)):
+    for name, pools in ((f"taskiq_{kind}_alone", {}), (f"taskiq_{kind}_limited", POOLS)):
         module = application(TASKIQ, directory, server.url, name, pools)
         worker = TaskiqWorker(f"{name}:broker", directory, args=("--log-level", "WARNING"))
         started.append(worker)
         worker.ready = lambda: True
         worker.start()
         runs[name] = run_on(worker, module)
-    compare("Taskiq", runs)
+    compare(f"Taskiq, {kind}", runs)
     for worker in started:
         worker.close()
     client.close()
@@ -215,7 +216,8 @@ def main() -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as place, RedisServer() as server:
         sys.path.insert(0, place)
-        taskiq(Path(place), server)
+        for kind in ("list", "stream"):
+            taskiq(Path(place), server, kind)
         for pool in ("prefork", "threads"):
             celery(Path(place), server, pool)
         sys.path.remove(place)
