@@ -18,7 +18,8 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import CeleryWorker, TaskiqWorker, Worker
 
 COUNT, ROUNDS = 1000, 5
-BINDING, SLOTS, SECONDS = 200, 4, 0.02
+SLOTS, BINDING = 2, ((100, 0.02), (30, 0.1))
+KINDS = (("no-ops", 0.0), ("tasks of 10 ms", 0.01))
 POOLS = {"free": 10_000, "binding": SLOTS}
 
 TASKIQ = """
@@ -85,7 +86,7 @@ def free(batch, seconds):
 
 @app.task(shared=False, name=QUEUE + ".retrying", bind=True, max_retries=None)
 def retrying(self, batch, seconds):
-    if counter.incr("running") > 4:
+    if counter.incr("running") > SLOTS:
         counter.decr("running")
         raise self.retry(countdown=1)
     time.sleep(seconds)
@@ -102,7 +103,7 @@ def binding(batch, seconds):
 
 def application(source: str, directory: Path, url: str, name: str, pools: dict[str, int]) -> Any:
     """Write and import one application."""
-    (directory / f"{name}.py").write_text(f"URL, QUEUE, POOLS = {(url, name, pools)!r}\n{source}")
+    (directory / f"{name}.py").write_text(f"URL, QUEUE, POOLS, SLOTS = {(url, name, pools, SLOTS)!r}\n{source}")
     return importlib.import_module(name)
 
 
@@ -118,7 +119,7 @@ def timed(worker: Worker, send: Callable[[], None], ended: Callable[[], None]) -
 
 def compare(what: str, runs: dict[str, Callable[[int, float, str], float]]) -> None:
     """Print what a limit costs where it does not bind, measured in turns, and where it does, beside the ideal."""
-    for kind, seconds in (("no-ops", 0.0), ("tasks of 10 ms", 0.01)):
+    for kind, seconds in KINDS:
         taken: dict[str, list[float]] = {name: [] for name in runs}
         for at in range(ROUNDS + 1):
             for name, run in runs.items():
@@ -132,17 +133,20 @@ def compare(what: str, runs: dict[str, Callable[[int, float, str], float]]) -> N
             flush=True,
         )
     alone, limited = runs.values()
-    at_most(f"{what}, a limit", limited, "binding")
-    if "Celery" in what:
-        at_most(f"{what}, retry(countdown=1)", alone, "retrying", rounds=1)
+    for count, seconds in BINDING:
+        at_most(f"{what}, a limit", limited, "binding", count, seconds)
+        if "Celery" in what:
+            at_most(f"{what}, retry(countdown=1)", alone, "retrying", count, seconds, rounds=1)
 
 
-def at_most(what: str, run: Callable[[int, float, str], float], task: str, rounds: int = ROUNDS) -> None:
+def at_most(
+    what: str, run: Callable[[int, float, str], float], task: str, count: int, seconds: float, rounds: int = ROUNDS
+) -> None:
     """Print what more tasks than may run at once take, beside the ideal."""
-    ideal = BINDING / SLOTS * SECONDS
-    wall = median(run(BINDING, SECONDS, task) for _ in range(rounds))
+    ideal = count / SLOTS * seconds
+    wall = median(run(count, seconds, task) for _ in range(rounds))
     print(
-        f"  {what:<36} {BINDING} tasks of {SECONDS * 1000:.0f} ms, {SLOTS} at once: {wall:>6.2f} s "
+        f"  {what:<36} {count} tasks of {seconds * 1000:.0f} ms, {SLOTS} at once: {wall:>6.2f} s "
         f"  x {wall / ideal:.2f} the ideal (aim 1.15)",
         flush=True,
     )

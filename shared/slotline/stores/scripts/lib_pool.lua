@@ -137,7 +137,7 @@ local function left_of(partition)
   return share - tonumber(redis.call('HGET', state, 'u:' .. partition) or 0)
 end
 
--- Gives `token` a slot, unless it has one; returns whether it had none.
+-- Gives `token` a slot, unless it has one; returns whether it had none. lib_plain does so by itself, for a plain slot.
 local function take(token, owner, life, cap_ms, weight, partition)
   if redis.call('ZADD', slots, 'NX', text(now_ms + life), token) == 0 then return false end
   fence = fence_after(fence)
