@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -14,10 +18,40 @@ from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 from slotline.caches import RedisCacheAdapter
 from slotline.stores import MemoryStore
 from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware
+from tests.harness import guardian
 from tests.harness.redis_server import RedisServer
+from tests.harness.workers import TaskiqWorker
 
 BATCH = 400
 ROUNDS = 40
+
+
+WITH_A_WORKER = """
+from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
+from slotline.caches import RedisCacheAdapter
+from taskiq_ext import CacheMiddleware
+
+
+def broker_of(queue, *middlewares):
+    backend = RedisAsyncResultBackend(URL, result_ex_time=600, socket_timeout=None)
+    broker = ListQueueBroker(URL, queue_name=queue, socket_timeout=None).with_result_backend(backend)
+    broker.add_middlewares(*middlewares)
+    return broker
+
+
+alone = broker_of("alone")
+ours = broker_of("ours", CacheMiddleware(RedisCacheAdapter(URL)))
+unanswered = broker_of("ours", CacheMiddleware(RedisCacheAdapter(URL), answer_senders=False))
+
+
+async def work(x: int) -> int:
+    return x
+
+
+plain = alone.register_task(work, "plain")
+cached = ours.register_task(work, "cached", cache_ttl=600)
+cached_in_worker = unanswered.register_task(work, "cached", cache_ttl=600)
+"""
 
 
 class CountingStore(MemoryStore):
@@ -62,12 +96,14 @@ async def batch(send: Callable[[], Awaitable[Any]], count: int = BATCH) -> float
     return (time.perf_counter() - started) / count
 
 
-async def side_by_side(senders: dict[str, Callable[[], Awaitable[Any]]], rounds: int = ROUNDS) -> dict[str, float]:
+async def side_by_side(
+    senders: dict[str, Callable[[], Awaitable[Any]]], rounds: int = ROUNDS, count: int = BATCH
+) -> dict[str, float]:
     """Return the median seconds of each, measured in turns so that the machine's moods hit all alike."""
     taken: dict[str, list[float]] = {name: [] for name in senders}
     for at in range(rounds):
         for name, send in senders.items():
-            seconds = await batch(send)
+            seconds = await batch(send, count)
             if at:  # the first round warms up
                 taken[name].append(seconds)
     return {name: statistics.median(values) for name, values in taken.items()}
@@ -170,11 +206,48 @@ async def hits_on_redis(server: RedisServer) -> None:
     await client.aclose()
 
 
+async def with_a_worker(url: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "bench_app.py").write_text(f"URL = {url!r}\n{WITH_A_WORKER}")
+        sys.path.insert(0, place)
+        app = importlib.import_module("bench_app")
+        for broker in (app.alone, app.ours, app.unanswered):
+            await broker.startup()
+
+        def fetched(task: Any) -> Callable[[], Awaitable[Any]]:
+            async def send() -> None:
+                await (await task.kiq(1)).wait_result(check_interval=0.001, timeout=60)
+
+            async def together() -> None:
+                await asyncio.gather(*(send() for _ in range(20)))
+
+            return together
+
+        with TaskiqWorker("bench_app:alone", Path(place)), TaskiqWorker("bench_app:ours", Path(place)):
+            seconds = await side_by_side(
+                {
+                    "Taskiq alone": fetched(app.plain),
+                    "cached, a hit in the worker": fetched(app.cached_in_worker),
+                    "cached, a hit on the sending side": fetched(app.cached),
+                },
+                rounds=6,
+                count=20,
+            )
+        print("no-op tasks sent, run by a worker and fetched, 20 at a time; a list broker and results in Redis")
+        for name, taken in seconds.items():
+            print(f"  {name:<36}{20 / taken:>8,.0f} /s   x {seconds['Taskiq alone'] / taken:.2f}")
+        for broker in (app.alone, app.ours, app.unanswered):
+            await broker.shutdown()
+        sys.path.remove(place)
+
+
 def main() -> None:
     asyncio.run(unlabelled())
     asyncio.run(labelled())
     with RedisServer() as server:
         asyncio.run(hits_on_redis(server))
+        asyncio.run(with_a_worker(server.url))
+    guardian.close()
 
 
 if __name__ == "__main__":
