@@ -38,8 +38,9 @@ def die_with_parent(parent: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, however it has daemonised itself."""
-    _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Become the parent of every descendant whose own parent ends, however it has daemonised itself; on Linux."""
+    with contextlib.suppress(AttributeError):
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
@@ -79,7 +80,9 @@ def _parent(entry: Path) -> int | None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the pids of a process's children, of theirs, and so on."""
+    """Return the pids of a process's children, of theirs, and so on, where the system shows them."""
+    if not Path("/proc/self").exists():
+        return []
     parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
     found = [pid]
     for one in found:
