@@ -23,7 +23,7 @@ from slotline.leases import LeasedExecutorManager
 from tests.harness.leaks import measure
 from tests.harness.processes import alive
 from tests.harness.waiting import await_until, wait_until
-from tests.integration.billiard_tasks import start_children
+from tests.integration.billiard_tasks import start_children, touch_and_sleep
 
 OWNER = """
 import os, re, subprocess, sys, time
@@ -152,12 +152,12 @@ def test_no_worker_outlives_a_daemonic_child_that_is_killed(backend):
         wait_until("its worker is dead", lambda: not alive(worker), timeout=15)
 
 
-async def test_a_worker_killed_under_a_lease_fails_its_work_and_is_replaced(call):
+async def test_a_worker_killed_under_a_lease_fails_its_work_and_is_replaced(call, tmp_path):
     async with LeasedExecutorManager(backend="process", max_pools=1, workers_per_pool=1) as manager:
         async with call.using(await call(manager, "acquire")) as lease:
             pid = await call(lease, "run", os.getpid)
-            running = lease.executor.submit(time.sleep, 600)
-            await asyncio.sleep(0.1)
+            running = lease.executor.submit(touch_and_sleep, str(tmp_path / "begun"), 600)
+            await await_until("it has begun", (tmp_path / "begun").exists, timeout=30)
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(BrokenProcessPool):
                 await asyncio.wait_for(asyncio.wrap_future(running), 30)
@@ -211,9 +211,15 @@ async def test_a_worker_killed_at_any_moment_costs_only_what_it_ran(tmp_path, mo
         neighbour = lease.executor.submit(wait_for, over)
         await await_until("the neighbour runs", neighbour.running)
         pid = await lease.run(os.getpid)
-        calls = {"receiving": (len, b"x" * 200_000_000), "running": (time.sleep, 600), "sending": (bytes, 200_000_000)}
+        begun = tmp_path / "begun"
+        calls = {
+            "receiving": (len, b"x" * 200_000_000),
+            "running": (touch_and_sleep, str(begun), 600),
+            "sending": (bytes, 200_000_000),
+        }
         if moment in calls:
             future = lease.executor.submit(*calls[moment])
+            await await_until("it has begun", lambda: moment != "running" or begun.exists())
             await asyncio.to_thread(kill_soon, pid)
             error = await asyncio.to_thread(future.exception, 30)
             assert error is not None or moment != "running"

@@ -14,11 +14,12 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import util
 from typing import Any
 
-from slotline.leases._worker_process import WorkerProcess
+from slotline.leases._worker_process import NotBegunError, WorkerProcess
 from slotline.leases._worker_threads import WorkerThreads, serve
 
 _here = threading.local()
 _BEFORE_CHILDREN_ARE_JOINED = 10
+_TRIES = 3
 
 
 def in_own_process(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +84,8 @@ class _Seat:
         self.process: WorkerProcess | None = None
 
     def prepare(self) -> None:
-        """Have a process ready for the next call; if there is none to be had, that call will hear of it."""
+        """Have a process ready for the next call; if there is none to be had, that call will try again."""
+        self._failure = None
         try:
             with self._lock:
                 self.process = None if self._crew.killed else self._crew.start()
@@ -95,15 +97,22 @@ class _Seat:
             self._failure = BrokenProcessPool(f"A worker process could not be started: {type(error).__name__}: {error}")
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a call in the process."""
+        """Run a call in the process; in another one, if that dies before it has taken the call."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._ready_process().call(fn, args, kwargs)
+            except NotBegunError:
+                self.leave()
+        return self._ready_process().call(fn, args, kwargs)
+
+    def _ready_process(self) -> WorkerProcess:
         if self.process is not None and self.process.has_ended():
-            self.leave()  # it died while it had nothing to do: nobody's call is lost by it
-        if self.process is None and self._failure is None:
+            self.leave()  # it died while it had nothing to do
+        if self.process is None:
             self.prepare()
-        failure, self._failure = self._failure, None
-        if failure is not None or self.process is None:
-            raise failure or BrokenProcessPool("The executor was killed.")
-        return self.process.call(fn, args, kwargs)
+        if self.process is None:
+            raise self._failure or BrokenProcessPool("The executor was killed.")
+        return self.process
 
     def look_after(self) -> None:
         """Replace the process after a call if need be."""

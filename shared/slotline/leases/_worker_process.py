@@ -39,6 +39,10 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
+class NotBegunError(BrokenProcessPool):
+    """The process died before it had taken the call: another may run it."""
+
+
 class WorkerProcess:
     """A process that runs calls for the one thread that made it; any thread may kill it.
 
@@ -54,7 +58,7 @@ class WorkerProcess:
     def __init__(self, context: BaseContext, setup: WorkerSetup) -> None:
         self.calls, self.usable = 0, True
         self._lock = threading.Lock()  # so that nobody is killed by the number of a process that is gone
-        self._buried = False
+        self._buried = self._unread = False
         allow_children()
         with _starting:
             self._connection, theirs = context.Pipe()
@@ -94,11 +98,14 @@ class WorkerProcess:
             UnpicklableError: The call, what it returned or what it raised cannot travel.
             TaskExitError: The call raised something that ends a program.
             BrokenProcessPool: The process died.
+            NotBegunError: It died before it had taken the call.
         """
         packet = b"".join(wire.dump("task or argument", (fn, args, kwargs)))
         self.calls += 1
-        with contextlib.suppress(OSError):  # it is dead, or has said why it reads no more
+        try:
             self._connection.send_bytes(packet)
+        except OSError:  # it is dead, or has said why it reads no more
+            self._unread = True
         del packet
         try:
             answer = self._answer()
@@ -107,7 +114,8 @@ class WorkerProcess:
             raise
         if answer is None:
             name = getattr(fn, "__qualname__", None) or repr(fn)
-            raise BrokenProcessPool(f"The worker process of {name} was lost: {self._bury()}.")
+            lost = NotBegunError if self._unread else BrokenProcessPool
+            raise lost(f"The worker process of {name} was lost: {self._bury()}.")
         kind, flags, payload = answer[0], answer[1], memoryview(answer)[2:]
         self.usable = not flags & wire.LEAVING
         if kind != wire.DONE:
@@ -155,6 +163,9 @@ class WorkerProcess:
             return None  # asked twice: it may have answered and died between the two
         try:
             answer: bytes = self._connection.recv_bytes()
+        except ConnectionResetError:  # what the kernel says of a socket that was closed with something unread in it
+            self._unread = True
+            return None
         except (EOFError, OSError):
             return None
         else:
