@@ -285,6 +285,19 @@ async def test_a_creator_that_cancels_itself_fails():
         await InMemoryCacheAdapter().get_or_create("k", create)
 
 
+async def test_a_creator_that_cancels_its_task_each_time_is_not_run_for_ever():
+    runs = Runs()
+
+    async def create():
+        asyncio.current_task().cancel()
+        runs()
+        await asyncio.sleep(10)
+
+    with pytest.raises(CreatorFailedError, match="each of 5 runs was cancelled"):
+        await asyncio.wait_for(InMemoryCacheAdapter().get_or_create("k", create), 60)
+    assert runs.count == 5
+
+
 def test_a_forked_child_does_not_wait_for_the_runs_of_its_parent():
     cache = InMemoryCacheAdapter()
     started, go = threading.Event(), threading.Event()

@@ -19,6 +19,7 @@ from slotline.caches._options import (
     checked_ttl,
 )
 from slotline.caches.base import BaseCacheAdapter, Creator, Hit
+from slotline.errors import CreatorFailedError
 from slotline.steps import Steps, run_awaiting, run_blocking
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ logger = logging.getLogger("slotline.caches")
 
 _NUMBERS = frozenset({int, float})
 _FEW = 256
+_MOST_FLOWN = 5
+"""Runs of one caller's creator that may be cancelled: one that cancels its own task would be run for ever."""
 
 
 class Overrides(TypedDict, total=False):
@@ -210,8 +213,10 @@ class CacheAdapter(BaseCacheAdapter):
 
     async def _bring(self, key: str, creator: Creator, options: EntryOptions) -> Any:
         """Return the value after a miss: fly for it, or wait for who does."""
+        flown = 0
         while True:
             flight, leading = self._flights.join(key, options.tags)
+            flown += leading
             with awaiting(flight):
                 if leading:
                     self._take_off(flight, creator, options, None)
@@ -222,6 +227,8 @@ class CacheAdapter(BaseCacheAdapter):
                 raise flight.own_error
             if not outcome.abandoned:
                 return outcome.unwrap()
+            if leading and flown == _MOST_FLOWN:
+                raise CreatorFailedError("asyncio.CancelledError", f"each of {flown} runs was cancelled")
 
     def _take_off(self, flight: Flight, creator: Creator, options: EntryOptions, seen: Any) -> None:
         """Fly in a task of its own, which no caller's cancellation reaches."""
