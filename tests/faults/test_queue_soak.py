@@ -212,9 +212,12 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
         print(f"sent {[len(sent) for sent in run.sent.values()]}, ran again {again}, failed {dict(run.failed)}")
         print(f"lost {len(lost)}; {dict(monkey.done)}")
         run.check_limits()
-        # kombu has popped a message from Redis for a moment before it has noted so: it never ran then, and is nowhere.
-        vanished = [one for one in lost if one.startswith("celery") and one.endswith(": lived {}, in the room []")]
-        assert lost == (vanished if broker == "redis" else []), "; ".join(lost)
+        # kombu has popped a message from Redis a moment before it notes so: then no worker has ever received it.
+        logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("celery-*.log"))
+        excused = [
+            one for one in lost if one.startswith("celery") and f"[{one.partition(':')[0]}] received" not in logs
+        ]
+        assert lost == (excused if broker == "redis" else []), "; ".join(lost)
         assert len(lost) <= sum(monkey.done.values())
         assert set(run.failed) <= {"SlotLostError", "WorkerLostError"}
         # What a dead worker had in hand may run again, and whatever was just to be acknowledged on a broken connection.
