@@ -11,6 +11,7 @@ import celery_ext
 from slotline import RedisStore, Slot
 from slotline.caches import InMemoryCacheAdapter, RedisCacheAdapter, TieredCacheAdapter, cached
 from slotline.leases import ExecutorLease, LeasedExecutorManager, WorkGrinder
+from slotline.pools import Holding
 from slotline.workers import BilliardExecutor
 from taskiq_ext import (
     CacheMiddleware,
@@ -41,8 +42,22 @@ async def fetch(
     return slot.fence
 
 
+@broker.task(pool=["db", "api:{tenant}"], pool_size=[10, 2])
+async def export(tenant: str, slot: Annotated[Holding, TaskiqDepends(current_slot)]) -> int:
+    return slot.slot_of("db").fence
+
+
 app = Celery("app", task_cls="celery_ext:Task")
 celery_ext.setup(app)
+
+
+class Export(celery_ext.Task):
+    pool = ("db", "api:{tenant}")
+    pool_size = (10, 2)
+    pool_weight = 1
+
+    def run(self, tenant: str) -> int:
+        return 0 if self.slot is None else self.slot.slot_of(f"api:{tenant}").fence
 
 
 @cached(60, key="user:{user_id}")
