@@ -25,10 +25,10 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 import redis
 from taskiq import Context, InMemoryBroker, SimpleRetryMiddleware, SmartRetryMiddleware, TaskiqDepends, TaskiqScheduler
-from taskiq import ZeroMQBroker, async_shared_broker
+from taskiq import ScheduledTask, ScheduleSource, ZeroMQBroker, async_shared_broker
 from taskiq.schedule_sources import LabelScheduleSource
 from taskiq_redis import ListQueueBroker, PubSubBroker, RedisStreamBroker
-from taskiq_redis import ListRedisScheduleSource, RedisAsyncResultBackend
+from taskiq_redis import RedisAsyncResultBackend
 import taskiq_aio_pika as pika
 from slotline import RedisStore, configure
 from slotline.caches import RedisCacheAdapter
@@ -36,7 +36,22 @@ from taskiq_ext import CacheMiddleware, PoolLimitMiddleware
 
 configure(heartbeat_lease=3.0)
 history, store = redis.Redis.from_url(URL), RedisStore(URL)
-schedules = ListRedisScheduleSource(URL, prefix="taskiq-schedules", socket_timeout=None)
+
+
+class Schedules(ScheduleSource):
+    # Of taskiq-redis, ListRedisScheduleSource loses what is due at the end of a minute; the other one is deprecated.
+
+    async def add_schedule(self, schedule):
+        history.hset("taskiq-schedules", schedule.schedule_id, schedule.model_dump_json())
+
+    async def get_schedules(self):
+        return [ScheduledTask.model_validate_json(text) for text in history.hvals("taskiq-schedules")]
+
+    async def post_send(self, task):
+        history.hdel("taskiq-schedules", task.schedule_id)
+
+
+schedules = Schedules()
 brokers = {
     "list": ListQueueBroker(URL, queue_name="taskiq-list", socket_timeout=None),
     "stream": RedisStreamBroker(URL, queue_name="taskiq-stream", socket_timeout=None, xread_block=200),
