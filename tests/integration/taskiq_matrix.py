@@ -39,7 +39,7 @@ history, store = redis.Redis.from_url(URL), RedisStore(URL)
 
 
 class Schedules(ScheduleSource):
-    # Of taskiq-redis, ListRedisScheduleSource loses what is due at the end of a minute; the other one is deprecated.
+    # Older ListRedisScheduleSources lose what is due at the end of a minute; the other one is deprecated.
 
     async def add_schedule(self, schedule):
         history.hset("taskiq-schedules", schedule.schedule_id, schedule.model_dump_json())
