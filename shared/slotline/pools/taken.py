@@ -15,6 +15,7 @@ from slotline.stores.base import Command
 from slotline.stores.keeper import Kept
 
 if TYPE_CHECKING:
+    from slotline.pools.limit import Limit
     from slotline.pools.room import Room
 
 logger = logging.getLogger("slotline.pools")
@@ -40,7 +41,7 @@ class Taken:
     def __init__(
         self,
         room: Room,
-        pool: Any,
+        pool: Limit[Any],
         slot: Slot,
         lane: str,
         digest: str,
