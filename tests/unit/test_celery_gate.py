@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import celery
 import pytest
 from celery import Celery
 from celery.worker import state
@@ -16,19 +13,13 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 import celery_ext
 from celery_ext import gate as gate_module
-from celery_ext._compat import check_version
 from celery_ext.gate import Gate
-from celery_ext.mailbox import AnywhereMailbox, HubMailbox, ThreadMailbox
-from celery_ext.step import GateStep
 from slotline.errors import (
     InvalidOptionError,
     PoolFullError,
     PoolTimeoutError,
-    StoreUnavailableError,
-    UnsupportedFrameworkError,
 )
 from slotline.stores import MemoryStore
-from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.lowest
 
@@ -337,141 +328,6 @@ def test_nothing_is_parked_in_the_memory_of_one_process(app: Celery, make_worker
     app.task(lambda_like, name="unit.parked", pool="p", pool_size=1, pool_on_full="park", shared=False)
     with pytest.raises(InvalidOptionError, match="a store that processes share"):
         make_worker()
-
-
-class Broken(MemoryStore):
-    """A store that can be away."""
-
-    away = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        execute = self.sync.execute
-
-        def maybe(command: Any) -> Any:
-            if self.away:
-                raise StoreUnavailableError("broken", "the test says so")
-            return 0 if command.script == "PING" else execute(command)
-
-        self.sync.execute = maybe  # type: ignore[method-assign] # a store that fails on demand
-
-
-@pytest.mark.parametrize("policy", ["wait", "open", "fail"])
-@pytest.mark.parametrize("on_full", ["wait", "fail"])
-def test_without_its_store_a_request_goes_by_the_policy(app: Celery, policy: str, on_full: str) -> None:
-    store = Broken()
-    app.conf.slotline_store = store
-    app.conf.slotline_on_store_error = policy
-    worker = Worker(app, 10)
-    store.away = True
-    try:
-        request = worker.receive(Request(app.tasks["unit.keyed"], "a", options={"pool_on_full": on_full}))
-        if policy == "open":
-            assert worker.ran == [request]
-        elif policy == "fail":
-            assert type(request.error) is StoreUnavailableError
-        else:
-            assert worker.gate.counts()["held"] == {}
-            assert worker.consumer.qos.held == 1
-            assert not request.acknowledged
-            store.away = False
-            worker.gate._mailbox._home = -1  # the store's return is noticed in another thread
-            wait_until("the store is found again", lambda: worker.gate._mailbox._errands or worker.ran, 10)
-            worker.gate._mailbox.drain()
-            assert worker.ran == [request]
-            assert worker.consumer.qos.held == 0
-    finally:
-        store.away = False
-        worker.gate.close()
-
-
-def test_a_slot_that_ends_while_the_store_is_away_is_given_back_later(app: Celery) -> None:
-    store = Broken()
-    app.conf.slotline_store = store
-    worker = Worker(app, 10)
-    first = worker.receive(Request(app.tasks["unit.keyed"], "a"))
-    held = worker.receive(Request(app.tasks["unit.keyed"], "a"))
-    store.away = True
-    worker.finish(first)
-    assert worker.ran == [first]
-    store.away = False
-    wait_until("the slot has passed on", lambda: worker.gate._mailbox._errands or len(worker.ran) == 2, 10)
-    worker.gate._mailbox.drain()
-    assert worker.ran == [first, held]
-    worker.gate.close()
-
-
-@pytest.mark.parametrize(
-    ("thing", "name"), [("worker", "_process_task"), ("consumer", "timer"), ("semaphore", "_waiting")]
-)
-def test_a_worker_that_lacks_a_part_is_refused_by_its_name(app: Celery, thing: str, name: str) -> None:
-    class Without:
-        def __init__(self, whole: Any) -> None:
-            self.__dict__.update({key: value for key, value in vars(whole).items() if key != name})
-
-    worker = Worker(app, 1)
-    worker.gate.close()
-    worker.consumer.on_task_request = worker._process_task_sem
-    lacking: Any = worker
-    if thing == "semaphore":
-        worker.semaphore = Without(worker.semaphore)
-    elif thing == "consumer":
-        worker.consumer = Without(worker.consumer)
-    else:
-        lacking = Without(worker)
-    with pytest.raises(UnsupportedFrameworkError, match=name):
-        Gate(lacking, worker.consumer)
-
-
-@pytest.mark.parametrize("version", [(5, 3, 6), (5, 8, 0), (6, 0, 0)])
-def test_an_untried_celery_is_refused(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]) -> None:
-    monkeypatch.setattr(celery, "VERSION", version)
-    with pytest.raises(UnsupportedFrameworkError, match=r"5\.4 to 5\.7"):
-        check_version()
-
-
-def test_the_gate_is_installed_by_the_first_task_and_once(app: Celery) -> None:
-    assert GateStep in app.steps["consumer"]
-    before = len(app.steps["consumer"])
-    celery_ext.setup(app)
-    assert len(app.steps["consumer"]) == before
-
-
-@pytest.mark.parametrize("kind", [AnywhereMailbox, HubMailbox, ThreadMailbox])
-def test_a_mailbox_does_every_errand_once_and_one_at_a_time(kind: Any) -> None:
-    box = kind()
-    at_once = most = 0
-    done: deque[int] = deque()
-
-    def errand(number: int) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        done.append(number)
-        if number < 10:
-            box.post(errand, number + 1000)
-        at_once -= 1
-
-    def post(first: int) -> None:
-        for number in range(first, first + 100):
-            box.post(errand, number)
-
-    threads = [threading.Thread(target=post, args=(first,)) for first in (0, 100, 200, 300)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    wait_until("all is done", lambda: box.drain() or len(done) == 410, 10)
-    assert sorted(done) == [*range(400), *range(1000, 1010)]
-    assert most == 1
-    box.close()
-
-
-def test_an_errand_that_fails_does_not_stop_the_others() -> None:
-    box, done = AnywhereMailbox(), []
-    box.post(lambda: 1 / 0)
-    box.post(done.append, 1)
-    assert done == [1]
 
 
 def test_only_so_many_pool_objects_are_kept(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
 import random
 import threading
@@ -17,7 +16,7 @@ from slotline.errors import LeaseExpiredError, LeaseUnavailableError, ManagerClo
 from slotline.leases import ExecutorLease, LeasedExecutorManager
 from slotline.leases.lease import SyncExecutorLease
 from slotline.leases.manager import SyncLeasedExecutorManager
-from tests.harness.waiting import await_until, wait_until
+from tests.harness.waiting import await_until
 
 
 def threads_of(prefix):
@@ -353,14 +352,6 @@ async def test_idle_executors_beyond_the_wanted_number_go_at_the_next_check():
         await await_until("one is left", lambda: manager.total_count == 1)
 
 
-def test_the_given_logger_gets_the_lines(caplog):
-    logger = logging.getLogger("my.app")
-    with LeasedExecutorManager(max_pools=1, lease_grace_seconds=0, logger=logger) as manager:
-        manager.sync.acquire(lease_seconds=0.01, owner="sleeper")
-        wait_until("it was revoked", lambda: manager.leased_count == 0)
-    assert any(record.name == "my.app" and "'sleeper'" in record.getMessage() for record in caplog.records)
-
-
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_manager_made_before_a_fork_starts_anew_in_the_child():
     with LeasedExecutorManager(max_pools=1, workers_per_pool=2) as manager:
@@ -386,16 +377,3 @@ def test_a_manager_made_before_a_fork_starts_anew_in_the_child():
         os.waitpid(child, 0)
         assert lease.sync.run(pow, 2, 4) == 16
         lease.sync.release()
-
-
-def test_starts_stops_grants_and_releases_are_in_the_log(caplog):
-    caplog.set_level(logging.DEBUG, "slotline.leases")
-    with LeasedExecutorManager(max_pools=2, min_pools=2) as manager, manager.sync.acquire(owner="me", lease_seconds=7):
-        pass
-    for line in (
-        "Started with 2 executors on the thread backend",
-        "of 'me' was granted for 7 s",
-        "of 'me' was released",
-    ):
-        assert line in caplog.text
-    assert "Stopped" in caplog.text
