@@ -58,14 +58,14 @@ class Freshness:
             self._thread.join(1.0)  # no longer: it may wait for a server that does not answer
 
     def _run(self) -> None:
-        seconds = 1.0
+        seconds, overdue = 1.0, frozenset[bytes]()
         while not self._ended.wait(seconds):
             try:
                 channel = self._consumer.task_consumer.channel
                 seconds = channel.visibility_timeout / BEATS
                 if not channel.closed:
                     refresh(channel)
-                    restore(channel)
+                    overdue = restore(channel, overdue)
             except Exception as error:  # noqa: BLE001 - whatever it is, the consumer notices and connects anew
                 logger.debug("the unacknowledged messages cannot be kept fresh now: %r", error)
                 seconds = min(seconds, 1.0)
@@ -79,13 +79,23 @@ def refresh(channel: Any) -> None:
             client.zadd(channel.unacked_index_key, dict.fromkeys(some, time.time()), xx=True)
 
 
-def restore(channel: Any) -> None:
+def restore(channel: Any, before: frozenset[bytes]) -> frozenset[bytes]:
     """Put those messages back into their queues that nobody has spoken for in the visibility timeout.
 
-    Without kombu's mutex, which stays with a worker that is killed: each message is put back in a transaction, and so
-    once, whoever else is at it.
+    Only those that were overdue a beat ago, too: after a time in which the server could not be reached all are, and the
+    living have not spoken for theirs yet. Without kombu's mutex, which stays with a worker that is killed: each message
+    is put back in a transaction, and so once, whoever else is at it.
+
+    Args:
+        channel: The worker's channel.
+        before: What this returned a beat ago.
+
+    Returns:
+        The delivery tags of the messages that are overdue.
     """
     with channel.conn_or_acquire() as client:
-        before = time.time() - channel.visibility_timeout
-        for tag in client.zrangebyscore(channel.unacked_index_key, 0, before, start=0, num=_AT_ONCE):
+        until = time.time() - channel.visibility_timeout
+        overdue = frozenset(client.zrangebyscore(channel.unacked_index_key, 0, until, start=0, num=_AT_ONCE))
+        for tag in overdue & before:
             channel.qos.restore_by_tag(tag, client)
+    return overdue
