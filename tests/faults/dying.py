@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import redis
 
+from tests.harness.workers import in_worker
+
 
 class Kill(NamedTuple):
     """Who dies, where, and how often the message's task then runs, and ends, if it is acknowledged early or late."""
@@ -47,7 +49,9 @@ class Places:
         return who is not None
 
     def prepare_celery(self) -> None:
-        """Look at every place in a Celery worker."""
+        """Look at every place, if this is a Celery worker."""
+        if not in_worker():
+            return
         from celery_ext.gate import Gate
         from celery_ext.parcel import TakenMessage
         from celery_ext.tenure import Tenure
@@ -72,7 +76,9 @@ class Places:
         SyncRoom.park, Gate._start, Tenure._is_over = parked, started, ended  # type: ignore[method-assign]
 
     def prepare_taskiq(self) -> None:
-        """Look at every place in a Taskiq worker, but where a run has ended, which a middleware of the app must see."""
+        """Look at every place but where a run has ended, which a middleware must see, if this is a Taskiq worker."""
+        if not in_worker():
+            return
         from taskiq_ext._delivery import Delivery
         from taskiq_ext.pools import PoolLimitMiddleware
 

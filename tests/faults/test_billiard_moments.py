@@ -4,13 +4,13 @@ import os
 import signal
 from concurrent.futures import wait
 
-import psutil
 import pytest
 
 from slotline.workers import BilliardExecutor, RestartFreqExceeded, TimeLimitExceeded, WorkerLostError
 from slotline.workers.arena import Arena
 from tests.faults import billiard_moments as moments
 from tests.harness import leaks
+from tests.harness.processes import gone
 from tests.harness.waiting import wait_until
 from tests.integration import billiard_tasks as tasks
 
@@ -39,9 +39,8 @@ def executor():
 
 def kill(pid):
     """Kill a worker, and wait until it is dead."""
-    process = psutil.Process(pid)
-    process.kill()
-    wait_until("it is dead", lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    os.kill(pid, signal.SIGKILL)
+    wait_until("it is dead", lambda: gone(pid))
 
 
 @SIZES

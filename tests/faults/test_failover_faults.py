@@ -14,7 +14,8 @@ from slotline.pools._wire import pool_keys
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import await_until
 
-LEASE = 8.0
+LEASE = 16.0
+"""Longer than a replica needs to be chosen, on a busy machine, too."""
 RETRIES = 30
 """Enough pauses for the few seconds that a replica needs here to be chosen."""
 

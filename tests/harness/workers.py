@@ -25,6 +25,11 @@ started: list[Worker] = []
 """Every worker that the running test started, for the report of a failure."""
 
 
+def in_worker() -> bool:
+    """Tell whether this process is a worker that a test has started, or one of its children."""
+    return _MARK in os.environ
+
+
 class WorkerOptions(TypedDict, total=False):
     """The options that every kind of worker takes; see :class:`Worker`."""
 
