@@ -19,6 +19,7 @@ import psutil
 import redis
 
 from tests.harness import guardian
+from tests.harness.workers import parent_worker
 
 FRAMEWORK_KEYS = ("_kombu.*", "unacked*", "celery*", "taskiq*", "autoclaim:*")
 """Keys that the queues themselves leave without a TTL; tests name their queues so that they match."""
@@ -56,12 +57,15 @@ class Snapshot:
         self.loops = set(_open_loops())
 
     def new_processes(self, *, except_pids: Iterable[int] = ()) -> list[str]:
-        """Return the living child processes, and those of them that lost their parent, that were not there before."""
-        spared = {*except_pids, guardian.pid()}
+        """Return the living child processes, and those of them that lost their parent, that were not there before.
+
+        A worker that was there before may have new children: it replaces those that were killed, in its own time.
+        """
+        spared, older = {*except_pids, guardian.pid()}, {pid for pid, _ in self.processes}
         return [
             described
             for pid, _ in sorted(_related_processes() - self.processes)
-            if pid not in spared and (described := _describe(pid))
+            if pid not in spared and parent_worker(pid) not in older and (described := _describe(pid))
         ]
 
     def new_threads(self) -> list[str]:

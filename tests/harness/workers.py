@@ -30,6 +30,15 @@ def in_worker() -> bool:
     return _MARK in os.environ
 
 
+def parent_worker(pid: int) -> int | None:
+    """Return the parent of ``pid`` if that is a process of a worker that a test has started."""
+    try:
+        parent = psutil.Process(pid).parent()
+        return parent.pid if parent is not None and _MARK in parent.environ() else None
+    except psutil.Error:
+        return None
+
+
 class WorkerOptions(TypedDict, total=False):
     """The options that every kind of worker takes; see :class:`Worker`."""
 
