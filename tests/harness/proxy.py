@@ -130,7 +130,7 @@ class TcpProxy:
         if self._closed:
             return
         self._closed = True
-        self._run(self._refuse())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -169,6 +169,17 @@ class TcpProxy:
         if server is not None:
             server.close()
         await self._cut()
+
+    async def _end(self) -> None:
+        await self._refuse()
+        # Whoever has just been accepted has no link yet, and one that was ending may have been kept from it.
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined] # every transport is there
+            transport.abort()
+        await asyncio.sleep(0)  # their sockets are closed in the loop's next round
 
     async def _resume(self) -> None:
         self.delay_seconds = 0.0

@@ -100,7 +100,9 @@ async def test_sigterm_ends_what_runs_and_waits_here_and_leaves_the_rest_to_the_
     args = ("--ack-type", ack_type, "--max-async-tasks", "3")
     first = taskiq_worker(f"{app}:broker", workers=1, args=args)
     async with started(app) as module:
-        sent = [await module.gated.kiq(x) for x in range(5)]
+        sent = [await module.gated.kiq(0)]
+        await await_until("it runs", lambda: events(redis_client, "gated"))
+        sent += [await module.gated.kiq(x) for x in range(1, 5)]
         await parked(module, "one", 4)
         sent.append(await module.gated.kicker().with_labels(pool_on_full="wait").kiq(5))
         await parked(module, "one", 5)
