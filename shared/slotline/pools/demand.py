@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from slotline import _checks
 from slotline.errors import InvalidOptionError
-from slotline.pools.limits import Limits
+from slotline.pools.limits import MOST, Limits
 from slotline.pools.pool import Pool
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from slotline.pools.slot import Slot
     from slotline.stores.base import Store
 
-MOST: Final = 8
-"""How many pools a task may name."""
 OF_EACH: Final = ("size", "rate", "burst", "slot_exp", "group", "max_per_partition", "weight", "partition")
 """What the options of a limit say of each pool, and not of all together; in them ``pool_`` stands in front."""
 _KEYS = f"a string that is not empty, or a list of at most {MOST} different ones"
@@ -133,9 +131,8 @@ def keys_of(value: Any) -> tuple[str, ...]:
         InvalidOptionError: It is neither, too long, or names one twice.
     """
     keys = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not 0 < len(keys) <= MOST or not all(isinstance(key, str) and key for key in keys):
-        raise _checks.refuse("pool", value, _KEYS)
-    if len(set(keys)) < len(keys):
+    named = all(isinstance(key, str) and key for key in keys)
+    if not (named and 0 < len(keys) <= MOST and len(set(keys)) == len(keys)):
         raise _checks.refuse("pool", value, _KEYS)
     return keys
 
