@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -68,6 +69,16 @@ def billiard(seconds: float, fence: Annotated[int, TaskiqDepends(fence_of)]) -> 
 """
 
 
+@contextlib.asynccontextmanager
+async def deployed(app_module: Callable[[str], str], url: str, store: str) -> AsyncIterator[Any]:
+    """Yield the module of the application, whose broker the test sends by."""
+    module = importlib.import_module(app_module(APP.format(url=url, store=store, lease=LEASE)))
+    await module.broker.startup()
+    yield module
+    await module.broker.shutdown()
+    await module.store.close()
+
+
 class Scene:
     """Two workers; the store of the first can be cut off."""
 
@@ -107,16 +118,14 @@ async def test_a_worker_that_is_cut_off_from_its_store_ends_its_run_before_anoth
     redis_proxy: TcpProxy,
     kind: str,
 ) -> None:
-    name = app_module(APP.format(url=redis_url, store=redis_url, lease=LEASE))
-    module = importlib.import_module(name)
-    await module.broker.startup()
-    taskiq_worker(f"{name}:broker", workers=1, env={"STORE_URL": redis_proxy.redis_url})
-    scene = Scene(module, kind, redis_client, module.store)
-    await scene.plays(lambda: taskiq_worker(f"{name}:broker", workers=1), redis_proxy.stall, redis_proxy.resume)
-    if kind != "coroutine":
-        assert gone(pids(redis_client, kind)[0]), "the process of the first is dead"
-    await module.broker.shutdown()
-    await module.store.close()
+    async with deployed(app_module, redis_url, redis_url) as module:
+        taskiq_worker(f"{module.__name__}:broker", workers=1, env={"STORE_URL": redis_proxy.redis_url})
+        scene = Scene(module, kind, redis_client, module.store)
+        await scene.plays(
+            lambda: taskiq_worker(f"{module.__name__}:broker", workers=1), redis_proxy.stall, redis_proxy.resume
+        )
+        if kind != "coroutine":
+            assert gone(pids(redis_client, kind)[0]), "the process of the first is dead"
 
 
 @pytest.mark.leaves("keys", reason="the history that the tasks write")
@@ -127,14 +136,12 @@ async def test_a_store_that_stands_still_longer_than_the_lease_costs_the_run_and
     redis_client: redis.Redis,
     own_redis: RedisServer,
 ) -> None:
-    name = app_module(APP.format(url=redis_url, store=own_redis.url, lease=LEASE))
-    module = importlib.import_module(name)
-    await module.broker.startup()
-    taskiq_worker(f"{name}:broker", workers=1)
-    scene = Scene(module, "coroutine", redis_client, module.store)
-    await scene.plays(lambda: taskiq_worker(f"{name}:broker", workers=1), own_redis.pause, own_redis.resume)
-    await module.broker.shutdown()
-    await module.store.close()
+    async with deployed(app_module, redis_url, own_redis.url) as module:
+        taskiq_worker(f"{module.__name__}:broker", workers=1)
+        scene = Scene(module, "coroutine", redis_client, module.store)
+        await scene.plays(
+            lambda: taskiq_worker(f"{module.__name__}:broker", workers=1), own_redis.pause, own_redis.resume
+        )
 
 
 @pytest.mark.leaves("keys", reason="the history that the tasks write")
@@ -145,26 +152,22 @@ async def test_a_store_that_comes_back_without_its_data_costs_what_ran_and_what_
     redis_client: redis.Redis,
     own_redis: RedisServer,
 ) -> None:
-    name = app_module(APP.format(url=redis_url, store=own_redis.url, lease=LEASE))
-    module = importlib.import_module(name)
-    await module.broker.startup()
-    worker = taskiq_worker(f"{name}:broker", workers=1)
-    first = await module.coroutine.kiq(60)
-    await await_until("the first runs", lambda: fences(redis_client, "coroutine"), 30)
-    parked = await module.coroutine.kiq(0.1)
-    await await_until("the second is parked", lambda: f"{parked.task_id} is parked" in worker.log, 20)
-    waiting = await module.coroutine.kicker().with_labels(pool_on_full="wait").kiq(0.1)
+    async with deployed(app_module, redis_url, own_redis.url) as module:
+        worker = taskiq_worker(f"{module.__name__}:broker", workers=1)
+        first = await module.coroutine.kiq(60)
+        await await_until("the first runs", lambda: fences(redis_client, "coroutine"), 30)
+        parked = await module.coroutine.kiq(0.1)
+        await await_until("the second is parked", lambda: f"{parked.task_id} is parked" in worker.log, 20)
+        waiting = await module.coroutine.kicker().with_labels(pool_on_full="wait").kiq(0.1)
 
-    async def both_wait() -> bool:
-        return (await Pool("one", 1, store=module.store).info()).waiting == 2
+        async def both_wait() -> bool:
+            return (await Pool("one", 1, store=module.store).info()).waiting == 2
 
-    await await_until("the third waits in the worker", both_wait, 20)
-    own_redis.restart(keep_data=False)
-    lost = await first.wait_result(check_interval=0.05, timeout=40)
-    assert isinstance(lost.error, SlotLostError)
-    for one in (waiting, await module.coroutine.kiq(0.1)):
-        assert not (await one.wait_result(check_interval=0.05, timeout=60)).is_err
-    assert not await parked.is_ready()
-    assert len(set(fences(redis_client, "coroutine"))) == 3
-    await module.broker.shutdown()
-    await module.store.close()
+        await await_until("the third waits in the worker", both_wait, 20)
+        own_redis.restart(keep_data=False)
+        lost = await first.wait_result(check_interval=0.05, timeout=40)
+        assert isinstance(lost.error, SlotLostError)
+        for one in (waiting, await module.coroutine.kiq(0.1)):
+            assert not (await one.wait_result(check_interval=0.05, timeout=60)).is_err
+        assert not await parked.is_ready()
+        assert len(set(fences(redis_client, "coroutine"))) == 3
