@@ -94,7 +94,6 @@ def test_a_warm_shutdown_lets_a_lease_finish_and_leaves_nothing(deployment: Depl
 
 
 def test_leases_of_greenlets_hold_up_no_other_greenlet(deployment: Deployment) -> None:
-    pytest.importorskip("gevent")
     module = deployment.module
     with deployment.worker("gevent", concurrency=10) as worker:
         for backend in ("spawned", "io"):

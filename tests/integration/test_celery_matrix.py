@@ -183,7 +183,6 @@ def test_a_cold_shutdown_leaves_to_others_what_waits_and_what_was_acknowledged_l
 
 
 def test_a_greenlet_at_its_hard_time_limit_frees_its_slot(made: Deployment) -> None:
-    pytest.importorskip("gevent")
     app = made.module
     with made.worker("gevent", concurrency=4):
         sent = [app.hard.delay(30), app.hard.delay(0)]

@@ -79,8 +79,6 @@ def test_terminated_taskiq_worker_ends_by_itself(app_module, redis_url, taskiq_w
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_celery_worker_runs_tasks_in_every_pool(pool, app_module, redis_url, celery_worker):
-    if pool == "gevent":
-        pytest.importorskip("gevent")
     name = app_module(CELERY_APP.format(url=redis_url))
     worker = celery_worker(name, pool=pool)
     module = importlib.import_module(name)
