@@ -287,5 +287,6 @@ class TellsWhoRebuildsIt:
             raise KeyboardInterrupt
 
 
-def result_that_tells(*, interrupt=False):
+def result_that_tells(*, interrupt=False, seconds=0):
+    time.sleep(seconds)
     return TellsWhoRebuildsIt(interrupt)

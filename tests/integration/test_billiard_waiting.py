@@ -181,11 +181,24 @@ def test_who_waits_for_a_result_rebuilds_it(alone):
 
 def test_rebuilding_a_result_that_is_interrupted_fails_its_task_alone(alone):
     pid = alone.submit(tasks.pid).result(30)
-    job = alone.submit(tasks.result_that_tells, interrupt=True)
+    job = alone.submit(tasks.result_that_tells, interrupt=True, seconds=0.3)  # so that it is waited for by then
     with pytest.raises(KeyboardInterrupt):
         job.result(30)
     assert isinstance(job.exception(30), WorkerLostError)
     assert alone.submit(tasks.pid).result(30) == pid
+
+
+def test_rebuilding_a_result_that_nobody_waits_for_fails_its_task_alone_where_it_is_interrupted(alone, caplog):
+    pid = alone.submit(tasks.pid).result(30)
+    job = alone.submit(tasks.result_that_tells, interrupt=True)
+    wait_until("the task is over", job.done, 30)
+    with pytest.raises(WorkerLostError, match="KeyboardInterrupt"):
+        job.result(0)
+    job = alone.submit(tasks.result_that_tells)
+    wait_until("the next is over", job.done, 30)
+    assert job.result(0).thread is not threading.current_thread()
+    assert alone.submit(tasks.pid).result(30) == pid
+    assert "wanted to end its thread" in caplog.text
 
 
 def test_a_callback_that_takes_its_time_does_not_hold_up_who_waits(alone):

@@ -56,7 +56,10 @@ class Courier:
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
-            _run(*item)
+            try:
+                _run(*item)
+            except BaseException:  # noqa: BLE001 - whatever one of them raises, others wait for this thread
+                logger.exception("A callback of a process pool wanted to end its thread: %r", item[0])
             del item  # keeps neither results nor callers alive while it waits
 
     def close(self, timeout: float | None = None) -> None:

@@ -332,7 +332,7 @@ class Dispatcher:
         if errands is not None and job.hooks is NO_HOOKS and self.on_job_ready is None:
             errands.append((self._unpack, (job, kind, payload)))
         else:
-            self.courier.put(self._unpack, job, kind, payload)
+            self.courier.put(self._unpack_alone, job, kind, payload)
 
     def settle(self, job: ApplyResult, value: Any, error: BaseException | None) -> None:
         """Resolve a task here and now."""
@@ -346,8 +346,20 @@ class Dispatcher:
                 self.on_job_ready(job.number, job.index, (error is None, value if error is None else error), -1)
             except Exception:  # noqa: BLE001 - it is the caller's code; it is logged
                 self.log_callback_failure(self.on_job_ready)
-        job.settle(value, error)
-        self.finished(job)
+        try:
+            job.settle(value, error)
+        finally:
+            self.finished(job)
+
+    def _unpack_alone(self, job: ApplyResult, kind: int, payload: bytes) -> None:
+        """Do so where nobody waits for it: what interrupts the rebuilding fails the task."""
+        try:
+            self._unpack(job, kind, payload)
+        except BaseException as error:
+            if not job.done():
+                reason = f"The answer to task {job.number} was lost: {error!r} interrupted its rebuilding."
+                self.finish(job, None, _billiard.exceptions().WorkerLostError(reason))
+            raise
 
     def finish(self, job: ApplyResult, value: Any, error: BaseException | None) -> None:
         """Resolve a task where its callbacks may run: here if it has none, else in the callbacks' thread."""
