@@ -58,7 +58,7 @@ class Courier:
         while (item := self._queue.get()) is not None:
             try:
                 _run(*item)
-            except BaseException:  # noqa: BLE001 - whatever one of them raises, others wait for this thread
+            except BaseException:
                 logger.exception("A callback of a process pool wanted to end its thread: %r", item[0])
             del item  # keeps neither results nor callers alive while it waits
 
