@@ -11,7 +11,8 @@ import redis
 import redis.asyncio
 
 from slotline import InvalidOptionError, Pool, RedisStore, StoreError, StoreUnavailableError
-from slotline.stores import Command, _sending
+from slotline.stores import Command
+from slotline.stores._wires import Wires
 from tests.harness.ports import free_port
 from tests.harness.waiting import await_until
 
@@ -103,15 +104,15 @@ async def test_cancelling_callers_disturbs_nobody_who_travels_with_them(redis_st
     assert outcomes[1::2] == [b"x"] * 200
 
 
-async def test_a_lone_reader_that_is_cancelled_leaves_nobody_its_reply(redis_store, redis_client):
+async def test_a_lone_caller_that_is_cancelled_leaves_nobody_its_reply(redis_store, redis_client):
     before = redis_client.info("clients")["connected_clients"]
     cancelled = 0
     for number in range(300):
-        lone = asyncio.create_task(redis_store.read(Command("ECHO", (f"{number}",))))
+        lone = asyncio.create_task(redis_store.execute(Command("ECHO", (f"{number}",))))
         for _ in range(number % 12):  # at every step of the way
             await asyncio.sleep(0)
         lone.cancel()
-        answers = await asyncio.gather(*(redis_store.read(Command("ECHO", (f"{number} {at}",))) for at in range(3)))
+        answers = await asyncio.gather(*(redis_store.execute(Command("ECHO", (f"{number} {at}",))) for at in range(3)))
         assert answers == [f"{number} {at}".encode() for at in range(3)]
         (outcome,) = await asyncio.gather(lone, return_exceptions=True)
         cancelled += isinstance(outcome, asyncio.CancelledError)
@@ -288,14 +289,14 @@ async def test_a_slot_is_given_back_although_its_caller_was_cancelled_before_the
     redis_store, monkeypatch
 ):
     asking, may_go = asyncio.Event(), asyncio.Event()
-    exchange = _sending._exchange
+    exchange = Wires.exchange
 
-    async def slow(*args, **options):
+    async def slow(*args):
         asking.set()
         await may_go.wait()
-        return await exchange(*args, **options)
+        return await exchange(*args)
 
-    monkeypatch.setattr(_sending, "_exchange", slow)
+    monkeypatch.setattr(Wires, "exchange", slow)
     pool = Pool("p", 1, store=redis_store)
     caller = asyncio.create_task(pool.acquire())
     await asking.wait()

@@ -5,95 +5,153 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from slotline.stores._coalesce import Coalescer
+import pytest
+
+from slotline.stores._coalesce import LARGEST_BATCH, Coalescer, Landed
 from slotline.stores.base import Command
-from tests.harness.waiting import await_until
 
 
-async def test_what_is_asked_for_while_the_loop_ends_is_sent_although_the_flight_before_was_cancelled_unstarted():
-    async def send(commands: Sequence[Command]) -> list[str]:
-        return [command.script for command in commands]
-
-    async def close() -> None:
-        pass
-
-    coalescer = Coalescer(send, close)
-
-    async def release_at_the_end() -> str:
-        try:
-            await asyncio.sleep(100)
-        except asyncio.CancelledError:
-            return await asyncio.wait_for(coalescer.submit(Command("release", ())), 5)
-        raise AssertionError("it was not cancelled")
-
-    held = asyncio.create_task(release_at_the_end())
-    await asyncio.sleep(0)
-    asked = coalescer.submit(Command("ask", ()))
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run() does at its end
-        task.cancel()
-    assert await held == "release"
-    assert await asked == "ask"
-    await coalescer.close()
-
-
-class Line:
-    """A way to send that notes what travels together, in whose task, and lets it land when told."""
+class Sky:
+    """Notes what travels together, and lets it land when told."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[list[str], asyncio.Task[None] | None]] = []
-        self.landing = asyncio.Event()
+        self.flights: list[tuple[list[str], Landed]] = []
+        self.unwanted: list[str] = []
+        self.coalescer = Coalescer(self.fly, lambda command: self.unwanted.append(command.script))
 
-    async def send(self, commands: Sequence[Command]) -> list[str]:
-        names = [command.script for command in commands]
-        self.sent.append((names, asyncio.current_task()))
-        await self.landing.wait()
-        return names
+    def fly(self, commands: Sequence[Command], landed: Landed) -> None:
+        self.flights.append(([command.script for command in commands], landed))
 
-    async def close(self) -> None:
-        assert self.landing.is_set(), "closed over what is under way"
+    def ask(self, name: str) -> asyncio.Future[str]:
+        return self.coalescer.submit(Command(name, ()))
 
+    @property
+    def sent(self) -> list[list[str]]:
+        return [names for names, _ in self.flights]
 
-async def test_a_read_without_company_travels_in_its_callers_task_and_others_travel_together():
-    line = Line()
-    coalescer = Coalescer(line.send, line.close)
-    jobs = [asyncio.create_task(coalescer.read(Command(f"READ{at}", ()))) for at in range(5)]
-    await await_until("2 have left", lambda: len(line.sent) == 2)
-    late = asyncio.create_task(coalescer.read(Command("LATE", ())))  # as many flights as there may be are under way
-    await asyncio.sleep(0)
-    assert [names for names, _ in line.sent] == [["READ0"], ["READ1", "READ2", "READ3", "READ4"]]
-    assert [task in jobs for _, task in line.sent] == [True, False]
-    line.landing.set()
-    assert await asyncio.gather(*jobs, late) == [*(f"READ{at}" for at in range(5)), "LATE"]
-    await coalescer.submit(Command("SUBMITTED", ()))
-    assert await coalescer.read(Command("AFTER", ())) == "AFTER"
-    assert line.sent[-1][1] is asyncio.current_task()
-    await coalescer.close()
+    def land(self, at: int) -> None:
+        names, landed = self.flights[at]
+        landed(names)
 
 
-async def test_what_was_asked_for_beside_a_lone_read_goes_on_when_its_caller_is_cancelled():
-    line = Line()
-    coalescer = Coalescer(line.send, line.close)
-    lone = asyncio.create_task(coalescer.read(Command("LONE", ())))
-    await asyncio.sleep(0)
-    beside = coalescer.submit(Command("beside", ()))
-    await await_until("2 have left", lambda: len(line.sent) == 2)
-    waiting = coalescer.submit(Command("waiting", ()))
-    lone.cancel()
-    await await_until("3 have left", lambda: len(line.sent) == 3)
-    line.landing.set()
-    assert await asyncio.gather(beside, waiting) == ["beside", "waiting"]
-    assert lone.cancelled()
-    await coalescer.close()
+async def rounds(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
-async def test_closing_waits_for_a_lone_read():
-    line = Line()
-    coalescer = Coalescer(line.send, line.close)
-    lone = asyncio.create_task(coalescer.read(Command("LONE", ())))
-    await asyncio.sleep(0)
-    closing = asyncio.create_task(coalescer.close())
-    await asyncio.sleep(0)
-    assert not closing.done()
-    line.landing.set()
-    assert await lone == "LONE"
-    await closing
+async def test_the_first_call_leaves_at_once_and_those_after_it_travel_together_on_at_most_two_connections():
+    sky = Sky()
+    replies = [sky.ask(f"ask{at}") for at in range(5)]
+    assert sky.sent == [["ask0"]]
+    await rounds()
+    replies.append(sky.ask("late"))
+    await rounds()
+    assert sky.sent == [["ask0"], ["ask1", "ask2", "ask3", "ask4"]]
+    sky.land(0)
+    await rounds()
+    assert sky.sent[2:] == [["late"]]
+    sky.land(1)
+    sky.land(2)
+    assert await asyncio.gather(*replies) == ["ask0", "ask1", "ask2", "ask3", "ask4", "late"]
+
+
+async def test_those_who_travelled_together_travel_together_again():
+    sky = Sky()
+
+    async def twice(name: str) -> None:
+        await sky.ask(name)
+        await sky.ask(name)
+
+    callers = [asyncio.create_task(twice(name)) for name in "abc"]
+    await rounds()
+    assert sky.sent == [["a"], ["b", "c"]]
+    sky.land(1)
+    await rounds()
+    assert sky.sent[2:] == [["b", "c"]]
+    sky.land(0)
+    await rounds()
+    assert sky.sent[3:] == [["a"]]
+    sky.land(2)
+    sky.land(3)
+    await asyncio.gather(*callers)
+
+
+async def test_commands_that_are_sent_together_are_one_flight():
+    sky = Sky()
+    replies = sky.coalescer.submit_all([Command(name, ()) for name in "abc"])
+    assert sky.sent == [["a", "b", "c"]]
+    sky.land(0)
+    assert await asyncio.gather(*replies) == ["a", "b", "c"]
+
+
+async def test_no_flight_takes_more_than_a_thousand():
+    sky = Sky()
+    replies = sky.coalescer.submit_all([Command(f"{at}", ()) for at in range(2 * LARGEST_BATCH + 1)])
+    await rounds()
+    assert [len(names) for names in sky.sent] == [LARGEST_BATCH, LARGEST_BATCH]
+    sky.land(0)
+    await rounds()
+    assert [len(names) for names in sky.sent[2:]] == [1]
+    sky.land(1)
+    sky.land(2)
+    assert [reply.result() for reply in replies] == [f"{at}" for at in range(2 * LARGEST_BATCH + 1)]
+
+
+async def test_who_is_cancelled_before_the_flight_is_not_sent_and_who_is_cancelled_during_it_is_unwanted():
+    sky = Sky()
+    first, before, during, last = (sky.ask(name) for name in ("first", "before", "during", "last"))
+    before.cancel()
+    await rounds()
+    assert sky.sent == [["first"], ["during", "last"]]
+    during.cancel()
+    assert sky.unwanted == []
+    sky.land(1)
+    sky.land(0)
+    assert sky.unwanted == ["during"]
+    assert await asyncio.gather(first, last) == ["first", "last"]
+
+
+async def test_each_has_its_own_error():
+    sky = Sky()
+    replies = sky.coalescer.submit_all([Command(name, ()) for name in "abc"])
+    sky.flights[0][1](["a", ValueError("b"), "c"])
+    with pytest.raises(ValueError, match="b"):
+        await replies[1]
+    assert [replies[0].result(), replies[2].result()] == ["a", "c"]
+
+
+async def test_callers_have_the_error_of_a_flight_that_cannot_leave_and_others_go_on():
+    def fly(commands: Sequence[Command], landed: Landed) -> None:
+        if commands[0].script == "unknown":
+            raise FileNotFoundError("unknown")
+        landed([command.script for command in commands])
+
+    coalescer = Coalescer(fly)
+    with pytest.raises(FileNotFoundError):
+        await coalescer.submit(Command("unknown", ()))
+    assert await coalescer.submit(Command("known", ())) == "known"
+    await asyncio.wait_for(coalescer.land(), 5)
+
+
+async def test_who_travels_in_a_flight_that_is_cancelled_is_cancelled():
+    sky = Sky()
+    replies = sky.coalescer.submit_all([Command(name, ()) for name in "ab"])
+    sky.flights[0][1](None)
+    assert [reply.cancelled() for reply in replies] == [True, True]
+    assert sky.unwanted == []
+    after = sky.ask("after")
+    await rounds()
+    sky.land(1)
+    assert await after == "after"
+
+
+async def test_landing_waits_for_what_flies_and_for_what_waits():
+    sky = Sky()
+    replies = [sky.ask(name) for name in "ab"]
+    landing = asyncio.create_task(sky.coalescer.land())
+    for at in range(2):
+        await rounds()
+        assert not landing.done()
+        sky.land(at)
+    await asyncio.wait_for(landing, 5)
+    assert [reply.result() for reply in replies] == ["a", "b"]

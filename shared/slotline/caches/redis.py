@@ -140,7 +140,7 @@ class RedisCacheAdapter(CacheAdapter):
         """Do as :meth:`_fresh_or_aged`: the usual case of a plain entry and a store that answers, by a short way."""
         if not (options.grace or options.beta or self.on_value is not None or self._outage.going):
             try:
-                raw = await self.store.read(commands.read(self.names.base(key)))
+                raw = await self.store.execute(commands.read(self.names.base(key)))
             except StoreError as error:
                 return self._unread(error)
             entry = None if raw is None else self.codec.read(key, raw, options.returns)

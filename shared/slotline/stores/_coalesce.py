@@ -1,12 +1,12 @@
-"""The calls of one event loop, gathered into pipelines on few connections."""
+"""The calls of one event loop to one server, gathered into pipelines on few connections."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from slotline.stores.base import Command
 
@@ -14,133 +14,85 @@ FLIGHTS = 2
 """Connections that one loop keeps busy at most; what comes while all are busy goes with the next one together."""
 LARGEST_BATCH = 1000
 
-Send = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+Landed: TypeAlias = Callable[[list[Any] | None], None]
+"""Takes replies and errors, one for each command; ``None``: the flight was cancelled."""
+Fly: TypeAlias = Callable[[Sequence[Command], Landed], None]
 
 
 class Coalescer:
-    """Gathers what an event loop asks for within one tick and sends it as one pipeline.
+    """Sends what is asked for at once if nothing is under way, and gathers into one pipeline what is asked for then.
 
-    A flight runs in a task of its own that no caller's cancellation reaches: cancelling a caller gives up its reply
-    and disturbs neither the connection nor the calls that travel with it.
+    No caller's cancellation reaches a flight: it gives up a reply, and disturbs neither the connection nor the calls
+    that travel with it.
 
     Args:
-        send: Sends commands together and returns their replies or errors, one in each place.
-        close: Closes the loop's client.
+        fly: Sends commands together, and calls back once with what became of them.
         unwanted: Called with each command whose caller was cancelled while it travelled, when it has been answered.
     """
 
-    def __init__(
-        self, send: Send, close: Callable[[], Awaitable[None]], unwanted: Callable[[Command], None] = lambda _: None
-    ) -> None:
-        self._send = send
-        self._close = close
+    def __init__(self, fly: Fly, unwanted: Callable[[Command], None] = lambda _: None) -> None:
+        self._fly = fly
         self._unwanted = unwanted
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._boarding = False
-        self._newest: asyncio.Task[None] | None = None
-        self._flights: set[asyncio.Task[None]] = set()
-        self._loner: asyncio.Future[None] | None = None
-        self._lifeline: AsyncGenerator[None, None] | None = None
+        self._flights = 0
+        self._landing: asyncio.Future[None] | None = None
 
     def submit(self, command: Command) -> asyncio.Future[Any]:
-        """Send ``command`` with the next flight; the future has its reply or its error."""
-        reply: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append((command, reply))
-        self._board()
+        """Send ``command``; the future has its reply or its error."""
+        (reply,) = self.submit_all((command,))
         return reply
 
-    async def read(self, command: Command) -> Any:
-        """Send a command that changes nothing and return its reply: in the caller's own task if nothing is under way.
-
-        That saves what a task costs, and more is gained by travelling together only where there is company. Cancelling
-        the caller then takes its connection along, and nobody else.
-        """
-        if self._flights or self._waiting or self._loner is not None:
-            return await self.submit(command)
-        await self._tie_to_loop()
-        landed = self._loner = self._loop.create_future()
-        try:
-            (reply,) = await self._send((command,))
-        finally:
-            self._loner = None
-            landed.set_result(None)
-            if self._waiting:
-                self._board()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+    def submit_all(self, commands: Sequence[Command]) -> list[asyncio.Future[Any]]:
+        """Send ``commands``, together if they are not too many."""
+        entries = [(command, self._loop.create_future()) for command in commands]
+        self._waiting.extend(entries)
+        if self._flights or self._boarding:
+            self._board()
+        else:
+            self._depart()
+        return [reply for _, reply in entries]
 
     def _board(self) -> None:
-        # The flight's task starts in the loop's next round: whatever else is asked for in this one travels with it.
-        if not self._boarding and len(self._flights) + (self._loner is not None) < FLIGHTS:
+        # It departs in the loop's next round: whatever else is asked for in this one travels with it.
+        if not self._boarding and self._flights < FLIGHTS:
             self._boarding = True
-            flight = self._newest = self._loop.create_task(self._fly())
-            self._flights.add(flight)
-            flight.add_done_callback(self._landed)
+            self._loop.call_soon(self._depart)
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
-        self._flights.discard(flight)
-        if flight is self._newest:  # it may have been cancelled before it began, by a loop that ends
-            self._boarding = False
-        if self._waiting:
-            self._board()
-
-    async def _fly(self) -> None:
-        await self._tie_to_loop()
-        flight, self._boarding = self._newest, False
+    def _depart(self) -> None:
+        self._boarding = False
         count = min(len(self._waiting), LARGEST_BATCH)
         batch = [entry for entry in (self._waiting.popleft() for _ in range(count)) if not entry[1].done()]
+        if batch:
+            self._flights += 1
+            try:
+                self._fly([command for command, _ in batch], partial(self._landed, batch))
+            except Exception as error:  # noqa: BLE001 - it is the callers' to handle
+                self._landed(batch, [error] * len(batch))
         if self._waiting:
             self._board()
-        if not batch:
-            return
-        try:
-            replies = await self._send([command for command, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it is the callers' to handle
-            replies = [error] * len(batch)
-        except BaseException:
-            for _, reply in batch:
+
+    def _landed(self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], outcomes: list[Any] | None) -> None:
+        self._flights -= 1
+        for at, (command, reply) in enumerate(batch):
+            if outcomes is None:
                 reply.cancel()
-            raise
-        self._flights.discard(flight)  # before its callers go on: whoever reads next is alone
-        for (command, reply), value in zip(batch, replies, strict=True):
-            if reply.cancelled():
+            elif reply.cancelled():
                 self._unwanted(command)
+            elif isinstance(outcomes[at], Exception):
+                reply.set_exception(outcomes[at])
             else:
-                _settle(reply, value)
-
-    async def _tie_to_loop(self) -> None:
-        if self._lifeline is None:
-            self._lifeline = self._until_loop_ends()
-            await anext(self._lifeline)
-
-    async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
-        # An event loop closes its asynchronous generators before it ends: the one place where a library can close
-        # its connections in time without being told.
-        try:
-            yield
-        finally:
-            await self._close()
+                reply.set_result(outcomes[at])
+        if len(batch) > 1 or self._waiting:  # the callers who go on now travel together again
+            self._board()
+        if not self._flights and self._landing is not None:
+            self._landing.set_result(None)
+            self._landing = None
 
     async def land(self) -> None:
         """Return when nothing is under way."""
-        while self._flights or self._loner is not None:
-            await asyncio.wait([*self._flights, *([] if self._loner is None else [self._loner])])
-
-    async def close(self) -> None:
-        """Let what is under way land, then close the connections."""
-        await self.land()
-        lifeline, self._lifeline = self._lifeline, None
-        if lifeline is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closing it already
-                await lifeline.aclose()
-
-
-def _settle(reply: asyncio.Future[Any], value: Any) -> None:
-    if reply.done():
-        return
-    if isinstance(value, Exception):
-        reply.set_exception(value)
-    else:
-        reply.set_result(value)
+        while self._flights or self._waiting:
+            if self._landing is None:
+                self._landing = self._loop.create_future()
+            await asyncio.shield(self._landing)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from slotline.stores._coalesce import FLIGHTS, Coalescer
-from slotline.stores._lines import AwaitingLines
+from slotline.steps import run_awaiting
+from slotline.stores._coalesce import FLIGHTS, Coalescer, Landed
+from slotline.stores._sending import Fleet, Flown, Leg, is_plain, received, sendable, sending
+from slotline.stores._wires import Outcome, Wires
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -21,56 +26,105 @@ _MEETING = 16
 class LoopLinks:
     """The connections of one event loop to each server, and one coalescer each, so that none waits for another.
 
+    A flight over a connection that stands needs no task. One that has to connect first, or that does not bring the
+    replies that were asked for, goes on in a task of its own, in which calls are repeated, redirected and given up.
+
     Args:
+        fleet: The store.
         make: Makes a client of a server with at most so many connections.
-        send: Sends commands together, wherever they go.
         unwanted: Called with each command whose caller was cancelled while it travelled.
         closed: Called when the connections are closed.
     """
 
     def __init__(
         self,
+        fleet: Fleet,
         make: Callable[[int, str], redis.asyncio.Redis],
-        send: Callable[[Sequence[Command]], Any],
         unwanted: Callable[[Command], None],
         closed: Callable[[], None],
     ) -> None:
-        self._make, self._send, self._unwanted, self._closed = make, send, unwanted, closed
-        self._lines: dict[str, AwaitingLines] = {}
+        self._fleet, self._make, self._unwanted, self._closed = fleet, make, unwanted, closed
+        self._loop = asyncio.get_running_loop()
+        self._wires: dict[str, Wires] = {}
         self._coalescers: dict[str | None, Coalescer] = {}
+        self._tasks: set[asyncio.Task[list[Any]]] = set()
+        self._lifeline: AsyncGenerator[None, None] | None = None
+        self._ended = False
 
-    def submit(self, command: Command, lane: str | None) -> asyncio.Future[Any]:
-        """Send ``command`` with the next flight of ``lane``, the server that it is probably for."""
-        return self._coalescer(lane).submit(command)
-
-    async def read(self, command: Command, lane: str | None) -> Any:
-        """Send a command that changes nothing, see :meth:`Coalescer.read`."""
-        return await self._coalescer(lane).read(command)
-
-    def _coalescer(self, lane: str | None) -> Coalescer:
-        coalescer = self._coalescers.get(lane)
+    def lane(self, node: str | None) -> Coalescer:
+        """Return what gathers the calls to a server; ``None``: to whichever it will turn out to be."""
+        coalescer = self._coalescers.get(node)
         if coalescer is None:
-            coalescer = self._coalescers[lane] = Coalescer(self._send, self._close, self._unwanted)
+            coalescer = self._coalescers[node] = Coalescer(partial(self._fly, node), self._unwanted)
         return coalescer
 
-    def lines(self, node: str) -> AwaitingLines:
+    def wires(self, node: str) -> Wires:
         """Return the connections to a server."""
-        lines = self._lines.get(node)
-        if lines is None:
+        wires = self._wires.get(node)
+        if wires is None:
             client = self._make(FLIGHTS if node == "" else FLIGHTS * _MEETING, node)
-            lines = self._lines[node] = AwaitingLines(client)
-        return lines
+            wires = self._wires[node] = Wires(client)
+        return wires
+
+    def _fly(self, node: str | None, commands: Sequence[Command], landed: Landed) -> None:
+        wires = None if node is None else self._wires.get(node)
+        leg = Leg(node or "", range(len(commands)), asking=False)
+        words = None if wires is None else sendable(self._fleet.topology, leg, commands)
+        wire = None if wires is None or words is None else wires.idle()
+        if wire is None or words is None:
+            self._travel(commands, None, landed)
+        else:
+            since = time.monotonic()
+            wire.exchange(words, self._fleet.timeout, partial(self._arrived, leg, since, commands, landed))
+
+    def _arrived(self, leg: Leg, since: float, commands: Sequence[Command], landed: Landed, outcome: Outcome) -> None:
+        if is_plain(outcome):
+            landed(received(self._fleet.topology, leg, commands, outcome))
+        else:
+            self._travel(commands, Flown(leg, since, outcome), landed)
+
+    def _travel(self, commands: Sequence[Command], flown: Flown | None, landed: Landed) -> None:
+        if self._ended:
+            landed(None)
+            return
+        task = self._loop.create_task(self._send(commands, flown))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._back, commands, landed))
+
+    async def _send(self, commands: Sequence[Command], flown: Flown | None) -> list[Any]:
+        if self._lifeline is None:
+            self._lifeline = self._until_loop_ends()
+            await anext(self._lifeline)
+        return await run_awaiting(sending(self._fleet, commands, flown))
+
+    def _back(self, commands: Sequence[Command], landed: Landed, task: asyncio.Task[list[Any]]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # by a loop that ends, and perhaps before it began
+            landed(None)
+        else:
+            error = task.exception()
+            landed(task.result() if error is None else [error] * len(commands))
+
+    async def _until_loop_ends(self) -> AsyncGenerator[None, None]:
+        # An event loop closes its asynchronous generators before it ends: the one place where a library can close
+        # its connections in time without being told.
+        try:
+            yield
+        finally:
+            self._ended = True
+            await self._close()
 
     async def close(self) -> None:
         """Let what is under way land, then close the connections."""
         for coalescer in list(self._coalescers.values()):
             await coalescer.land()
-        for coalescer in list(self._coalescers.values()):
-            await coalescer.close()
-        await self._close()
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closing it already
+                await lifeline.aclose()
 
     async def _close(self) -> None:
         self._closed()
-        lines, self._lines = self._lines, {}
-        for each in lines.values():
+        wires, self._wires = self._wires, {}
+        for each in wires.values():
             await each.close()

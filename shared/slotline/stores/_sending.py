@@ -8,17 +8,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import redis
 from redis.exceptions import DataError, NoScriptError
 
 from slotline.errors import StoreError
-from slotline.steps import Sleep, Step, Steps, run_awaiting, run_blocking
-from slotline.stores._lines import AwaitingLines, BlockingLines, packed
+from slotline.steps import Sleep, Step, Steps, run_blocking
+from slotline.stores._lines import BlockingLines
 from slotline.stores._redis_errors import Redirection, elsewhere, pauses, redirection, translated, worth_retrying
+from slotline.stores._resp import packed
 from slotline.stores._scripts import load
 from slotline.stores._topology import Topology
+from slotline.stores._wires import Wires
 from slotline.stores.base import Command
 
 _HOPS = 8
@@ -47,11 +49,11 @@ class Fleet(ABC):
         """Return this process's connections to a server."""
 
     @abstractmethod
-    def awaiting_lines(self, node: str) -> AwaitingLines:
+    def wires(self, node: str) -> Wires:
         """Return the running event loop's connections to a server."""
 
 
-class _Leg(NamedTuple):
+class Leg(NamedTuple):
     """Commands for one server, by their numbers; ``asking``: it takes them although it has the slot not quite yet."""
 
     node: str
@@ -59,21 +61,52 @@ class _Leg(NamedTuple):
     asking: bool
 
 
+class _UnknownScriptError(NoScriptError):
+    """A server does not know the script: it is asked once more, with the text."""
+
+    def __init__(self, error: NoScriptError, leg: Leg) -> None:
+        super().__init__(*error.args)
+        self.leg = leg
+
+
+_ANSWERED = (Redirection, _UnknownScriptError)
+"""What a server says that leads to the next question at once."""
+
+
+class Flown(NamedTuple):
+    """An exchange that has been tried: with whom, since when (monotonic), and its replies or what broke it."""
+
+    leg: Leg
+    since: float
+    outcome: Any
+
+
 @dataclass(slots=True, frozen=True)
 class _Exchange(Step):
     """Send words to servers and return, for each leg, its replies or the one error that broke its connection."""
 
     fleet: Fleet
-    legs: list[_Leg]
-    commands: Sequence[Command]
+    legs: list[tuple[Leg, list[bytes]]]
 
     def blocking(self) -> list[Any]:
-        return [_outcome_blocking(self.fleet, leg, self.commands) for leg in self.legs]
+        return [self._one_blocking(leg, words) for leg, words in self.legs]
 
     async def awaiting(self) -> list[Any]:
         if len(self.legs) == 1:
-            return [await _outcome(self.fleet, self.legs[0], self.commands)]
-        return list(await asyncio.gather(*(_outcome(self.fleet, leg, self.commands) for leg in self.legs)))
+            return [await self._one(*self.legs[0])]
+        return list(await asyncio.gather(*(self._one(leg, words) for leg, words in self.legs)))
+
+    def _one_blocking(self, leg: Leg, words: list[bytes]) -> Any:
+        try:
+            return self.fleet.blocking_lines(leg.node).exchange(words)
+        except Exception as error:  # noqa: BLE001 - the procedure decides
+            return error
+
+    async def _one(self, leg: Leg, words: list[bytes]) -> Any:
+        try:
+            return await self.fleet.wires(leg.node).exchange(words, self.fleet.timeout)
+        except Exception as error:  # noqa: BLE001 - the procedure decides
+            return error
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,67 +128,101 @@ class _Look(Step):
 
 
 def send_blocking(fleet: Fleet, commands: Sequence[Command]) -> list[Any]:
-    """Do as :func:`sending`, at less cost where there is one server, and it answers."""
-    if fleet.topology.moves:
+    """Do as :func:`sending`, at less cost where all commands go to one server, and it answers."""
+    leg = _one_leg(fleet.topology, commands)
+    words = None if leg is None else sendable(fleet.topology, leg, commands)
+    if leg is None or words is None:
         return run_blocking(sending(fleet, commands))
-    outcome = _outcome_blocking(fleet, _Leg("", range(len(commands)), asking=False), commands)
-    return outcome if _is_plain(outcome) else run_blocking(sending(fleet, commands, [outcome]))
+    since = time.monotonic()
+    try:
+        outcome: Any = fleet.blocking_lines(leg.node).exchange(words)
+    except Exception as error:  # noqa: BLE001 - the procedure decides
+        outcome = error
+    if is_plain(outcome):
+        return received(fleet.topology, leg, commands, outcome)
+    return run_blocking(sending(fleet, commands, Flown(leg, since, outcome)))
 
 
-async def send_awaiting(fleet: Fleet, commands: Sequence[Command]) -> list[Any]:
-    """Do as :func:`sending`, at less cost where there is one server, and it answers."""
-    if fleet.topology.moves:
-        return await run_awaiting(sending(fleet, commands))
-    outcome = await _outcome(fleet, _Leg("", range(len(commands)), asking=False), commands)
-    return outcome if _is_plain(outcome) else await run_awaiting(sending(fleet, commands, [outcome]))
+def is_plain(outcome: Any) -> TypeGuard[list[Any]]:
+    """Return whether an exchange has brought what was asked for, and no error."""
+    return isinstance(outcome, list) and all(not isinstance(reply, Exception) for reply in outcome)
 
 
-def _is_plain(outcome: Any) -> bool:
-    return isinstance(outcome, list) and not any(isinstance(reply, Exception) for reply in outcome)
+def sendable(topology: Topology, leg: Leg, commands: Sequence[Command]) -> list[bytes] | None:
+    """Return the commands of a leg as their server reads them; ``None`` if one of them has no such form."""
+    try:
+        return [_words(topology.outgoing(commands[number], leg.node)) for number in leg.numbers]
+    except _UNSENDABLE:
+        return None
 
 
-def sending(fleet: Fleet, commands: Sequence[Command], replied: list[Any] | None = None) -> Steps[list[Any]]:
+def received(topology: Topology, leg: Leg, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+    """Return the replies of one server to all commands as whoever sent them understands them."""
+    if not topology.moves:
+        return replies
+    return [topology.incoming(command, leg.node, reply) for command, reply in zip(commands, replies, strict=True)]
+
+
+def _one_leg(topology: Topology, commands: Sequence[Command]) -> Leg | None:
+    node: str | None = ""
+    if topology.moves:
+        try:
+            nodes = {topology.node(command) for command in commands}
+        except StoreError:
+            return None
+        node = nodes.pop() if len(nodes) == 1 else None
+    return None if node is None else Leg(node, range(len(commands)), asking=False)
+
+
+def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = None) -> Steps[list[Any]]:
     """Send independent commands, each to its server, and return their replies or errors, one in each place.
 
     A command whose server cannot be reached, or cannot serve just now, is sent again, to whichever server has its
-    place by then; the others are not.
+    place by then; the others are not. A server that does not know a script gets its text.
 
     Args:
         fleet: The store.
         commands: What to send.
-        replied: What the first exchange has brought, where there was one.
+        flown: A first exchange with all of them, where there was one.
     """
     topology = fleet.topology
     outcomes: list[Any] = [None] * len(commands)
     left: Sequence[int] = range(len(commands))
     patience, hops = pauses(fleet.retries), _HOPS
-    unknown = (yield _Look(topology, -math.inf)) if topology.moves and not topology.masters else None
+    unknown = None
+    if flown is None and topology.moves and not topology.masters:
+        unknown = yield _Look(topology, -math.inf)
     while True:
-        since = time.monotonic()
-        legs = _legs(
-            topology, commands, left, outcomes, unknown or redis.ConnectionError("no server has its hash slot")
-        )
-        if replied is None:
-            replied = yield _Exchange(fleet, legs, commands)
-        for leg, replies in zip(legs, replied, strict=True):
+        if flown is None:
+            since = time.monotonic()
+            nobody = unknown or redis.ConnectionError("no server has its hash slot")
+            legs = _legs(topology, commands, left, outcomes, nobody)
+            replied = yield _Exchange(fleet, legs)
+        else:
+            since, legs, replied, flown = flown.since, [(flown.leg, [])], [flown.outcome], None
+        for (leg, _), replies in zip(legs, replied, strict=True):
             _note(topology, leg, replies, commands, outcomes)
-        replied = None
         left = [number for number in left if _again(topology, outcomes[number])]
         if not left:
             break
-        if hops and all(isinstance(outcomes[number], Redirection) for number in left):
+        if hops and all(isinstance(outcomes[number], _ANSWERED) for number in left):
             hops -= 1
         else:
             pause = next(patience, None)
             if pause is None:
                 break
             yield Sleep(pause)
-        if topology.moves and not all(_asked(outcomes[number]) for number in left):
-            unknown = yield _Look(topology, since)
-            for number in left:  # what the owner itself has said is newer than what another one knows
-                if isinstance(outcomes[number], Redirection) and outcomes[number].for_good:
-                    topology.moved(outcomes[number])
+        if topology.moves and not all(_at_hand(outcomes[number]) for number in left):
+            unknown = yield from _looking(topology, since, [outcomes[number] for number in left])
     return [_told(fleet.name, outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+
+
+def _looking(topology: Topology, since: float, errors: list[Exception]) -> Steps[Exception | None]:
+    unknown: Exception | None = yield _Look(topology, since)
+    for error in errors:  # what the owner itself has said is newer than what another one knows
+        if isinstance(error, Redirection) and error.for_good:
+            topology.moved(error)
+    return unknown
 
 
 def _told(store: str, error: Exception) -> Exception:
@@ -167,111 +234,71 @@ def _told(store: str, error: Exception) -> Exception:
 
 def _legs(
     topology: Topology, commands: Sequence[Command], left: Sequence[int], outcomes: list[Any], unknown: Exception
-) -> list[_Leg]:
-    """Return who gets which of the commands that are left; one that nobody can get has its error at once."""
-    if not topology.moves:
-        return [_Leg("", left, asking=False)]
-    legs: dict[tuple[str, bool], list[int]] = {}
+) -> list[tuple[Leg, list[bytes]]]:
+    """Return who gets which of the commands that are left, in what words; one that nobody can get has its error."""
+    legs: dict[tuple[str, bool], tuple[list[int], list[bytes]]] = {}
     for number in left:
-        asking = _asked(outcomes[number])
         try:
-            node = outcomes[number].node if asking else topology.node(commands[number])
-        except StoreError as error:
-            outcomes[number] = error
-        else:
+            node, asking, in_full = _next(topology, commands[number], outcomes[number])
             if node is None:
                 outcomes[number] = unknown
-            else:
-                legs.setdefault((node, asking), []).append(number)
-    return [_Leg(node, numbers, asking) for (node, asking), numbers in legs.items()]
+                continue
+            words = _words(topology.outgoing(commands[number], node), in_full=in_full)
+        except (StoreError, *_UNSENDABLE) as error:
+            outcomes[number] = error
+        else:
+            numbers, load = legs.setdefault((node, asking), ([], []))
+            numbers.append(number)
+            load.extend((_ASKING, words) if asking else (words,))
+    return [(Leg(node, numbers, asking), load) for (node, asking), (numbers, load) in legs.items()]
 
 
-def _note(topology: Topology, leg: _Leg, replies: Any, commands: Sequence[Command], outcomes: list[Any]) -> None:
+def _next(topology: Topology, command: Command, before: Any) -> tuple[str | None, bool, bool]:
+    """Return who is asked after an answer, whether in the special way, and whether with the script's text."""
+    if isinstance(before, _UnknownScriptError):
+        return before.leg.node, before.leg.asking, True
+    if _asked(before):
+        return before.node, True, False
+    return topology.node(command), False, False
+
+
+def _note(topology: Topology, leg: Leg, replies: Any, commands: Sequence[Command], outcomes: list[Any]) -> None:
+    if leg.asking and not isinstance(replies, Exception):
+        replies = replies[1::2]
     for at, number in enumerate(leg.numbers):
         outcome = replies if isinstance(replies, Exception) else replies[at]
-        if topology.moves and not isinstance(replies, Exception):
+        if isinstance(outcome, NoScriptError):
+            outcome = _UnknownScriptError(outcome, leg)
+        elif topology.moves and not isinstance(replies, Exception):
             outcome = topology.incoming(commands[number], leg.node, outcome)
             outcome = redirection(outcome, leg.node) or outcome
         outcomes[number] = outcome
 
 
 def _again(topology: Topology, outcome: Any) -> bool:
-    return isinstance(outcome, Exception) and (worth_retrying(outcome) or (topology.moves and elsewhere(outcome)))
+    if not isinstance(outcome, Exception):
+        return False
+    return (
+        isinstance(outcome, _UnknownScriptError) or worth_retrying(outcome) or (topology.moves and elsewhere(outcome))
+    )
 
 
 def _asked(outcome: Any) -> bool:
     return isinstance(outcome, Redirection) and not outcome.for_good
 
 
-def _outcome_blocking(fleet: Fleet, leg: _Leg, commands: Sequence[Command]) -> Any:
-    """Return the replies of one server, or the error that broke its connection."""
-    try:
-        replies = _exchange_blocking(fleet, leg, [_words(command) for command in _outgoing(fleet, leg, commands)])
-        missing = _without_script(replies)
-        if missing:
-            again = [_words_with_text(commands[leg.numbers[at]]) for at in missing]
-            for at, reply in zip(missing, _exchange_blocking(fleet, leg, again), strict=True):
-                replies[at] = reply
-    except _UNSENDABLE as error:
-        if len(leg.numbers) == 1:
-            return [error]
-        # Nothing was sent, since one of them cannot be: the others are not to suffer for it.
-        return [_outcome_blocking(fleet, leg._replace(numbers=[number]), commands)[0] for number in leg.numbers]
-    except Exception as error:  # noqa: BLE001 - the procedure decides
-        return error
-    return replies
+def _at_hand(outcome: Any) -> bool:
+    """Return whether it is known who is asked next."""
+    return _asked(outcome) or isinstance(outcome, _UnknownScriptError)
 
 
-async def _outcome(fleet: Fleet, leg: _Leg, commands: Sequence[Command]) -> Any:
-    try:
-        replies = await _exchange(fleet, leg, [_words(command) for command in _outgoing(fleet, leg, commands)])
-        missing = _without_script(replies)
-        if missing:
-            again = [_words_with_text(commands[leg.numbers[at]]) for at in missing]
-            for at, reply in zip(missing, await _exchange(fleet, leg, again), strict=True):
-                replies[at] = reply
-    except _UNSENDABLE as error:
-        if len(leg.numbers) == 1:
-            return [error]
-        return [(await _outcome(fleet, leg._replace(numbers=[number]), commands))[0] for number in leg.numbers]
-    except Exception as error:  # noqa: BLE001 - the procedure decides
-        return error
-    return replies
-
-
-def _outgoing(fleet: Fleet, leg: _Leg, commands: Sequence[Command]) -> Sequence[Command]:
-    topology = fleet.topology
-    if not topology.moves and len(leg.numbers) == len(commands):
-        return commands
-    return [topology.outgoing(commands[number], leg.node) for number in leg.numbers]
-
-
-def _exchange_blocking(fleet: Fleet, leg: _Leg, words: list[bytes]) -> list[Any]:
-    lines = fleet.blocking_lines(leg.node)
-    return lines.exchange(_each_asking(words))[1::2] if leg.asking else lines.exchange(words)
-
-
-async def _exchange(fleet: Fleet, leg: _Leg, words: list[bytes]) -> list[Any]:
-    lines = fleet.awaiting_lines(leg.node)
-    if leg.asking:
-        return (await lines.exchange(_each_asking(words), fleet.timeout))[1::2]
-    return await lines.exchange(words, fleet.timeout)
-
-
-def _each_asking(words: list[bytes]) -> list[bytes]:
-    return [word for command in words for word in (_ASKING, command)]
-
-
-def _words(command: Command) -> bytes:
+def _words(command: Command, *, in_full: bool = False) -> bytes:
     name, keys, args = command
     if name.isupper():
         return packed((name, *keys, *args))
-    return packed((b"EVALSHA", load(name).sha, len(keys), *keys, *args))
-
-
-def _words_with_text(command: Command) -> bytes:
-    return packed((b"EVAL", load(command.script).text, len(command.keys), *command.keys, *command.args))
-
-
-def _without_script(replies: list[Any]) -> list[int]:
-    return [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    script = load(name)
+    return packed(
+        (b"EVAL", script.text, len(keys), *keys, *args)
+        if in_full
+        else (b"EVALSHA", script.sha, len(keys), *keys, *args)
+    )

@@ -59,10 +59,6 @@ class SyncStore(ABC):
     def execute(self, command: Command) -> Reply:
         """See :meth:`Store.execute`."""
 
-    def read(self, command: Command) -> Reply:
-        """See :meth:`Store.read`."""
-        return self.execute(command)
-
     @abstractmethod
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`Store.execute_many`."""
@@ -96,10 +92,6 @@ class Store(ABC):
             StoreUnavailableError: The store could not be reached within its retries; nothing is known of the state.
             StoreError: The store refused the command.
         """
-
-    async def read(self, command: Command) -> Reply:
-        """Do as :meth:`execute` does, for a command that changes nothing; it may be cheaper."""
-        return await self.execute(command)
 
     @abstractmethod
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:

@@ -16,13 +16,14 @@ import redis.asyncio
 from slotline import _checks, settings
 from slotline.errors import StoreError, StoreUnavailableError
 from slotline.stores._connections import Connections
-from slotline.stores._lines import AwaitingLines, BlockingLines
+from slotline.stores._lines import BlockingLines
 from slotline.stores._loops import LoopLinks
 from slotline.stores._node_wakeups import NodeWakeups
 from slotline.stores._redis_errors import translated
 from slotline.stores._redis_wakeups import RedisWakeups
-from slotline.stores._sending import Fleet, send_awaiting, send_blocking
+from slotline.stores._sending import Fleet, send_blocking
 from slotline.stores._topology import ClusterTopology, MovingTopology, Topology
+from slotline.stores._wires import Wires
 from slotline.stores.base import Command, Reply, Store, SyncStore, undoing
 from slotline.stores.keeper import Keeper
 from slotline.stores.wakeups import Wakeups
@@ -141,9 +142,9 @@ class RedisStore(Store, Fleet):
                     lines = self._lines[node] = BlockingLines(self._dial(node), limit, self.timeout)
         return lines
 
-    def awaiting_lines(self, node: str) -> AwaitingLines:
-        """See :meth:`Fleet.awaiting_lines`."""
-        return self._links().lines(node)
+    def wires(self, node: str) -> Wires:
+        """See :meth:`Fleet.wires`."""
+        return self._links().wires(node)
 
     def _dial(self, node: str) -> redis.Redis:
         return self._connections.blocking(node, self.topology if self.topology.moves else None)
@@ -155,7 +156,7 @@ class RedisStore(Store, Fleet):
         try:
             return self.topology.node(command)
         except StoreError:  # it is told when it is sent
-            return ""
+            return None
 
     def _follow(self) -> None:
         """The servers that take writes have changed; clients of others stay, idle: they may come back."""
@@ -165,18 +166,17 @@ class RedisStore(Store, Fleet):
 
     async def execute(self, command: Command) -> Reply:
         """See :meth:`Store.execute`."""
-        return await self._links().submit(command, self._lane(command))
-
-    async def read(self, command: Command) -> Reply:
-        """See :meth:`Store.read`."""
-        return await self._links().read(command, self._lane(command))
+        return await self._links().lane(self._lane(command)).submit(command)
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`Store.execute_many`."""
-        links = self._links()
-        return await asyncio.gather(
-            *(links.submit(command, self._lane(command)) for command in commands), return_exceptions=True
-        )
+        links, lanes = self._links(), [self._lane(command) for command in commands]
+        replies: dict[int, asyncio.Future[Any]] = {}
+        for lane in dict.fromkeys(lanes):
+            numbers = [number for number, its in enumerate(lanes) if its == lane]
+            together = links.lane(lane).submit_all([commands[number] for number in numbers])
+            replies.update(zip(numbers, together, strict=True))
+        return await asyncio.gather(*(replies[number] for number in range(len(commands))), return_exceptions=True)
 
     def _links(self) -> LoopLinks:
         loop = asyncio.get_running_loop()
@@ -189,11 +189,8 @@ class RedisStore(Store, Fleet):
             def closed() -> None:
                 self._loops.pop(loop, None)  # its clients refer to the loop: no weak key ends that
 
-            links = self._loops[loop] = LoopLinks(make, self._send, self._give_back, closed)
+            links = self._loops[loop] = LoopLinks(self, make, self._give_back, closed)
         return links
-
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        return await send_awaiting(self, commands)
 
     def _give_back(self, command: Command) -> None:
         # The caller's own release travels another way, and may have come before what it was to undo.
