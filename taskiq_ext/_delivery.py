@@ -183,6 +183,7 @@ class TakenDelivery(Delivery):
             logger.warning("A slot of pool %r is released in the background: %s", self._taken.pool.key, error)
 
     def _ended(self, home: asyncio.Task[Any]) -> None:
+        self.feed.left(self)
         if self._settled:
             return
         self._settled = True

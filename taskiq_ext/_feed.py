@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from taskiq.receiver import Receiver
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PATIENCE = 0.25
 """Seconds that a broker's message waits for a look into the room that has begun."""
+_ROUNDS = 20
+"""Rounds of the event loop, a few more than the receiver needs to begin with a message that it has a place for."""
 _CLOSING = 2.0
 _KEEPS_LATE_MESSAGES = hasattr(Receiver, "_close_prefetch_state")  # Taskiq 0.12 drops what its last read returns
 
@@ -87,8 +90,10 @@ class Feed:
         self._reading: asyncio.Task[bytes | AckableMessage] | None = None
         self._looking: asyncio.Task[TakenDelivery | None] | None = None
         self._overdue: asyncio.Task[TakenDelivery | None] | None = None
-        self._found: TakenDelivery | None = None
-        self._asked = False
+        self._found: deque[TakenDelivery] = deque()
+        self._passing = 0
+        self._leaving: set[TakenDelivery] = set()
+        self._asked = self._closed = False
         self._giving_back: set[asyncio.Task[None]] = set()
         self._unstarted: set[TakenDelivery] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -108,6 +113,42 @@ class Feed:
         """Note that the receiver handles ``delivery``: it may have capacity for another."""
         self._unstarted.discard(delivery)
         self._ring()
+
+    def left(self, delivery: TakenDelivery) -> None:
+        """Note that the receiver has done all that it had to do with ``delivery``."""
+        self._leaving.discard(delivery)
+
+    def has_place_of(self, leaving: TakenDelivery) -> bool:
+        """Whether a message may come in place of ``leaving``, whose run has ended: the receiver asks for one.
+
+        One that waits in the receiver's own queue holds its slot idle. There are no more of those than of runs that
+        have just ended, which are about to leave their places.
+        """
+        self._leaving.add(leaving)
+        coming = len(self._found) + len(self._unstarted) + self._passing
+        return self._asked and not (self._looking or self._overdue) and coming < len(self._leaving)
+
+    async def pass_on(self, pool: Limit[Any], slot: Slot) -> None:
+        """Give back the slot of a message from the room, and have the next one of its pool with it.
+
+        Raises:
+            StoreError: The slot is given back in the background.
+        """
+        self._passing += 1
+        delivery = None
+        try:
+            taken = await self.rooms[pool.store].pass_on(pool, slot)
+            if taken is not None:
+                delivery = TakenDelivery.from_room(taken, self)
+                self._hand_out(delivery)
+        finally:
+            self._passing -= 1
+            self._ring()
+        # Its run begins before the result of the last one is written: that takes the processor for as long as all this.
+        for _ in range(_ROUNDS):
+            if delivery is None or delivery.home is not None:
+                break
+            await asyncio.sleep(0)
 
     def freed(self, pool: Limit[Any]) -> None:
         """Look for who waits behind a message from the room whose slot is about to be sent back.
@@ -149,7 +190,8 @@ class Feed:
                 self._reading = asyncio.create_task(self._read())
                 self._reading.add_done_callback(self._ring)
             self._look_later()
-            await self._call
+            if not self._found:
+                await self._call
             if (delivery := await self._taken()) is not None:
                 self._unstarted.add(delivery)
                 return delivery.as_message()
@@ -169,13 +211,13 @@ class Feed:
 
     def _look(self) -> None:
         # One that waits in the receiver's own queue holds its slot idle: one at a time is enough.
-        busy = self._looking or self._overdue or self._found or self._unstarted
+        busy = self._looking or self._overdue or self._passing or self._found or self._unstarted
         if not busy and any(self._wait_for(room) <= 0 for room in self._rests):
             self._looking = asyncio.create_task(self._take())
             self._looking.add_done_callback(self._ring)
 
     def _look_later(self) -> None:
-        if self._looking or self._overdue or self._unstarted:
+        if self._looking or self._overdue or self._passing or self._unstarted:
             return  # its end rings
         at = time.monotonic() + min(map(self._wait_for, self._rests))
         if self._timer is not None:
@@ -210,10 +252,11 @@ class Feed:
         return None
 
     async def _taken(self) -> TakenDelivery | None:
-        found, self._found = self._found, None
+        if self._found:
+            return self._found.popleft()
         looking = self._looking
         if looking is None:
-            return found
+            return None
         if not looking.done():
             if self._reading is None or not self._reading.done():
                 return None
@@ -230,12 +273,28 @@ class Feed:
         self._overdue = None
         delivery = None if looking.cancelled() else looking.result()
         if delivery is not None and self._asked:
-            self._found = delivery
+            self._found.append(delivery)
         elif delivery is not None:
-            giving_back = self._loop.create_task(delivery.give_back())
-            self._giving_back.add(giving_back)
-            giving_back.add_done_callback(self._giving_back.discard)
+            self._send_back(delivery)
         self._ring()
+
+    def _hand_out(self, delivery: TakenDelivery) -> None:
+        if self._closed:
+            self._send_back(delivery)
+        else:
+            self._found.append(delivery)
+            self._loop.call_later(_PATIENCE, self._send_back_unless_handed_out, delivery)
+
+    def _send_back_unless_handed_out(self, delivery: TakenDelivery) -> None:
+        # The receiver has got another message instead, and has no place left.
+        if delivery in self._found:
+            self._found.remove(delivery)
+            self._send_back(delivery)
+
+    def _send_back(self, delivery: TakenDelivery) -> None:
+        giving_back = self._loop.create_task(delivery.give_back())
+        self._giving_back.add(giving_back)
+        giving_back.add_done_callback(self._giving_back.discard)
 
     async def _late(self) -> bytes | AckableMessage | None:
         reading, self._reading = self._reading, None
@@ -248,6 +307,7 @@ class Feed:
             return None
 
     async def _close(self) -> None:
+        self._closed = True
         for room in self._rests:
             room.close()
         if self._timer is not None:
@@ -258,10 +318,10 @@ class Feed:
             await asyncio.wait({looking}, timeout=_CLOSING)
             looking.cancel()
             await asyncio.wait({looking})
-            if not looking.cancelled():
-                self._found = looking.result()
-        if self._found is not None:
-            await self._found.give_back()
+            if not looking.cancelled() and (found := looking.result()) is not None:
+                self._found.append(found)
+        while self._found:
+            await self._found.popleft().give_back()
         late = await self._late()
         if late is not None:
             await self._put_back(Delivery.of(late, self))

@@ -20,7 +20,7 @@ from slotline.settings import default_store
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
-from taskiq_ext._delivery import RUNS_LATER, delivery_for, size_on_the_way, without_result_if_parked
+from taskiq_ext._delivery import RUNS_LATER, TakenDelivery, delivery_for, size_on_the_way, without_result_if_parked
 from taskiq_ext._guard import GuardedRuns
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
@@ -220,8 +220,13 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             return None
         plan.let_go(self)
         self._runs.remove(held[1])
-        if plan in self._from_room and self._room is not None:
-            self._from_room.discard(plan)
+        if plan not in self._from_room:
+            return _release(*held)
+        self._from_room.discard(plan)
+        delivery = delivery_for(self.broker)
+        if isinstance(delivery, TakenDelivery) and delivery.feed.has_place_of(delivery):
+            return _give_back(held[1], delivery.feed.pass_on(*held))
+        if self._room is not None:
             self._room.freed(held[0])
         return _release(*held)
 
@@ -325,8 +330,12 @@ async def _park(
 
 
 async def _release(pool: Limit[Any], slot: Slot) -> None:
+    await _give_back(slot, pool.release(slot))
+
+
+async def _give_back(slot: Slot, giving_back: Coroutine[Any, Any, object]) -> None:
     try:
-        await pool.release(slot)
+        await giving_back
     except StoreError as error:  # the run is over and its result counts; the store tries again by itself
         logger.warning("Slot %s of pool %r is released in the background: %s", slot.token, slot.key, error)
 

@@ -128,12 +128,27 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(range(len(WORKERS))))
     def take(self, worker: int) -> None:
+        expected = self.expected(worker)
+        self.rooms[worker].call("p")
+        self.got(self.rooms[worker].sync.take(), expected)
+
+    @precondition(lambda self: self.held)
+    @rule(choice=st.randoms(use_true_random=False), worker=st.sampled_from(range(len(WORKERS))))
+    def pass_on(self, choice, worker: int) -> None:
+        """A run ends in a worker that has capacity for another."""
+        slot = self.held.pop(choice.choice(sorted(self.held)))
+        expected = self.expected(worker)
+        self.got(self.rooms[worker].sync.pass_on(self.pool, slot), expected)
+        assert self.pool.sync.release(slot) is False
+
+    def expected(self, worker: int) -> bytes | None:
+        """What a worker gets that looks now; those that look find what the dead have left."""
         for message in self.room.values():
             if message.lapsed:
                 message.taken, message.lapsed = None, False
-        _, expected = self.free(WORKERS[worker])
-        self.rooms[worker].call("p")
-        taken = self.rooms[worker].sync.take()
+        return self.free(WORKERS[worker])[1]
+
+    def got(self, taken: Taken | None, expected: bytes | None) -> None:
         assert (taken and taken.message) == expected
         if taken is not None:
             message = self.room[taken.message]

@@ -26,7 +26,7 @@ from tests.harness.waiting import await_until
 
 CALLED = [
     "pool_acquire", "pool_release", "pool_info", "pool_pause", "pool_resize", "pool_evict", "pool_park", "room_note",
-    "room_pools", "room_take", "room_settle", "line_end", "several_acquire", "several_release",
+    "room_pools", "room_take", "room_pass", "room_settle", "line_end", "several_acquire", "several_release",
 ]  # fmt: skip
 RENEWED = ["pool_renew", "room_renew"]
 TIMEOUT = 0.3
@@ -70,6 +70,14 @@ class Day:
         await self.call(taken, "settle")
         return taken.message
 
+    async def pass_on(self, taken: Taken) -> Taken | None:
+        """Do with a message what a worker does that has a place for another."""
+        with self.inside(taken.slot, taken.message):
+            assert taken.lost is False
+        following = await self.call(self.room, "pass_on", taken.pool, taken.slot)
+        await self.call(taken, "settle")
+        return following
+
     def inside(self, slot: Slot, message: bytes = b"") -> ExitStack:
         assert slot.lost is False
         self.history.enter(slot.fence, message=message)
@@ -99,7 +107,10 @@ class Day:
         info = await self.call(self.pool, "info")
         assert (info.paused, info.used, info.waiting) == (True, 0, 3)
         assert await self.call(self.pool, "resume") in {True, False}
-        assert [await self.run(await self.take()) for _ in range(2)] == [b"second", b"third"]
+        second = await self.take()
+        third = await self.pass_on(second)
+        assert (second.message, third and third.message) == (b"second", b"third")
+        assert await self.pass_on(third) is None, "the caller's turn has come"
         await caller
         assert await self.call(self.pool, "resize", 2) in {1, 2}
         for slot in [await self.call(self.pool, "acquire") for _ in range(2)]:

@@ -160,6 +160,11 @@ class Stage:
         self.room.call("p")
         return self.room.take, self._run
 
+    async def pass_on(self) -> Prepared:
+        held = await self.pool.acquire()
+        assert isinstance(await self._park(), Parked)
+        return lambda: self.room.pass_on(self.pool, held), self._run
+
     async def _taken(self) -> Taken:
         take, _ = await self.take()
         taken = await take()
@@ -222,7 +227,7 @@ ON_BOTH = [
     "acquire", "acquire_in_line", "release", "block", "block_that_waits",
     "acquire_both", "acquire_both_in_line", "release_both",
 ]  # fmt: skip
-IN_THE_ROOM = ["park", "park_in_line", "take", "give_back", "settle"]
+IN_THE_ROOM = ["park", "park_in_line", "take", "pass_on", "give_back", "settle"]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the answer", "with the answer"])

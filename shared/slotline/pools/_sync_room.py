@@ -38,6 +38,10 @@ class SyncRoom:
         """See :meth:`Room.take`."""
         return run_blocking(self._room.taking())
 
+    def pass_on(self, pool: Limit[Any], slot: Slot) -> Taken | None:
+        """See :meth:`Room.pass_on`."""
+        return run_blocking(self._room.passing(pool, slot))
+
 
 class SyncTaken:
     """The blocking face of a :class:`Taken`."""

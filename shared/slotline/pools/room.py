@@ -20,7 +20,7 @@ from slotline import _checks, settings
 from slotline.pools._several import Ask
 from slotline.pools._share import Partition, Shares, Weight
 from slotline.pools._sync_room import SyncRoom
-from slotline.pools._tending import OnLost, evictions_on
+from slotline.pools._tending import OnLost, evictions_on, leave
 from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, named_pool, pool_keys
 from slotline.pools.fleeting import FleetingPool, is_line
@@ -140,6 +140,23 @@ class Room:
         """
         return await run_awaiting(self.taking())
 
+    async def pass_on(self, pool: Limit[Any], slot: Slot) -> Taken | None:
+        """Give a slot back, and take the longest parked message of these lanes that there is a slot for then.
+
+        One command: the slot stands idle for no longer than that takes. Whoever comes before that message, in whatever
+        lane, gets the slot as by :meth:`Limit.release`; only one pool can be looked into so, and the slots of several
+        are given back alone.
+
+        Args:
+            pool: The slot's pool, or several.
+            slot: The slot; giving it back twice is harmless.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached; the slot is given back in the background then, and what
+                may have been taken as well.
+        """
+        return await run_awaiting(self.passing(pool, slot))
+
     def close(self) -> None:
         """Hear no more calls."""
         hub, self._hub = self._hub, None
@@ -192,10 +209,28 @@ class Room:
                 hub.join(self._channel(lane), self._heard)
         yield Listen(hub)
 
-    def _take_from(self, name: str) -> Steps[Taken | None]:
+    def passing(self, pool: Limit[Any], slot: Slot) -> Steps[Taken | None]:
+        """Give a slot back, and take a message with what is free then."""
+        one = pool.pools[0]
+        if len(pool.pools) > 1 or slot.key != one.key or one.fleeting or one.store is not self.store:
+            yield from pool.releasing(slot)
+            for each in pool.pools:
+                self.call(each.name)
+            return None
+        leave(self.store, slot)
+        try:
+            return (yield from self._take_from(one.name, slot.token))
+        except BaseException:
+            self.store.settle(one.release_command(slot.token, slot.shares), self.lease)
+            raise
+
+    def _take_from(self, name: str, freed: str | None = None) -> Steps[Taken | None]:
         token, asked_at = new_token(), time.monotonic()
         keys = pool_keys(self.store, name)
-        take = Command("room_take", keys, (token, milliseconds(self.lease), *self.lanes))
+        if freed is None:
+            take = Command("room_take", keys, (token, milliseconds(self.lease), *self.lanes))
+        else:
+            take = Command("room_pass", keys, (token, milliseconds(self.lease), freed, *self.lanes))
         back = Command("room_settle", keys, ("", token, "back"))
         with self._lock:
             self._called.pop(name, None)
@@ -210,10 +245,14 @@ class Room:
             if reply[1] == 0 and reply[2] < 0:
                 yield from self._forget(name)
             return None
-        self.call(name)  # there may be more where this came from
         if int(reply[0]) != 1:
+            self.call(name)  # there may be more where this came from
             return (yield from self._take_several(Ask.read(reply[1:])))
-        fence, life_ms, digest, lane, owner, cap_ms, message, place = reply[1:]
+        fence, life_ms, digest, lane, owner, cap_ms, message, place, look_ms = reply[1:]
+        if look_ms == 0:
+            self.call(name)
+        else:
+            self._look_within(look_ms / 1000 if look_ms > 0 else None, name)
         if time.monotonic() >= end_of(asked_at, self.lease, self.lease):  # it is another worker's by now, or soon
             self.store.settle(back, self.lease)
             return None

@@ -47,7 +47,7 @@ def undoing(command: Command) -> Command | None:
         return Command("several_release", command.keys, (command.args[0], queue, *asked))
     if command.script == "several_take":
         return Command("several_back", command.keys, (*command.args, ""))
-    if command.script == "room_take":
+    if command.script in {"room_take", "room_pass"}:
         return Command("room_settle", command.keys, ("", *command.args[:1], "back"))
     return None
 
