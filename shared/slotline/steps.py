@@ -38,7 +38,7 @@ class Step(ABC):
 Steps: TypeAlias = Generator[Step, Any, T]
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Call(Step):
     """Execute one command on a store; the step's result is the store's reply."""
 

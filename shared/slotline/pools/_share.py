@@ -56,3 +56,11 @@ def partition_name(partition: Any) -> str:
     if not isinstance(partition, str | bytes):
         raise _checks.refuse("partition", partition, "text, bytes or None")
     return short_name(partition)
+
+
+class Caller(NamedTuple):
+    """Who asks, and for what: a :class:`Place` says as much, and more."""
+
+    token: str
+    owner: str
+    shares: Shares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from slotline.pools.info import Holder, PoolInfo
@@ -41,6 +42,7 @@ def declaration(size: int, rate: Rate | None, most: int | None) -> str:
     return f"{size}{f'@{rate.wire}' if rate else ''}{f'%{most}' if most else ''}"
 
 
+@lru_cache(maxsize=256)
 def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
     """Return whole milliseconds, at least one."""
     return none if seconds is None else max(1, round(seconds * 1000))

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from slotline import _checks, settings
-from slotline.errors import StoreError
+from slotline.errors import PoolFullError, StoreError
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
-from slotline.pools._share import Partition, Shares, Weight
+from slotline.pools._share import Caller, Partition, Shares, Weight
 from slotline.pools._tending import OnLost, leave
-from slotline.pools._wire import Answer, Granted
+from slotline.pools._tokens import default_owner, new_token
+from slotline.pools._wire import Answer, Full, Granted
 from slotline.pools.place import Place
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
@@ -165,8 +166,8 @@ class Limit(ABC, Generic[Held]):
         """Check what is asked of each pool."""
 
     @abstractmethod
-    def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
-        """The command by which ``place`` asks."""
+    def acquire_command(self, caller: Caller | Place, patience_ms: int, channel: str) -> Command:
+        """The command by which ``caller`` asks."""
 
     @abstractmethod
     def park_command(
@@ -216,8 +217,25 @@ class Limit(ABC, Generic[Held]):
     ) -> Steps[Held]:
         """Take a slot, at once or over a place in line."""
         timeout = _checks.optional_seconds("timeout", timeout, zero=True)
+        if timeout == 0:
+            caller = Caller(new_token(), owner or default_owner(), self.shares_of(weight, partition))
+            return (yield from self._at_once(caller))
         place = Place(self, owner=owner, weight=weight, partition=partition)
         return cast("Held", (yield from place.obtaining(timeout, evict=evict)))
+
+    def _at_once(self, caller: Caller) -> Steps[Held]:
+        command = self.acquire_command(caller, 0, "")
+        try:
+            answer, asked_at = yield from self.asking(command)
+            if isinstance(answer.outcome, Granted):
+                return self.hold(caller.token, caller.owner, answer.outcome, asked_at, caller.shares)
+        except BaseException:
+            # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
+            self.store.settle(self.release_command(caller.token, caller.shares), self.patience)
+            raise
+        assert isinstance(answer.outcome, Full)  # noqa: S101 - nobody stands in line without patience
+        at, owners, retry_after = answer.outcome
+        raise PoolFullError(self.pools[at].key, answer.sizes[at], owners, retry_after, caller.shares[at].weight)
 
     def releasing(self, slot: Held) -> Steps[bool]:
         """Give a slot back."""
@@ -228,8 +246,7 @@ class Limit(ABC, Generic[Held]):
             leave(store, part)
         command = self.release_command(slot.token, slot.shares)
         try:
-            had = yield Call(store, command)
-            return bool(had) and not any(part._ended for part in slot.slots)  # noqa: SLF001 - made here
+            return bool((yield Call(store, command))) and not slot.lost
         except BaseException:
             store.settle(command, self.patience)
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from slotline import _checks
 from slotline.pools._several import CALLERS, Ask
-from slotline.pools._share import Partition, Shares, Weight
+from slotline.pools._share import Caller, Partition, Shares, Weight
 from slotline.pools._sync import SyncLimit
 from slotline.pools._tending import OnLost
 from slotline.pools._wire import Answer, Granted, milliseconds, read_answer_of_several
@@ -86,10 +86,10 @@ class Limits(Limit[Holding]):
             for pool in self.pools
         )
 
-    def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
-        """The command by which ``place`` asks."""
-        asked = self._ask(place.shares).of_caller(place.token, self._lease_ms)
-        return Command("several_acquire", self.keys, (*asked, *self._declaring(), place.owner, patience_ms, channel))
+    def acquire_command(self, caller: Caller | Place, patience_ms: int, channel: str) -> Command:
+        """The command by which ``caller`` asks."""
+        asked = self._ask(caller.shares).of_caller(caller.token, self._lease_ms)
+        return Command("several_acquire", self.keys, (*asked, *self._declaring(), caller.owner, patience_ms, channel))
 
     def read(self, reply: Any) -> Answer:
         """Read the reply to it."""

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from slotline.errors import PoolFullError, PoolTimeoutError
+from slotline.errors import PoolTimeoutError
 from slotline.pools._share import Partition, Weight
 from slotline.pools._tokens import default_owner, new_token
-from slotline.pools._wire import Full, Granted, Queued, milliseconds, read_grant
+from slotline.pools._wire import Granted, Queued, milliseconds, read_grant
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, run_awaiting, run_blocking
 from slotline.stores.wakeups import Bell, Listen, Wait
@@ -110,23 +110,18 @@ class Place:
             if self._on_grant is not None or self._on_nudge is not None:
                 self._bell.on_ring(self._rung)
         yield Listen(hub)
-        return (yield from self._ask(milliseconds(self.pool.patience), hub.channel))
+        return (yield from self._ask(hub.channel))
 
     def obtaining(self, timeout: float | None, *, evict: bool = False) -> Steps[Slot]:
-        """Take a slot; wait in line for as long as ``timeout`` says."""
+        """Take a slot; wait in line for at most ``timeout`` seconds."""
         try:
-            return (yield from (self._at_once() if timeout == 0 else self._waiting(timeout, evict=evict)))
-        except PoolFullError:
+            return (yield from self._waiting(timeout, evict=evict))
+        except PoolTimeoutError:
             raise
         except BaseException:
             # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
             self.abandon()
             raise
-
-    def _at_once(self) -> Steps[Slot]:
-        slot = yield from self._ask(0, "")
-        assert slot is not None  # noqa: S101 - an answer without patience is a slot or an error
-        return slot
 
     def _waiting(self, timeout: float | None, *, evict: bool) -> Steps[Slot]:
         until = None if timeout is None else time.monotonic() + timeout
@@ -198,21 +193,19 @@ class Place:
             raise RuntimeError("enter() comes first")
         return self._bell
 
-    def _ask(self, patience_ms: int, channel: str) -> Steps[Slot | None]:
+    def _ask(self, channel: str) -> Steps[Slot | None]:
         pool = self.pool
         if self._bell is not None:
             self._bell.nudged = False  # this question is the answer to it
         if not self._asked[0]:
             self._asked = (time.monotonic(), None)
-        answer, asked_at = yield from pool.asking(pool.acquire_command(self, patience_ms, channel))
+        command = pool.acquire_command(self, milliseconds(pool.patience), channel)
+        answer, asked_at = yield from pool.asking(command)
         if isinstance(answer.outcome, Granted):
             slot, first = self._won(answer.outcome, asked_at)
             self.close()
             return slot if first or self._on_grant is None else None
-        if isinstance(answer.outcome, Full):
-            at, owners, retry_after = answer.outcome
-            weight = self.shares[at].weight
-            raise PoolFullError(pool.pools[at].key, answer.sizes[at], owners, retry_after, weight)
+        assert isinstance(answer.outcome, Queued)  # noqa: S101 - whoever has patience is not sent away
         self._sizes = answer.sizes
         for one, share, size in zip(pool.pools, self.shares, answer.sizes, strict=True):
             if share.weight > size and not self._warned:

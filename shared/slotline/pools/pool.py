@@ -8,7 +8,7 @@ from typing import Any
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
-from slotline.pools._share import SINGLE, Partition, Share, Shares, Weight
+from slotline.pools._share import SINGLE, Caller, Partition, Share, Shares, Weight
 from slotline.pools._sync import SyncPool
 from slotline.pools._tending import OnLost, evicting, tend
 from slotline.pools._wire import (
@@ -173,11 +173,11 @@ class Pool(Limit[Slot]):
         named = None if token is None else _checks.text("token", token)
         return (yield from evicting(store, keys, named, shares[0]))
 
-    def acquire_command(self, place: Place, patience_ms: int, channel: str) -> Command:
-        """The command by which ``place`` asks."""
+    def acquire_command(self, caller: Caller | Place, patience_ms: int, channel: str) -> Command:
+        """The command by which ``caller`` asks."""
         store, keys = self._where()
         lease_ms = 0 if store.keeper is None else milliseconds(self.patience)
-        args = (*self._ask(place.token, place.owner, lease_ms, place.shares), patience_ms, channel)
+        args = (*self._ask(caller.token, caller.owner, lease_ms, caller.shares), patience_ms, channel)
         return Command("pool_acquire", keys, args)
 
     def read(self, reply: Any) -> Answer:

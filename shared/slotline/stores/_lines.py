@@ -8,7 +8,7 @@ a connection that was used just now is used again as it is; one that was not is 
 from __future__ import annotations
 
 import inspect
-import threading
+import queue
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,12 +35,17 @@ class BlockingLines:
         self._named = takes_a_name(self._pool.get_connection)
         self._idle: list[tuple[Any, float]] = []
         self._broken_at = 0.0
-        self._free, self._patience = threading.Semaphore(limit), patience
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # a semaphore of Python's costs eight times as much
+        for _ in range(limit):
+            self._free.put(None)
+        self._patience = patience
 
     def exchange(self, commands: Sequence[bytes]) -> list[Any]:
         """Send packed commands together and return their replies, and the server's errors, one in each place."""
-        if not self._free.acquire(timeout=self._patience):
-            raise redis.ConnectionError("all connections are busy")
+        try:
+            self._free.get(timeout=self._patience)
+        except queue.Empty:
+            raise redis.ConnectionError("all connections are busy") from None
         try:
             try:
                 connection, used = self._idle.pop()
@@ -59,7 +64,7 @@ class BlockingLines:
             self._idle.append((connection, time.monotonic()))
             return replies
         finally:
-            self._free.release()
+            self._free.put(None)
 
     def close(self) -> None:
         """Close the connections, and the client."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotline.steps import run_awaiting
 from slotline.stores._coalesce import FLIGHTS, Coalescer, Landed
-from slotline.stores._sending import Fleet, Flown, Leg, is_plain, received, sendable, sending
+from slotline.stores._sending import Fleet, Flown, is_plain, received, sendable, sending
 from slotline.stores._wires import Outcome, Wires
 
 if TYPE_CHECKING:
@@ -68,20 +68,20 @@ class LoopLinks:
 
     def _fly(self, node: str | None, commands: Sequence[Command], landed: Landed) -> None:
         wires = None if node is None else self._wires.get(node)
-        leg = Leg(node or "", range(len(commands)), asking=False)
-        words = None if wires is None else sendable(self._fleet.topology, leg, commands)
-        wire = None if wires is None or words is None else wires.idle()
-        if wire is None or words is None:
-            self._travel(commands, None, landed)
-        else:
-            since = time.monotonic()
-            wire.exchange(words, self._fleet.timeout, partial(self._arrived, leg, since, commands, landed))
+        if node is not None and wires is not None:
+            words = sendable(self._fleet.topology, node, commands)
+            wire = None if words is None else wires.idle()
+            if words is not None and wire is not None:
+                arrived = partial(self._arrived, node, time.monotonic(), commands, landed)
+                wire.exchange(words, self._fleet.timeout, arrived)
+                return
+        self._travel(commands, None, landed)
 
-    def _arrived(self, leg: Leg, since: float, commands: Sequence[Command], landed: Landed, outcome: Outcome) -> None:
+    def _arrived(self, node: str, since: float, commands: Sequence[Command], landed: Landed, outcome: Outcome) -> None:
         if is_plain(outcome):
-            landed(received(self._fleet.topology, leg, commands, outcome))
+            landed(received(self._fleet.topology, node, commands, outcome))
         else:
-            self._travel(commands, Flown(leg, since, outcome), landed)
+            self._travel(commands, Flown(node, since, outcome), landed)
 
     def _travel(self, commands: Sequence[Command], flown: Flown | None, landed: Landed) -> None:
         if self._ended:

@@ -74,9 +74,9 @@ _ANSWERED = (Redirection, _UnknownScriptError)
 
 
 class Flown(NamedTuple):
-    """An exchange that has been tried: with whom, since when (monotonic), and its replies or what broke it."""
+    """An exchange of all commands that has been tried: with whom, since when (monotonic), and what came of it."""
 
-    leg: Leg
+    node: str
     since: float
     outcome: Any
 
@@ -129,49 +129,52 @@ class _Look(Step):
 
 def send_blocking(fleet: Fleet, commands: Sequence[Command]) -> list[Any]:
     """Do as :func:`sending`, at less cost where all commands go to one server, and it answers."""
-    leg = _one_leg(fleet.topology, commands)
-    words = None if leg is None else sendable(fleet.topology, leg, commands)
-    if leg is None or words is None:
+    topology = fleet.topology
+    node = _common_node(topology, commands) if topology.moves else ""
+    words = None if node is None else sendable(topology, node, commands)
+    if node is None or words is None:
         return run_blocking(sending(fleet, commands))
     since = time.monotonic()
     try:
-        outcome: Any = fleet.blocking_lines(leg.node).exchange(words)
+        outcome: Any = fleet.blocking_lines(node).exchange(words)
     except Exception as error:  # noqa: BLE001 - the procedure decides
         outcome = error
     if is_plain(outcome):
-        return received(fleet.topology, leg, commands, outcome)
-    return run_blocking(sending(fleet, commands, Flown(leg, since, outcome)))
+        return received(topology, node, commands, outcome)
+    return run_blocking(sending(fleet, commands, Flown(node, since, outcome)))
 
 
 def is_plain(outcome: Any) -> TypeGuard[list[Any]]:
     """Return whether an exchange has brought what was asked for, and no error."""
-    return isinstance(outcome, list) and all(not isinstance(reply, Exception) for reply in outcome)
+    if not isinstance(outcome, list):
+        return False
+    for reply in outcome:  # noqa: SIM110 - it is asked of each exchange, and a generator costs more than all the rest
+        if isinstance(reply, Exception):
+            return False
+    return True
 
 
-def sendable(topology: Topology, leg: Leg, commands: Sequence[Command]) -> list[bytes] | None:
-    """Return the commands of a leg as their server reads them; ``None`` if one of them has no such form."""
+def sendable(topology: Topology, node: str, commands: Sequence[Command]) -> list[bytes] | None:
+    """Return commands as a server reads them; ``None`` if one of them has no such form."""
     try:
-        return [_words(topology.outgoing(commands[number], leg.node)) for number in leg.numbers]
+        return [_words(topology.outgoing(command, node)) for command in commands]
     except _UNSENDABLE:
         return None
 
 
-def received(topology: Topology, leg: Leg, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+def received(topology: Topology, node: str, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
     """Return the replies of one server to all commands as whoever sent them understands them."""
     if not topology.moves:
         return replies
-    return [topology.incoming(command, leg.node, reply) for command, reply in zip(commands, replies, strict=True)]
+    return [topology.incoming(command, node, reply) for command, reply in zip(commands, replies, strict=True)]
 
 
-def _one_leg(topology: Topology, commands: Sequence[Command]) -> Leg | None:
-    node: str | None = ""
-    if topology.moves:
-        try:
-            nodes = {topology.node(command) for command in commands}
-        except StoreError:
-            return None
-        node = nodes.pop() if len(nodes) == 1 else None
-    return None if node is None else Leg(node, range(len(commands)), asking=False)
+def _common_node(topology: Topology, commands: Sequence[Command]) -> str | None:
+    try:
+        nodes = {topology.node(command) for command in commands}
+    except StoreError:
+        return None
+    return nodes.pop() if len(nodes) == 1 else None
 
 
 def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = None) -> Steps[list[Any]]:
@@ -199,7 +202,8 @@ def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = Non
             legs = _legs(topology, commands, left, outcomes, nobody)
             replied = yield _Exchange(fleet, legs)
         else:
-            since, legs, replied, flown = flown.since, [(flown.leg, [])], [flown.outcome], None
+            legs = [(Leg(flown.node, left, asking=False), [])]
+            since, replied, flown = flown.since, [flown.outcome], None
         for (leg, _), replies in zip(legs, replied, strict=True):
             _note(topology, leg, replies, commands, outcomes)
         left = [number for number in left if _again(topology, outcomes[number])]

@@ -6,17 +6,18 @@ local function take_plainly()
   if ARGV[4] ~= '0' or ARGV[7] ~= '1' or ARGV[8] ~= '' or redis.call('ZCARD', KEYS[2]) > 0 then return nil end
   local known = redis.call('HMGET', KEYS[3], 'max', 'declared', 'fence', 'rate', 'paused', 'extra')
   if not known[1] or known[4] or known[5] or (known[6] or '0') ~= '0' then return nil end
-  if redis.call('ZCARD', KEYS[1]) >= tonumber(known[1]) then return nil end
+  local held = redis.call('ZCARD', KEYS[1])
+  if held >= tonumber(known[1]) then return nil end
   local clock = redis.call('TIME')
   local now_us = clock[1] * 1000000 + clock[2]
   local now_ms = math.floor(now_us / 1000)
   local life, cap_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
   if cap_ms >= 0 and (life == 0 or cap_ms < life) then life = cap_ms end
-  if redis.call('ZADD', KEYS[1], 'NX', string.format('%.0f', now_ms + life), ARGV[1]) == 0 then return nil end
-  local fence = string.format('%.0f', math.max(tonumber(known[3] or 0) + 1, now_us))
+  if redis.call('ZADD', KEYS[1], 'NX', now_ms + life, ARGV[1]) == 0 then return nil end
+  local fence = string.format('%.0f', math.max((known[3] or 0) + 1, now_us))
   redis.call('HSET', KEYS[3], 'fence', fence, 'h:' .. ARGV[1],
     string.format('%s|%.0f|%.0f|1||%s', fence, now_ms, cap_ms >= 0 and now_ms + cap_ms or 0, ARGV[2]))
-  if redis.call('PTTL', KEYS[1]) < life + 30000 then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', life + 60000)) end
+  if held == 0 or redis.call('PTTL', KEYS[1]) < life + 30000 then redis.call('PEXPIRE', KEYS[1], life + 60000) end
   if clock[2] % 16 == 0 and redis.call('PTTL', KEYS[3]) < 6 * 24 * 3600 * 1000 then
     redis.call('PEXPIRE', KEYS[3], 7 * 24 * 3600 * 1000)
   end
