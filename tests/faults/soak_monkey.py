@@ -55,6 +55,7 @@ class Monkey:
         fleet: The workers.
         server: The Redis.
         done: How often it did what.
+        deeds: When it did what (ms).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Monkey:
     ) -> None:
         self.server, self._chance, self.fleet, self._proxies, self._lease = server, chance, fleet, proxies, lease
         self.done: Counter[str] = Counter()
+        self.deeds: list[tuple[int, str]] = []
         self._ideas: dict[Callable[[], None], int] = {
             self.kill_worker: 4,
             self.kill_child: 4,
@@ -78,7 +80,9 @@ class Monkey:
         """Have an idea, and put it into practice."""
         (idea,) = self._chance.choices(list(self._ideas), list(self._ideas.values()))
         self.done[idea.__name__] += 1
+        self.deeds.append((time.time_ns() // 1_000_000, idea.__name__))
         idea()
+        self.deeds.append((time.time_ns() // 1_000_000, f"{idea.__name__} is over"))
         self.fleet.replace_the_dead()
 
     def kill_worker(self) -> None:

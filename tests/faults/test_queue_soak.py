@@ -22,6 +22,7 @@ from taskiq.exceptions import SendTaskError
 
 from slotline import Pool
 from tests.faults import soak_apps
+from tests.faults.soak_evidence import crowd, keep_journal, report, signs_of
 from tests.faults.soak_monkey import Fleet, Monkey
 from tests.harness.leaks import keys_without_ttl
 from tests.harness.proxy import TcpProxy
@@ -36,6 +37,8 @@ SIZES = {"both": 3, "tenants": 3, "held": 2}
 KINDS = (*SIZES, "cached", "plain")
 TENANTS = 4
 SOON = {"visibility_timeout": 8}
+UNABRIDGED = ("--auto-aof-rewrite-percentage", "0")
+"""The server's journal keeps all that it was ever told."""
 DRAINED = 120.0
 """Seconds in which everything must have run once nothing happens any more."""
 
@@ -56,7 +59,7 @@ class Run:
         self._numbers = itertools.count()
         self.sent: dict[str, dict[str, str]] = {"celery": {}, "taskiq": {}}
         self._done: set[str] = set()
-        self.failed: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
 
     async def storm(self, seconds: float) -> None:
         """Send messages for so long, while the monkey is at work."""
@@ -89,16 +92,19 @@ class Run:
                 await await_until(f"nothing is left of {name}", is_empty, DRAINED, 0.1)
         return []
 
-    def check_limits(self) -> None:
+    def check_limits(self, logs: Path, journal: Path) -> None:
         """Nobody lived beyond a limit, each limit was reached, and no fence was given twice."""
-        for name, size in SIZES.items():
-            signs = entries(self._history, name)
-            runs_of = Counter(fence for fence, _, _ in {(one[b"fence"], one[b"task"], one[b"pid"]) for one in signs})
-            assert max(runs_of.values()) == 1, f"{name}: a fence was given twice"
-            assert most_alive([int(one[b"fence"]) for one in signs]) == size, name
+        groups = {name: (signs_of(self._history, name), size) for name, size in SIZES.items()}
         for tenant in range(TENANTS):
-            mine = [one for one in entries(self._history, "tenants") if _argument_of(one[b"task"]) == b"%d" % tenant]
-            assert most_alive([int(one[b"fence"]) for one in mine]) == 1, f"tenant {tenant}"
+            mine = [one for one in groups["tenants"][0] if _argument_of(one.task) == str(tenant)]
+            groups[f"tenant {tenant}"] = mine, 1
+        for name, (signs, size) in groups.items():
+            runs_of = Counter(fence for fence, _, _ in {(one.fence, one.task, one.pid) for one in signs})
+            assert max(runs_of.values()) == 1, f"{name}: a fence was given twice"
+            found = crowd(signs, size)
+            known = {"ended_with": self._ended_with, "deeds": self._monkey.deeds, "logs": logs, "journal": journal}
+            assert found is None, f"{name}: more than {size} lived at once\n{report(signs, found, **known)}"
+            assert most_alive([one.fence for one in signs]) == size, f"{name}: its limit was never reached"
 
     def repetitions(self) -> dict[str, int]:
         """Return how many runs there were beside the first, by kind."""
@@ -133,7 +139,7 @@ class Run:
         for queue, name in left:
             ended, error = await self._result(queue, name)
             if error is not None:
-                self.failed[type(error).__name__] += 1
+                self.failed[name] = type(error).__name__
             if error is not None or (ended and self.sent[queue][name] == "cached"):
                 self._done.add(name)
         return [name for _, name in left if name not in self._done]
@@ -145,6 +151,9 @@ class Run:
         backend = self._apps["taskiq"].broker.result_backend
         ended = await backend.is_result_ready(name)
         return ended, (await backend.get_result(name)).error if ended else None
+
+    def _ended_with(self, name: str) -> str:
+        return self.failed.get(name) or ("success" if name in self._done else "nothing")
 
     def _known_of(self, name: str) -> str:
         signs = [one for kind in KINDS for one in entries(self._history, kind) if one[b"task"] == name.encode()]
@@ -159,8 +168,8 @@ class Run:
         return f"{name}: lived {dict(lived)}, in the room {rooms}"
 
 
-def _argument_of(name: bytes) -> bytes:
-    return name.split(b"-")[2]
+def _argument_of(name: str) -> str:
+    return name.split("-")[2]
 
 
 @pytest.mark.soak
@@ -176,7 +185,7 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
 ) -> None:
     seconds, seed = float(os.environ.get("SOAK_SECONDS", "60")), os.environ.get("SOAK_SEED", str(time.time_ns()))
     print(f"SOAK_SEED={seed}")
-    chance, server = random.Random(seed), make_redis(keep_data=True)
+    chance, server = random.Random(seed), make_redis(keep_data=True, options=UNABRIDGED)
     with ExitStack() as stack:
         proxies = [stack.enter_context(TcpProxy(server.port))]
         options: dict[str, Any] = {"broker": server.url, "transport": SOON}
@@ -209,9 +218,10 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
         with server.client() as client:
             left = [key for key in keys_without_ttl(client) if key.startswith("slotline:")]
         again = run.repetitions()
-        print(f"sent {[len(sent) for sent in run.sent.values()]}, ran again {again}, failed {dict(run.failed)}")
+        failed = Counter(run.failed.values())
+        print(f"sent {[len(sent) for sent in run.sent.values()]}, ran again {again}, failed {dict(failed)}")
         print(f"lost {len(lost)}; {dict(monkey.done)}")
-        run.check_limits()
+        run.check_limits(tmp_path, keep_journal(server.directory, tmp_path / "journal"))
         # kombu has popped a message from Redis a moment before it notes so: then no worker has ever received it.
         logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("celery-*.log"))
         excused = [
@@ -219,7 +229,7 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
         ]
         assert lost == (excused if broker == "redis" else []), "; ".join(lost)
         assert len(lost) <= sum(monkey.done.values())
-        assert set(run.failed) <= {"SlotLostError", "WorkerLostError"}
+        assert set(failed) <= {"SlotLostError", "WorkerLostError"}
         # What a dead worker had in hand may run again, and whatever was just to be acknowledged on a broken connection.
         assert sum(again.values()) <= 8 * sum(monkey.done.values())
         assert not left

@@ -92,6 +92,12 @@ class RedisServer:
         """Whether the process lives; a paused one does."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def directory(self) -> Path:
+        """Where the server writes its files."""
+        assert self._dir is not None, "the server was never started"
+        return self._dir
+
     def start(self) -> None:
         """Start the server, on the port it had before if it had one, and wait until it answers."""
         assert not self.running, "the server runs already"

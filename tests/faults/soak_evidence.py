@@ -1,0 +1,145 @@
+"""What the soak run's history says of a limit that was broken, and what else is known of the runs in question."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import redis
+
+AROUND = 12
+"""How many entries of the history are shown before and after a moment."""
+_LINES = 60
+
+
+class Sign(NamedTuple):
+    """An entry of the history, and when the server has seen it (ms)."""
+
+    ms: int
+    fence: int
+    task: str
+    pid: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.ms} fence {self.fence} {self.task} pid {self.pid} {self.what}"
+
+
+def signs_of(client: redis.Redis, name: str) -> list[Sign]:
+    """Return the entries of a history, in the order in which the server has seen them."""
+    return [
+        Sign(
+            int(at.partition(b"-")[0]),
+            *(int(entry[b"fence"]), entry[b"task"].decode(), int(entry[b"pid"]), entry[b"what"].decode()),
+        )
+        for at, entry in client.xrange(f"history:{name}")
+    ]
+
+
+def crowd(signs: Sequence[Sign], size: int) -> tuple[int, list[int]] | None:
+    """Return the first entry at which more than ``size`` runs live, and their fences; ``None`` where none is.
+
+    A run lives from its first sign to its last.
+    """
+    last = {sign.fence: at for at, sign in enumerate(signs)}
+    alive: list[int] = []
+    for at, sign in enumerate(signs):
+        if sign.fence not in alive:
+            alive.append(sign.fence)
+        if len(alive) > size:
+            return at, alive
+        if last[sign.fence] == at:
+            alive.remove(sign.fence)
+    return None
+
+
+def report(
+    signs: Sequence[Sign],
+    found: tuple[int, list[int]],
+    *,
+    ended_with: Callable[[str], str],
+    deeds: Sequence[tuple[int, str]],
+    logs: Path,
+    journal: Path,
+) -> str:
+    """Say all that is known of the runs that lived at once.
+
+    Args:
+        signs: The history.
+        found: What :func:`crowd` has found in it.
+        ended_with: Tells how a task has ended.
+        deeds: What befell the workers and the server, and when (ms).
+        logs: The directory of the workers' logs.
+        journal: The directory of the server's journal.
+    """
+    at, fences = found
+    lines = ["the runs:"]
+    runs = [[sign for sign in signs if sign.fence == fence] for fence in fences]
+    for mine in runs:
+        kinds = dict(Counter(sign.what for sign in mine))
+        lines.append(f"  {mine[0]}, last sign {mine[-1].ms} {kinds}, the task ended with {ended_with(mine[0].task)}")
+    begin, end = runs[0][0].ms, max(mine[-1].ms for mine in runs)
+    lines.append("the history around it:")
+    lines += [f"  {sign}" for sign in signs[max(0, at - AROUND) : at + AROUND]]
+    lines.append("what befell them:")
+    lines += [f"  {ms} {name}" for ms, name in deeds if begin - 12_000 <= ms <= end + 1_000]
+    lines.append(f"what the logs in {logs} say:")
+    lines += [f"  {line}" for line in _mentions(logs, {mine[0].task for mine in runs})]
+    lines.append(f"what the journal in {journal} says:")
+    lines += [f"  {line}" for line in _about(journal, set(fences))]
+    return "\n".join(lines)
+
+
+def keep_journal(directory: Path, into: Path) -> Path:
+    """Copy a server's append-only file, which has all that it was ever told, to where it outlives the server."""
+    into.mkdir()
+    for path in directory.rglob("appendonly*"):
+        if path.is_file():
+            shutil.copy(path, into)
+    return into
+
+
+def _mentions(logs: Path, tasks: set[str]) -> Iterator[str]:
+    for path in sorted(logs.glob("*.log")):
+        for line in path.read_text(errors="replace").splitlines():
+            if any(task in line for task in tasks):
+                yield f"{path.name}: {line[:400]}"
+
+
+def _about(journal: Path, fences: set[int]) -> list[str]:
+    """Return the commands about the tokens that had these fences, each with how many commands came before it."""
+    commands = [command for path in sorted(journal.iterdir()) for command in _commands(path.read_bytes())]
+    known, tokens = {b"%d" % fence for fence in fences}, set()
+    for command in commands:
+        for field, value in pairwise(command):
+            fence, bar, _ = value.partition(b"|")
+            if field.startswith(b"h:") and bar and fence in known:
+                tokens.add(field[2:])
+    about = [
+        f"{at} {b' '.join(command)[:300].decode(errors='replace')}"
+        for at, command in enumerate(commands)
+        if any(token in part for part in command for token in tokens)
+    ]
+    return about[-_LINES:]
+
+
+def _commands(raw: bytes) -> Iterator[list[bytes]]:
+    """Read what a server has written down, up to a command that it had not finished."""
+    at = 0
+    while raw[at : at + 1] in {b"*", b"#"}:
+        end = raw.find(b"\r\n", at)
+        parts = [] if raw[at : at + 1] == b"#" else [b""] * int(raw[at + 1 : end])
+        at = end + 2
+        for number in range(len(parts)):
+            end = raw.find(b"\r\n", at)
+            if end < 0:
+                return
+            size = int(raw[at + 1 : end])
+            parts[number] = raw[end + 2 : end + 2 + size]
+            at = end + 4 + size
+        if parts:
+            yield parts
