@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from celery_ext import outcome
 from celery_ext._compat import check_worker
@@ -29,7 +30,7 @@ from celery_ext.parking import Parking
 from celery_ext.processes import Processes
 from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
-from celery_ext.tenure import Tenure, process_lives
+from celery_ext.tenure import NotBegunError, Tenure, process_lives
 from celery_ext.waiting import Waiting
 from slotline._checks import refuse
 from slotline.errors import (
@@ -167,7 +168,9 @@ class Gate:
         taken = message.taken
         if is_over(request):  # acknowledged, and its slot with it
             self._processes.give_back()
-        elif not self._open:
+        elif not self._open or taken.lost or (taken.slot.lost and not taken.slot.evicted):
+            # In the last two cases it has waited here for too long, and runs elsewhere.
+            state.task_ready(request)
             message.requeue()
             self._processes.give_back()
         else:
@@ -333,6 +336,8 @@ class Gate:
             self._losses.add(tenure, self._reader.on_lost_of(request))
         try:
             self._run(request)
+        except NotBegunError:
+            return
         except BaseException:
             tenure.free()
             raise
@@ -342,6 +347,8 @@ class Gate:
     def _ended(self, tenure: Tenure) -> None:
         self._running.discard(tenure)
         self._losses.remove(tenure.slot)
+        if tenure.withdrawn:
+            self._processes.give_back()  # the pool does so only for what it was left
 
     def _store_is_back(self) -> None:
         self._waiting.store_is_back()

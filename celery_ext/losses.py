@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 from celery_ext import executors
 from celery_ext.mailbox import Mailbox
 from celery_ext.tenure import Tenure
+from celery_ext.unreported import Unreported
 from slotline.errors import SlotLostError
 from slotline.pools import Slot
 from slotline.workers.process_tree import kill_with_descendants
@@ -41,6 +42,7 @@ class Losses:
         # Celery 5.4's gevent pool cannot.
         kills = getattr(type(pool), "terminate_job", None) not in {None, BasePool.terminate_job}
         self._kills_greenlets = kills and getattr(pool, "is_green", False)
+        self._unreported = Unreported(pool)
         self.counts: Counter[str] = Counter()
         self._tenures: dict[str, tuple[Tenure, str]] = {}
 
@@ -63,7 +65,7 @@ class Losses:
         error = SlotLostError(slot.key, slot.token, **({"reason": "it was evicted"} if slot.evicted else {}))
         if on_lost == "cancel" and self._end(tenure, error):
             self.counts["ended"] += 1
-            logger.warning("%s %s of pool %r, and is killed", tenure.request, loss, slot.key)
+            logger.warning("%s %s of pool %r, and is ended", tenure.request, loss, slot.key)
             return
         self.counts["running"] += 1
         why = "what runs in a thread cannot be killed" if on_lost == "cancel" else 'pool_on_lost="warn"'
@@ -72,7 +74,7 @@ class Losses:
 
     def _end(self, tenure: Tenure, error: SlotLostError) -> bool:
         if self._has_children:
-            tenure.end(error, self._kill_child)
+            tenure.end(error, self._kill_child, self._unreported)
             self._mailbox.post(tenure.report_when_gone)
             return True
         if executors.end(tenure.slot.token, error):
@@ -80,7 +82,7 @@ class Losses:
         if self._kills_greenlets:
             tenure.end(error, self._pool.terminate_job)
             return True
-        return False
+        return tenure.prevent(error)
 
     def _kill_child(self, pid: int) -> None:
         kill_with_descendants(pid, partial(self._pool.terminate_job, pid, signal.SIGKILL))

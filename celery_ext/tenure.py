@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
@@ -15,10 +15,17 @@ from celery_ext.outcome import info_of
 from celery_ext.slot import tell
 from slotline.pools import Slot
 
+if TYPE_CHECKING:
+    from celery_ext.unreported import Unreported
+
 _KILLED = (Terminated, WorkerLostError, SystemExit)
 """What a pool reports of a process that was killed."""
 _KILLED_GREENLET = (False, None, None)
 """What a gevent pool reports of a task whose greenlet was killed: no failure, no value and no runtime."""
+
+
+class NotBegunError(Exception):
+    """A pool was about to begin a request that must not begin any more."""
 
 
 class Tenure:
@@ -35,6 +42,7 @@ class Tenure:
 
     Attributes:
         error: What the request has ended with; ``None`` as long as it has not, and where it ended well.
+        withdrawn: Whether it was taken back from its pool before any process had it.
     """
 
     def __init__(
@@ -50,12 +58,15 @@ class Tenure:
     ) -> None:
         self.request, self.slot = request, slot
         self.error: BaseException | None = None
+        self.withdrawn = False
         self._release, self._has_child = release, has_child
         self._when_gone, self._on_free = when_gone, on_free
         self._state = "running"
         self._lost: Exception | None = None
-        self._kill: Callable[[int], object] = _nothing
-        self._over = False
+        self._kill: Callable[[int], object] | None = None
+        self._unreported: Unreported | None = None
+        self._killed: int | None = None
+        self._begun = self._over = False
         self._ending = threading.Lock()
         if told:
             tell(request, slot)
@@ -79,11 +90,12 @@ class Tenure:
         on_accepted, self._fail = request.on_accepted, on_failure
 
         def accepted(pid: int, *args: Any, **kwargs: Any) -> Any:
+            self._begin()
             try:
                 return on_accepted(pid, *args, **kwargs)
             finally:
-                if self._lost is not None:  # before it had begun
-                    self._kill(pid)
+                if self._lost is not None:  # before it was known to have begun
+                    self._stop(pid)
                     self.report_when_gone()
 
         def succeeded(outcome: Any, *args: Any, **kwargs: Any) -> Any:
@@ -115,6 +127,13 @@ class Tenure:
         request.on_success, request.on_failure, request.on_timeout = succeeded, failed, timed_out
         request.on_accepted = accepted
 
+    def _begin(self) -> None:
+        with self._ending:
+            self._begun = self._lost is None or self._kill is not None
+        if not self._begun:
+            self._report_loss()
+            raise NotBegunError
+
     def _free_after(self, info: Any) -> None:
         self.error = error = _error_in(info)
         if isinstance(error, TimeLimitExceeded):
@@ -131,20 +150,54 @@ class Tenure:
             self._state = "ending"
             self._when_gone(pid, self.free)
 
-    def end(self, error: Exception, kill: Callable[[int], object]) -> None:
-        """Have the request end with ``error`` by ``kill(pid)``, now or when it has begun; called in any thread."""
+    def end(self, error: Exception, kill: Callable[[int], object], unreported: Unreported | None = None) -> None:
+        """Have the request end with ``error``; called in any thread.
+
+        Args:
+            error: What it ends with.
+            kill: Kills the process, or the greenlet, in which it runs.
+            unreported: Stops what no process has reported yet; without it that is killed when it is reported.
+        """
         with self._ending:
             if not self._over:
-                self._lost, self._kill = error, kill
-                if self.request.time_start is not None:
-                    kill(self.request.worker_pid)
+                self._lost, self._kill, self._unreported = error, kill, unreported
+        self._stop()
+
+    def prevent(self, error: Exception) -> bool:
+        """Have the request end with ``error`` if it has not begun; return whether that is so; called in any thread."""
+        with self._ending:
+            if not self._begun and self.request.time_start is None and not self._over:
+                self._lost = error
+            return self._lost is not None
+
+    def _stop(self, pid: int | None = None) -> None:
+        """Kill what the request runs in, as far as that is known, or see to it that it does not begin."""
+        with self._ending:
+            kill, request, job = self._kill, self.request, self.job
+            if kill is None or self._over or self.withdrawn or self._killed is not None:
+                return
+            if pid is None and request.time_start is not None:
+                pid = request.worker_pid
+            if pid is None and job is not None and self._unreported is not None:
+                self.withdrawn = self._unreported.withdraw(job)
+                pid = None if self.withdrawn else self._unreported.child_of(job)
+            if pid is not None and not (self._has_child and pid == os.getpid()):  # who answers for a dead child
+                self._killed = pid
+                kill(pid)
 
     def report_when_gone(self) -> None:
         """Report the loss, and give the slot back, when the process that was killed has ended."""
-        pid = self.request.worker_pid
-        if self._has_child and self._lost is not None and self._state == "running" and pid is not None:
+        if not self._has_child or self._lost is None or self._state != "running":
+            return
+        self._stop()  # its pool has perhaps handed it to a process since
+        if self.withdrawn:
+            job = self.job
+            if job is not None:
+                job.discard()
+            self._report_loss()
+        elif self._killed is not None:
             self._state = "ending"
-            self._when_gone(pid, self._report_loss)
+            self._when_gone(self._killed, self._report_loss)
 
     def _report_loss(self) -> None:
         # As for a child that has died, but not to be repeated: who is slow to renew would do it again and again.
@@ -153,6 +206,8 @@ class Tenure:
         self.error = self._lost
         try:
             self._fail(info_of(self._lost))
+            if self.request.time_start is None:  # where messages are acknowledged early, that is done at the start
+                self.request.acknowledge()
         finally:
             self.free()
 
@@ -163,7 +218,8 @@ class Tenure:
     def look_again(self) -> None:
         """Look for the process that is being killed, if one is: timers may have been forgotten."""
         if self._state == "ending":
-            self._when_gone(self.request.worker_pid, self.free if self._lost is None else self._report_loss)
+            pid = self.request.worker_pid if self._killed is None else self._killed
+            self._when_gone(pid, self.free if self._lost is None else self._report_loss)
 
     def free(self) -> None:
         """Give the slot back; again is harmless."""
@@ -177,10 +233,6 @@ class Tenure:
 def _error_in(info: Any) -> Any:
     error = getattr(info, "exception", None)
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
-
-
-def _nothing(_: int) -> None:
-    pass
 
 
 def process_lives(pid: int) -> bool:

@@ -198,6 +198,9 @@ class Waiting:
         elif is_over(held.request):
             self._watch.release(held.pool, slot)
             self._processes.give_back()
+        elif slot.lost and not slot.evicted:  # while no process was free for it
+            self._watch.release(held.pool, slot)
+            self._hand_over(held.request)
         else:
             self._start(held, slot)
 

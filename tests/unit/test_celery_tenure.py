@@ -87,6 +87,7 @@ class Told:
             on_failure=lambda info: self.reports.append(getattr(info.exception, "exc", info.exception)),
             on_timeout=lambda soft, timeout: None,
             on_accepted=self.accept,
+            acknowledge=lambda: self.reports.append("acknowledged"),
         )
         self.gone: list[Callable[[], None]] = []
         self.tenure = tenure_of(self.request, self.freed)
@@ -94,7 +95,7 @@ class Told:
         self.error = SlotLostError("p", "token")
 
     def accept(self, pid: int) -> None:
-        self.request.worker_pid = pid
+        self.request.worker_pid, self.request.time_start = pid, 1.0
 
     def lose(self) -> None:
         self.tenure.end(self.error, self.killed.append)
