@@ -7,6 +7,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from celery_ext.tenure import process_lives
+
 
 class Unreported:
     """Stops jobs of a prefork pool of which nobody knows whether they have begun; in any thread.
@@ -36,4 +38,4 @@ class Unreported:
 
         fair = getattr(self._pool._pool, "sched_strategy", None) == SCHED_STRATEGY_FAIR
         child = getattr(job, "_write_to", None)
-        return child.pid if fair and child is not None and child._is_alive() else None
+        return child.pid if fair and child is not None and process_lives(child.pid) else None

@@ -28,11 +28,16 @@ from tests.unit.test_celery_tenure import Told
 pytestmark = pytest.mark.lowest
 
 
+@pytest.fixture(autouse=True)
+def _children_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_ext.unreported.process_lives", lambda _: True)
+
+
 class Job:
     """What a prefork pool keeps of a request; ``child`` is the pid of the child that it was sent to."""
 
     def __init__(self, child: int | None = None) -> None:
-        self._write_to = None if child is None else SimpleNamespace(pid=child, _is_alive=lambda: True)
+        self._write_to = None if child is None else SimpleNamespace(pid=child)
         self.terminated_by: int | None = None
         self.discarded = False
 
