@@ -168,8 +168,13 @@ class Gate:
         taken = message.taken
         if is_over(request):  # acknowledged, and its slot with it
             self._processes.give_back()
-        elif not self._open or taken.lost or (taken.slot.lost and not taken.slot.evicted):
-            # In the last two cases it has waited here for too long, and runs elsewhere.
+        elif (
+            not self._open
+            or message.acknowledged  # given back with a connection that is gone, while this one came about
+            or taken.lost
+            or (taken.slot.lost and not taken.slot.evicted)
+        ):
+            # Whatever it was that took so long here: it runs elsewhere.
             state.task_ready(request)
             message.requeue()
             self._processes.give_back()

@@ -150,23 +150,22 @@ def test_a_slot_that_is_lost_while_its_request_waits_for_a_process_is_asked_for_
     assert held.delivery_info["slotline"]["token"] != slot.token
 
 
-@pytest.mark.parametrize(("claim_is_lost", "slot_is_lost"), [(True, False), (False, True)])
-def test_a_message_out_of_the_room_that_has_waited_here_for_too_long_goes_back(
-    app: Celery,
-    make_worker: Callable[..., Worker],
-    claim_is_lost: bool,
-    slot_is_lost: bool,
+@pytest.mark.parametrize("why", ["its claim is lost", "its slot is lost", "it was given back"])
+def test_a_message_out_of_the_room_that_is_no_longer_this_workers_goes_back(
+    app: Celery, make_worker: Callable[..., Worker], why: str
 ) -> None:
     worker = make_worker(2)
     taken = SimpleNamespace(
-        slot=Slot("two", "token", "owner", 1, since=0.0, life=0.0 if slot_is_lost else None, cap=None),
-        lost=claim_is_lost,
+        slot=Slot("two", "token", "owner", 1, since=0.0, life=0.0 if why == "its slot is lost" else None, cap=None),
+        lost=why == "its claim is lost",
     )
     request = Request(app.tasks["unit.two"])
     state.task_reserved(request)
     worker.semaphore.acquire(lambda: None)
     became: list[str] = []
-    message = SimpleNamespace(taken=taken, requeue=lambda: became.append("requeued"))
+    message = SimpleNamespace(
+        taken=taken, acknowledged=why == "it was given back", requeue=lambda: became.append("requeued")
+    )
     worker.gate._admit_taken(request, message)
     assert (became, worker.ran, worker.semaphore.value) == (["requeued"], [], 2)
     assert request not in state.reserved_requests
