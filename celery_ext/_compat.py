@@ -62,10 +62,10 @@ def check_redis_transport() -> None:
     """
     from kombu.transport import redis, virtual  # noqa: PLC0415 - redis is an extra
 
-    parts = ("unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos")
-    _need(redis.Channel, "kombu's Redis channel", *parts)
+    parts = ("unacked_key", "unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos", "global_keyprefix")
+    _need(redis.Channel, "kombu's Redis channel", *parts, "_do_restore_message")
     _need(virtual.QoS, "kombu's QoS", "_delivered")
-    _need(redis.QoS, "kombu's QoS on Redis", "restore_by_tag")
+    _need(redis.QoS, "kombu's QoS on Redis", "restore_visible")
 
 
 def has_semaphore(worker: Any, consumer: Any) -> bool:

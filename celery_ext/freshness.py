@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from celery.utils.log import get_logger
+from kombu.utils.json import loads
 
 from celery_ext._compat import check_redis_transport
 
@@ -66,6 +67,7 @@ class Freshness:
                 if not channel.closed:
                     refresh(channel)
                     overdue = restore(channel, overdue)
+                    take_over(channel)
             except Exception as error:  # noqa: BLE001 - whatever it is, the consumer notices and connects anew
                 logger.debug("the unacknowledged messages cannot be kept fresh now: %r", error)
                 seconds = min(seconds, 1.0)
@@ -93,9 +95,46 @@ def restore(channel: Any, before: frozenset[bytes]) -> frozenset[bytes]:
     Returns:
         The delivery tags of the messages that are overdue.
     """
+    until = time.time() - channel.visibility_timeout
     with channel.conn_or_acquire() as client:
-        until = time.time() - channel.visibility_timeout
-        overdue = frozenset(client.zrangebyscore(channel.unacked_index_key, 0, until, start=0, num=_AT_ONCE))
+        overdue = frozenset(_plainly(client, "ZRANGEBYSCORE", _index(channel), 0, until, "LIMIT", 0, _AT_ONCE))
         for tag in overdue & before:
-            channel.qos.restore_by_tag(tag, client)
+            _put_back(channel, client, tag, until)
     return overdue
+
+
+def take_over(channel: Any) -> None:
+    """Have kombu leave what is overdue to :func:`restore`: it does not look whether it still is."""
+    channel.qos.restore_visible = _leave_it
+
+
+def _leave_it(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _put_back(channel: Any, client: Any, tag: bytes, until: float) -> None:
+    # Another worker may have been quicker, and a third have the message in hand by now: under the same tag.
+    def transaction(pipe: Any) -> None:
+        score = _plainly(pipe, "ZSCORE", _index(channel), tag)
+        if score is None or score > until:
+            return
+        kept = pipe.hget(channel.unacked_key, tag)
+        pipe.multi()
+        pipe.zrem(channel.unacked_index_key, tag).hdel(channel.unacked_key, tag)
+        if kept is not None:
+            message, exchange, routing_key = loads(kept.decode())  # type: ignore[no-untyped-call] # kombu ships no types
+            channel._do_restore_message(message, exchange, routing_key, pipe)  # noqa: SLF001 - checked by check_redis_transport
+
+    client.transaction(transaction, channel.unacked_key, channel.unacked_index_key)
+
+
+def _index(channel: Any) -> str:
+    return f"{channel.global_keyprefix}{channel.unacked_index_key}"
+
+
+def _plainly(client: Any, *command: Any) -> Any:
+    # Which commands kombu's own clients put the prefix before is different in each version.
+    from redis.client import Pipeline, Redis  # noqa: PLC0415 - redis is an extra
+
+    plain: Any = Pipeline if isinstance(client, Pipeline) else Redis
+    return plain.execute_command(client, *command)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from celery import Celery
 
-from celery_ext.freshness import refresh, restore
+from celery_ext.freshness import refresh, restore, take_over
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -100,24 +101,72 @@ def test_a_message_that_was_acknowledged_meanwhile_is_not_revived(own_redis: Red
     app.close()
 
 
+class Overdue:
+    """Messages that a dead worker had in hand, on a channel of a living one."""
+
+    def __init__(self, server: RedisServer, count: int, prefix: str = "") -> None:
+        self.app = Celery("unit", broker=server.url, set_as_current=False)
+        self.app.conf.broker_transport_options = {"visibility_timeout": 1, "global_keyprefix": prefix}
+        self.connection, self.client = self.app.connection_for_read(), server.client()
+        self.queue: Any = self.connection.SimpleQueue("fresh")
+        for number in range(count):
+            self.queue.put(number)
+        (self.channel, *_) = [self.queue.get(timeout=10).channel for _ in range(count)]
+        self.channel.qos._delivered.clear()
+        self.index = f"{prefix}unacked_index"
+        self.client.set(f"{prefix}unacked_mutex", "the dead worker's", ex=300)
+        self.client.zadd(self.index, dict.fromkeys(self.tags(), 0))
+
+    def tags(self) -> list[bytes]:
+        return self.client.zrange(self.index, 0, -1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.qos._delivered.clear()
+        self.queue.close()
+        self.connection.close()
+        self.client.flushall()
+        self.client.close()
+        self.app.close()
+
+
+@pytest.mark.lowest
+@pytest.mark.parametrize("prefix", ["", "all of it:"])
 def test_what_a_worker_had_that_was_killed_while_it_looked_for_the_messages_of_others_comes_again(
-    own_redis: RedisServer,
+    own_redis: RedisServer, prefix: str
 ) -> None:
-    app = Celery("unit", broker=own_redis.url, set_as_current=False)
-    app.conf.broker_transport_options = {"visibility_timeout": 1}
-    with app.connection_for_read() as connection, own_redis.client() as client:
-        queue: Any = connection.SimpleQueue("fresh")
-        queue.put(7)
-        channel = queue.get(timeout=10).channel
-        channel.qos._delivered.clear()  # as a dead worker's
-        client.set("unacked_mutex", "the dead worker's", ex=300)
-        client.zadd("unacked_index", dict.fromkeys(client.zrange("unacked_index", 0, -1), 0))
-        overdue = restore(channel, frozenset())
-        assert client.zcard("unacked_index") == 1, "a living worker may speak for it until the next look"
-        restore(channel, overdue)
-        assert client.zcard("unacked_index") == 0
-        again = queue.get(timeout=10)
-        assert again.payload == 7
+    with Overdue(own_redis, 1, prefix) as found:
+        overdue = restore(found.channel, frozenset())
+        assert found.tags() == list(overdue), "a living worker may speak for it until the next look"
+        restore(found.channel, overdue)
+        assert found.tags() == []
+        again = found.queue.get(timeout=10)
+        assert again.payload == 0
         again.ack()
-        queue.close()
-    app.close()
+
+
+@pytest.mark.lowest
+def test_what_another_worker_has_put_back_and_a_third_has_in_hand_is_left_to_that(own_redis: RedisServer) -> None:
+    with Overdue(own_redis, 3) as found:
+        put_back = found.channel._do_restore_message
+
+        def as_others_do(*args: Any) -> None:
+            found.client.zadd(found.index, dict.fromkeys(found.tags()[1:], time.time()), xx=True)
+            put_back(*args)
+
+        found.channel._do_restore_message = as_others_do
+        overdue = restore(found.channel, frozenset())
+        restore(found.channel, overdue)
+        assert len(found.tags()) == 2
+        assert found.queue.qsize() == 1
+
+
+@pytest.mark.lowest
+def test_kombu_itself_puts_nothing_back(own_redis: RedisServer) -> None:
+    with Overdue(own_redis, 1) as found:
+        found.client.delete("unacked_mutex")
+        take_over(found.channel)
+        found.channel.connection.cycle.maybe_restore_messages()
+        assert len(found.tags()) == 1
