@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +57,11 @@ def crowd(signs: Sequence[Sign], size: int) -> tuple[int, list[int]] | None:
     return None
 
 
+def outlived(signs: Sequence[Sign], ends: Mapping[int, int]) -> tuple[int, list[int]] | None:
+    """Return the first sign of a run whose slot had ended by then, and its fence; ``None`` where none is."""
+    return next(((at, [sign.fence]) for at, sign in enumerate(signs) if sign.ms >= ends[sign.fence]), None)
+
+
 def report(
     signs: Sequence[Sign],
     found: tuple[int, list[int]],
@@ -66,11 +71,11 @@ def report(
     logs: Path,
     journal: Path,
 ) -> str:
-    """Say all that is known of the runs that lived at once.
+    """Say all that is known of the runs that broke a rule.
 
     Args:
         signs: The history.
-        found: What :func:`crowd` has found in it.
+        found: What :func:`crowd` or :func:`outlived` has found in it.
         ended_with: Tells how a task has ended.
         deeds: What befell the workers and the server, and when (ms).
         logs: The directory of the workers' logs.
@@ -103,6 +108,29 @@ def keep_journal(directory: Path, into: Path) -> Path:
     return into
 
 
+def slot_ends(journal: Path) -> dict[int, int]:
+    """Return by its fence until when each slot counted (ms), as it was last renewed."""
+    scores: dict[bytes, int] = {}
+    holders: dict[bytes, int] = {}
+    ends: dict[int, int] = {}
+    for command in _journalled(journal):
+        name, key, arguments = command[0].upper(), b"".join(command[1:2]), command[2:]
+        if name == b"ZADD" and key.endswith(b":slots"):
+            until, token = arguments[-2:]
+            scores[token] = int(until)
+            if token in holders:
+                ends[holders[token]] = int(until)
+        elif name == b"HSET" and key.endswith(b":state"):
+            for field, value in zip(arguments[::2], arguments[1::2], strict=True):
+                if field.startswith(b"h:"):
+                    holders[field[2:]] = int(value.partition(b"|")[0])
+                    ends[holders[field[2:]]] = scores[field[2:]]
+        elif name == b"HDEL" and key.endswith(b":state"):
+            for field in arguments:
+                holders.pop(field[2:], None)
+    return ends
+
+
 def _mentions(logs: Path, tasks: set[str]) -> Iterator[str]:
     for path in sorted(logs.glob("*.log")):
         for line in path.read_text(errors="replace").splitlines():
@@ -112,7 +140,7 @@ def _mentions(logs: Path, tasks: set[str]) -> Iterator[str]:
 
 def _about(journal: Path, fences: set[int]) -> list[str]:
     """Return the commands about the tokens that had these fences, each with how many commands came before it."""
-    commands = [command for path in sorted(journal.iterdir()) for command in _commands(path.read_bytes())]
+    commands = list(_journalled(journal))
     known, tokens = {b"%d" % fence for fence in fences}, set()
     for command in commands:
         for field, value in pairwise(command):
@@ -125,6 +153,11 @@ def _about(journal: Path, fences: set[int]) -> list[str]:
         if any(token in part for part in command for token in tokens)
     ]
     return about[-_LINES:]
+
+
+def _journalled(journal: Path) -> Iterator[list[bytes]]:
+    for path in sorted(journal.iterdir()):
+        yield from _commands(path.read_bytes())
 
 
 def _commands(raw: bytes) -> Iterator[list[bytes]]:

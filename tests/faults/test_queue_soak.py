@@ -22,7 +22,7 @@ from taskiq.exceptions import SendTaskError
 
 from slotline import Pool
 from tests.faults import soak_apps
-from tests.faults.soak_evidence import crowd, keep_journal, report, signs_of
+from tests.faults.soak_evidence import crowd, keep_journal, outlived, report, signs_of, slot_ends
 from tests.faults.soak_monkey import Fleet, Monkey
 from tests.harness.leaks import keys_without_ttl
 from tests.harness.proxy import TcpProxy
@@ -93,16 +93,19 @@ class Run:
         return []
 
     def check_limits(self, logs: Path, journal: Path) -> None:
-        """Nobody lived beyond a limit, each limit was reached, and no fence was given twice."""
+        """Nobody lived beyond a limit or without a slot, each limit was reached, and no fence was given twice."""
+        known = {"ended_with": self._ended_with, "deeds": self._monkey.deeds, "logs": logs, "journal": journal}
         groups = {name: (signs_of(self._history, name), size) for name, size in SIZES.items()}
         for tenant in range(TENANTS):
             mine = [one for one in groups["tenants"][0] if _argument_of(one.task) == str(tenant)]
             groups[f"tenant {tenant}"] = mine, 1
+        ends = slot_ends(journal)
         for name, (signs, size) in groups.items():
             runs_of = Counter(fence for fence, _, _ in {(one.fence, one.task, one.pid) for one in signs})
             assert max(runs_of.values()) == 1, f"{name}: a fence was given twice"
+            late = outlived(signs, ends)
+            assert late is None, f"{name}: a run went on without its slot\n{report(signs, late, **known)}"
             found = crowd(signs, size)
-            known = {"ended_with": self._ended_with, "deeds": self._monkey.deeds, "logs": logs, "journal": journal}
             assert found is None, f"{name}: more than {size} lived at once\n{report(signs, found, **known)}"
             assert most_alive([one.fence for one in signs]) == size, f"{name}: its limit was never reached"
 
