@@ -93,10 +93,17 @@ class Scripts(RuleBasedStateMachine):
         self.tokens.append((limit, token, shares))
         self.send(limit.park_command(token, "o|o", lane_id_of(lane), digest_of(message), message, CHANNELS, shares))
 
-    @rule(name=st.sampled_from(list(LIMITS)), lanes=st.sampled_from(["q", "r", "qr"]))
-    def take(self, name: str, lanes: str) -> None:
+    @rule(name=st.sampled_from(list(LIMITS)), lanes=st.sampled_from(["q", "r", "qr"]), passes=st.none() | PICK)
+    def take(self, name: str, lanes: str, passes: int | None) -> None:
+        """Take a message, perhaps together with giving a slot back."""
         token, pool, lease_ms = f"t{next(self.numbers)}", self.pools[name], int(LEASE * 1000)
-        reply = self.send(Command("room_take", pool.keys, (token, lease_ms, *map(lane_id_of, lanes))))
+        mine = [held for limit, held, _ in self.tokens[-8:] if limit is pool]
+        if passes is None or not mine:
+            take = Command("room_take", pool.keys, (token, lease_ms, *map(lane_id_of, lanes)))
+        else:
+            freed = mine[passes % len(mine)]
+            take = Command("room_pass", pool.keys, (token, lease_ms, freed, *map(lane_id_of, lanes)))
+        reply = self.send(take)
         if reply[0] == 1:
             self.tokens.append((pool, token, None))
             back = Command("room_settle", pool.keys, (reply[3], token, "back"))
