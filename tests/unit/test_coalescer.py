@@ -155,3 +155,13 @@ async def test_landing_waits_for_what_flies_and_for_what_waits():
         sky.land(at)
     await asyncio.wait_for(landing, 5)
     assert [reply.result() for reply in replies] == ["a", "b"]
+
+
+async def test_landing_does_not_wait_for_those_who_have_gone():
+    sky = Sky()
+    sky.coalescer.submit_all([Command(name, ()) for name in "ab"])
+    sky.land(0)
+    sky.ask("gone").cancel()
+    async with asyncio.timeout(5):
+        await sky.coalescer.land()
+    assert sky.sent == [["a", "b"]]

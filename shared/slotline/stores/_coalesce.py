@@ -72,21 +72,28 @@ class Coalescer:
                 self._landed(batch, [error] * len(batch))
         if self._waiting:
             self._board()
+        self._rest()
 
     def _landed(self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], outcomes: list[Any] | None) -> None:
         self._flights -= 1
+        unwanted = []
         for at, (command, reply) in enumerate(batch):
             if outcomes is None:
                 reply.cancel()
             elif reply.cancelled():
-                self._unwanted(command)
+                unwanted.append(command)
             elif isinstance(outcomes[at], Exception):
                 reply.set_exception(outcomes[at])
             else:
                 reply.set_result(outcomes[at])
         if len(batch) > 1 or self._waiting:  # the callers who go on now travel together again
             self._board()
-        if not self._flights and self._landing is not None:
+        self._rest()
+        for command in unwanted:
+            self._unwanted(command)
+
+    def _rest(self) -> None:
+        if self._landing is not None and not self._flights and not self._waiting:
             self._landing.set_result(None)
             self._landing = None
 
