@@ -41,7 +41,7 @@ from slotline.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from slotline.pools import Limit, Slot
+from slotline.pools import Limit, Relay, Slot
 from slotline.pools.fleeting import is_line
 from slotline.stores import Store
 
@@ -98,6 +98,7 @@ class Gate:
         self._reader = LimitReader(worker.app, using.config, self._store, follows=self._following is not None)
         self._pools: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
         self._running: set[Tenure] = set()
+        self._relay = Relay()
         self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
         self._open = True
         if self._parking is None and "park" in self._reader.policies:
@@ -140,6 +141,7 @@ class Gate:
         for tenure in list(self._running):
             if self._has_children or tenure.request.time_start is None:
                 self._give_back(tenure)
+        self._relay.close()
         if self._running:  # threads that a cold shutdown has not waited for; they keep their slots to the end
             return
         self._watch.close()
@@ -251,6 +253,10 @@ class Gate:
             self._start(request, pool, slot, lead)
 
     def _slot_for(self, held: Held) -> Slot | None:
+        if held.limit.is_plain and held.limit.line not in self._waiting:
+            passed = self._relay.take(held.pool, owner_of(held.request))
+            if passed is not None:
+                return passed
         policy = held.limit.on_full
         if policy == "stale":
             try:
@@ -321,7 +327,9 @@ class Gate:
     def _start(self, request: Any, pool: Limit[Any] | None, slot: Slot | None, lead: Lead | None) -> None:
         def release() -> None:
             if pool is not None and slot is not None:
-                self._watch.release(pool, slot)
+                self._losses.remove(slot)  # it may be another's at once
+                if not (tenure.ended_well and self._relay.keep(pool, slot)):
+                    self._watch.release(pool, slot)
             if lead is not None:
                 lead.end(tenure.error)
 
@@ -351,7 +359,6 @@ class Gate:
 
     def _ended(self, tenure: Tenure) -> None:
         self._running.discard(tenure)
-        self._losses.remove(tenure.slot)
         if tenure.withdrawn:
             self._processes.give_back()  # the pool does so only for what it was left
 

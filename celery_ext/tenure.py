@@ -42,6 +42,7 @@ class Tenure:
 
     Attributes:
         error: What the request has ended with; ``None`` as long as it has not, and where it ended well.
+        ended_well: Whether its task returned.
         withdrawn: Whether it was taken back from its pool before any process had it.
     """
 
@@ -58,6 +59,7 @@ class Tenure:
     ) -> None:
         self.request, self.slot = request, slot
         self.error: BaseException | None = None
+        self.ended_well = False
         self.withdrawn = False
         self._release, self._has_child = release, has_child
         self._when_gone, self._on_free = when_gone, on_free
@@ -102,6 +104,7 @@ class Tenure:
             self._is_over()
             if self._lost is not None and (self._state == "free" or tuple(outcome) == _KILLED_GREENLET):
                 return self._report_loss()
+            self.ended_well = not outcome[0]
             try:
                 return on_success(outcome, *args, **kwargs)
             finally:

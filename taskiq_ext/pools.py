@@ -14,7 +14,7 @@ from taskiq.exceptions import NoResultError
 from slotline._checks import one_of, refuse, text
 from slotline.caches import CacheAdapter, Hit
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, RunCancelledError, StoreError
-from slotline.pools import Parked, Slot
+from slotline.pools import Parked, Relay, Slot
 from slotline.pools.sizes import check_size
 from slotline.settings import default_store
 from slotline.stores.base import Store
@@ -54,7 +54,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     A message takes its slot before its dependencies are resolved and its ``timeout`` starts to count, and gives it
     back after the run, before its result is saved and (unless it is acknowledged on receipt) before it is
     acknowledged: a message that a dying worker leaves behind is delivered again and needs a slot again. Every
-    outcome of a run gives the slot back. A worker that dies frees its slots within the heartbeat's lease.
+    outcome of a run gives the slot back. A worker that dies frees its slots within the heartbeat's lease. Where a limit
+    does not bind, a run that has returned hands its slot to the worker's next one; see ``slotline.pools.Relay``.
 
     On a store that processes share, a message that finds no slot is parked there, acknowledged to the broker, and
     costs no worker anything until there is a slot for it; then a worker of the same queue runs it. What a worker has
@@ -103,6 +104,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._serving = False
         self._outage = Outage(on_store_error)
         self._runs = GuardedRuns()
+        self._relay = Relay()
         self._pools: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
         self._held: dict[Plan, tuple[Limit[Any], Slot]] = {}
         self._from_room: set[Plan] = set()
@@ -177,7 +179,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             await self._run_taken(plan, taken, limit, message)
             return
         try:
-            slot = await self._outage.ride_out(
+            slot: Slot | Parked | Hit | None = self._passed_on(pool, demand, message) or await self._outage.ride_out(
                 self._asking(pool, limit, demand, delivery, plan, message),
                 f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
             )
@@ -221,7 +223,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         plan.let_go(self)
         self._runs.remove(held[1])
         if plan not in self._from_room:
-            return _release(*held)
+            return None if not result.is_err and self._relay.keep(*held) else _release(*held)
         self._from_room.discard(plan)
         delivery = delivery_for(self.broker)
         if isinstance(delivery, TakenDelivery) and delivery.feed.has_place_of(delivery):
@@ -236,6 +238,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             await waiting_room(self.broker).close()
         if self._releasing:
             await asyncio.wait(self._releasing)
+        await asyncio.to_thread(self._relay.close)
 
     def _pool(self, demand: Demand) -> Limit[Any]:
         pool = self._pools.get(demand.pools)
@@ -249,6 +252,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     def _shared_store(self) -> Store:
         return self.store or default_store()
+
+    def _passed_on(self, pool: Limit[Any], demand: Demand, message: TaskiqMessage) -> Slot | None:
+        return self._relay.take(pool, message.task_id) if demand.is_plain else None
 
     def _asking(
         self,

@@ -9,6 +9,7 @@ from slotline.pools.limits import Limits
 from slotline.pools.place import Place, SyncPlace
 from slotline.pools.pool import Pool
 from slotline.pools.pooled import pooled
+from slotline.pools.relay import Relay
 from slotline.pools.room import Room
 from slotline.pools.slot import Slot
 from slotline.pools.taken import Parked, Taken
@@ -22,6 +23,7 @@ __all__ = [
     "Place",
     "Pool",
     "PoolInfo",
+    "Relay",
     "Room",
     "Slot",
     "SyncLimit",

@@ -29,32 +29,58 @@ def tend(
     on_lost: OnLost | None,
 ) -> None:
     """Renew a slot that was granted for ``life`` seconds, and call ``on_lost`` when its holder must end."""
+    tending = slot._tending = Tending(store, slot, on_lost)  # noqa: SLF001 - of this package
+    if store.keeper is not None and life is not None:
+        renew = Command("pool_renew", keys, (slot.token, milliseconds(lease)))
+        slot._kept = store.keeper.keep(  # noqa: SLF001 - of this package
+            slot.token, renew, life, since, tending.lost, work=lease, on_evict=tending.evicted
+        )
+    if on_lost is not None:
+        evictions_on(store).watch(store, slot.token, tending.evicted)
 
-    def lost() -> None:
+
+class Tending:
+    """What a slot's holder is told, in whatever thread.
+
+    Attributes:
+        slot: The slot; ``None`` between two runs of this process that have it one after the other, see ``Relay``.
+        spoilt: It was lost, or is to end, while nobody had it.
+    """
+
+    __slots__ = ("_on_lost", "_store", "slot", "spoilt")
+
+    def __init__(self, store: Store, slot: Slot, on_lost: OnLost | None) -> None:
+        self._store, self._on_lost = store, on_lost
+        self.slot: Slot | None = slot
+        self.spoilt = False
+
+    def lost(self) -> None:
+        """Its lease has ended, or the store has said so."""
+        slot = self.slot
+        if slot is None:
+            self.spoilt = True
+            return
         slot._ended = True  # noqa: SLF001 - of this package
-        evictions_on(store).forget(slot.token)
+        evictions_on(self._store).forget(slot.token)
         if slot._ended_by_cap:  # noqa: SLF001 - of this package
             logger.info("slot %s of pool %r no longer counts: its slot_exp has passed", slot.token, slot.key)
             return
         logger.warning("slot %s of pool %r, held by %s, is lost", slot.token, slot.key, slot.owner)
-        if on_lost is not None and not slot.evicted:  # then it was told already
-            on_lost(slot)
+        if self._on_lost is not None and not slot.evicted:  # then it was told already
+            self._on_lost(slot)
 
-    def evicted() -> None:
+    def evicted(self) -> None:
+        """Its holder is to end."""
+        slot = self.slot
+        if slot is None:
+            self.spoilt = True
+            return
         if slot.evicted or slot._ended is not None:  # noqa: SLF001 - of this package
             return
         slot._evicted = True  # noqa: SLF001 - of this package
         logger.warning("slot %s of pool %r, held by %s, is evicted", slot.token, slot.key, slot.owner)
-        if on_lost is not None:
-            on_lost(slot)
-
-    if store.keeper is not None and life is not None:
-        renew = Command("pool_renew", keys, (slot.token, milliseconds(lease)))
-        slot._kept = store.keeper.keep(  # noqa: SLF001 - of this package
-            slot.token, renew, life, since, lost, work=lease, on_evict=evicted
-        )
-    if on_lost is not None:
-        evictions_on(store).watch(store, slot.token, evicted)
+        if self._on_lost is not None:
+            self._on_lost(slot)
 
 
 def leave(store: Store, slot: Slot) -> None:

@@ -49,10 +49,14 @@ def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
 
 
 class Granted(NamedTuple):
-    """The slot of each pool that was asked for: its fence, and how many seconds it counts (``None``: without end)."""
+    """The slot of each pool that was asked for: its fence, and how many seconds it counts (``None``: without end).
+
+    ``roomy``: at most half of the pool was used, and no message waited for it, or ran out of the room; see ``Relay``.
+    """
 
     fences: tuple[int, ...]
     lives: tuple[float | None, ...]
+    roomy: bool = False
 
 
 class Queued(NamedTuple):
@@ -87,8 +91,8 @@ def read_answer(reply: Any) -> Answer:
     """Read a reply of ``pool_acquire``."""
     code = int(reply[0])
     if code == 1:
-        _, fence, life, size, declared = reply
-        return Answer(Granted((int(fence),), (_life(int(life)),)), (int(size),), (_text(declared),))
+        _, fence, life, size, declared, roomy = reply
+        return Answer(Granted((int(fence),), (_life(int(life)),), bool(roomy)), (int(size),), (_text(declared),))
     if code == 0:
         _, place, expiry, size, declared, clock = reply
         return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), (int(size),), (_text(declared),))

@@ -68,6 +68,11 @@ class Demand:
         }
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is one slot of one pool, on nobody's account."""
+        return len(self.asked) == 1 and self.asked[0].weight == 1 and self.asked[0].partition is None
+
+    @property
     def line(self) -> tuple[tuple[str, str | None], ...]:
         """What those have in common that wait one after the other: their pools, and their partitions of them."""
         return tuple((one.key, one.partition) for one in self.asked)

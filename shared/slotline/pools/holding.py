@@ -23,7 +23,7 @@ class Holding(Slot):
     def __init__(self, key: str, token: str, owner: str, slots: tuple[Slot, ...], shares: Shares) -> None:
         self.key, self.token, self.owner, self.fence = key, token, owner, slots[0].fence
         self.acquired_at = time.time()
-        self._slots, self._shares = slots, shares
+        self._slots, self._shares, self._origin = slots, shares, None
 
     def slot_of(self, key: str) -> Slot:
         """Return the slot of one pool.

@@ -244,12 +244,17 @@ class Limit(ABC, Generic[Held]):
         store = self.store
         for part in slot.slots:
             leave(store, part)
-        command = self.release_command(slot.token, slot.shares)
+        command = self.release_of(slot)
         try:
             return bool((yield Call(store, command))) and not slot.lost
         except BaseException:
             store.settle(command, self.patience)
             raise
+
+    def release_of(self, slot: Held) -> Command:
+        """The command that gives ``slot`` back."""
+        command = self.release_command(slot.token, slot.shares)
+        return command._replace(args=(*command.args, slot.fence)) if slot.passed_on else command
 
     def closing(self, slot: Held) -> Steps[None]:
         """Release at the end of a block: the block's outcome stands, whatever becomes of the release."""

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from slotline.pools._share import SINGLE, Shares
 from slotline.stores.keeper import Kept
+
+if TYPE_CHECKING:
+    from slotline.pools._tending import Tending
+
+
+PASSES = 0.25
+"""Seconds from its grant for which a slot may pass on: for so long the store has no say in who comes next."""
+_PART_OF_CAP = 1 / 20
+"""The part of ``slot_exp``, which is counted from the grant, for which a slot may pass on at the most."""
+
+
+class Origin(NamedTuple):
+    """What the store has granted that may pass on: the fence, when that was, and until when it may."""
+
+    fence: int
+    at: float
+    until: float
 
 
 class Slot:
@@ -21,7 +39,8 @@ class Slot:
     """
 
     __slots__ = (
-        "_capped_at", "_deadline", "_ended", "_evicted", "_kept", "acquired_at", "fence", "key", "owner", "token",
+        "_capped_at", "_deadline", "_ended", "_evicted", "_kept", "_origin", "_tending",
+        "acquired_at", "fence", "key", "owner", "token",
     )  # fmt: skip
 
     def __init__(
@@ -33,6 +52,8 @@ class Slot:
         self._deadline = None if life is None else since + life
         self._capped_at = None if cap is None else since + cap
         self._kept: Kept | None = None
+        self._origin: Origin | None = None
+        self._tending: Tending | None = None
         self._ended: bool | None = None  # None: held; False: released; True: lost
 
     @property
@@ -88,6 +109,43 @@ class Slot:
         # The last lease of a slot is as short as its slot_exp leaves it: its end is no loss, unless the store says so.
         kept = self._kept
         return self.expired or (self._capped_at is not None and kept is not None and kept.shortened and not kept.gone)
+
+    # For a Relay, which passes slots from one holder to the next.
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was neither released nor lost."""
+        return self._ended is None and not self.lost
+
+    def may_pass_on(self, cap: float | None) -> None:
+        """Note that the store has granted it just now, with ``slot_exp`` ``cap``, and that nobody waits for it."""
+        now = time.monotonic()
+        self._origin = Origin(self.fence, now, now + (PASSES if cap is None else min(PASSES, cap * _PART_OF_CAP)))
+
+    def put_down(self, now: float) -> bool:
+        """End its holder's time, but not the slot; ``False``: it may not pass on, or must not any more."""
+        origin, tending = self._origin, self._tending
+        if origin is None or tending is None or now >= origin.until or self.evicted or not self.is_held:
+            return False
+        self._ended, tending.slot = False, None
+        return True
+
+    def passed_to(self, owner: str, now: float) -> Slot | None:
+        """Return the slot of its next holder; ``None``: it has ended since it was put down, or is to end."""
+        origin, tending = self._origin, self._tending
+        if origin is None or tending is None or now >= origin.until:
+            return None
+        # The store's fences are its clock's microseconds, and it hears of this one before it gives the next.
+        fence = max(self.fence + 1, origin.fence + int((now - origin.at) * 1_000_000))
+        slot = Slot(self.key, self.token, owner, fence, since=0.0, life=None, cap=None)
+        slot._kept, slot._capped_at, slot._origin, slot._tending = self._kept, self._capped_at, origin, tending
+        tending.slot = slot
+        return None if tending.spoilt or slot.lost else slot
+
+    @property
+    def passed_on(self) -> bool:
+        """Whether its holder is another than the store's first."""
+        return self._origin is not None and self._origin.fence != self.fence
 
     def _until(self) -> float | None:
         return self._deadline if self._kept is None else self._kept.deadline

@@ -207,7 +207,7 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
             held = pool.take(token, waiting, now_ms)
     if held is not None:
         life = ForEver if held.expires_ms == ForEver else held.expires_ms - now_ms
-        return [1, b"%d" % held.fence, life, pool.max, declared_before]
+        return [1, b"%d" % held.fence, life, pool.max, declared_before, 0]
     if not patience_ms:
         owners = [other.owner.encode() for other in list(pool.slots.values())[:100]]
         return [-1, pool.max, owners, declared_before, pool.next_start_ms(now_ms)]

@@ -124,6 +124,13 @@ class Keeper:
             self._look_again()
         return kept
 
+    def hasten(self, token: str) -> None:
+        """Renew ``token`` now: its command has changed."""
+        kept = self._kept.get(token)
+        if kept is not None:
+            kept.due = time.monotonic()
+            self._look_again()
+
     def drop(self, token: str) -> bool:
         """Renew ``token`` no more; return whether it was still kept."""
         return self._kept.pop(token, None) is not None

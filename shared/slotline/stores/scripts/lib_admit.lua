@@ -13,10 +13,10 @@ local declared_before = declare(ARGV[3], ARGV[4])
 -- by now, unseen: the answer, or the message, was lost.
 local function won()
   local life = life_of(lease_ms, cap_ms)
-  if take(token, owner, life, cap_ms, weight, partition) then return {1, fence, life, max, declared_before} end
+  if take(token, owner, life, cap_ms, weight, partition) then return {1, fence, life, max, declared_before, 0} end
   if tonumber(redis.call('ZSCORE', slots, token)) <= now_ms then return nil end
   local left, given = prolong(token, life)
-  return {1, given or fence, left, max, declared_before}
+  return {1, given or fence, left, max, declared_before, 0}
 end
 
 -- The reply for a token that gets a slot, or has one, where nobody waits and there is room.

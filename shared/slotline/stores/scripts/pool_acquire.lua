@@ -5,7 +5,8 @@
 -- ARGV  1 token   2 owner   3 declaration: "size[@interval_us/burst][%share]"   4 first (1: its first call)
 --       5 lease_ms (0: none)   6 cap_ms (-1: none)   7 weight   8 partition ('': none)
 --       9 patience_ms (0: do not wait)   10 channel ('': do not wait)
--- Returns  {1, fence, life_ms, max, declared_before}       the token has a slot
+-- Returns  {1, fence, life_ms, max, declared_before, 1 if the pool is roomy, see lib_plain, else 0}
+--           the token has a slot
 --          {0, place from 0 in its partition, ms after which to look again (-1: no reason to), max, declared_before,
 --           now_ms}   the token stands in line
 --          {-1, max, owners of at most 100 slots, declared_before, ms until the rate allows a start (0: it does)}   full

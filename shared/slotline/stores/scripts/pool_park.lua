@@ -6,7 +6,8 @@
 -- ARGV  1 token of this run   2 owner   3 declaration, as in pool_acquire   4 first (1: its first call)
 --       5 lease_ms   6 cap_ms (-1: none)   7 weight   8 partition ('': none)
 --       9 lane   10 digest of the message   11 message   12 name of the pool   13 beginning of the lanes' channels
--- Returns  {1, fence, life_ms, max, declared_before}   the token has a slot; nothing is parked
+-- Returns  {1, fence, life_ms, max, declared_before, 1 if the pool is roomy, see lib_plain, else 0}
+--           the token has a slot; nothing is parked
 --          {0, place from 0 in its lane and partition, 0, max, declared_before, now_ms}   the message is parked; place 0
 --           where it was already
 -- include: lib_plain

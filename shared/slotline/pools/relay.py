@@ -1,0 +1,159 @@
+"""The relay: a run's slot passes to the next run of the same process, where that takes it from nobody.
+
+A limit that does not bind should cost next to nothing. While at most half of a pool is used, nobody waits for it, and
+a process begins many runs a second, the slot of a run that has ended well is kept for a moment, and the next run of the
+same process takes it over without a word to the store. The store sees one holder whose slot comes back a little later:
+there are never more holders than slots.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections import deque
+from typing import Any
+from weakref import WeakSet
+
+from slotline.errors import StoreError
+from slotline.pools._tending import leave
+from slotline.pools.limit import Limit
+from slotline.pools.slot import Slot
+from slotline.stores.base import Command, Store
+
+RESTS = 0.01
+"""Seconds for which a slot is kept for the next run, and again as many until it is sent back."""
+_BUSY, _WITHIN = 5, 0.1
+"""So many runs within so many seconds are many."""
+_NOTED_AFTER = 0.1
+"""Seconds after which the store is told who has a slot now."""
+_LINGERS = 2.0
+
+
+class Relay:
+    """Keeps the slots of runs that have ended for those that begin, for one user of pools; any thread may use it.
+
+    A run that takes a slot over has an owner and a fence of its own. The store learns of them if the run lasts for a
+    tenth of a second, and knows the predecessor until then. What a process keeps when it dies is free, as what it
+    holds, within the heartbeat's lease.
+    """
+
+    def __init__(self) -> None:
+        self._fresh()
+        _relays.add(self)
+
+    def _fresh(self) -> None:
+        """Have nothing: at first, and in a forked child."""
+        self._begun: deque[float] = deque(maxlen=_BUSY)
+        self._kept: dict[Limit[Any], list[tuple[Slot, float]]] = {}
+        self._passed: dict[str, tuple[Limit[Any], Slot, float]] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self, pool: Limit[Any], owner: str) -> Slot | None:
+        """Return a slot for a run that needs a plain one of ``pool``; ``None``: none is kept here."""
+        now = time.monotonic()
+        self._begun.append(now)
+        if pool not in self._kept:
+            return None
+        with self._lock:
+            kept = self._kept.get(pool)
+            if not kept:
+                return None
+            slot = kept[-1][0].passed_to(owner, now)
+            if slot is not None:
+                kept.pop()
+                self._passed[slot.token] = pool, slot, now
+            return slot
+
+    def keep(self, pool: Limit[Any], slot: Slot) -> bool:
+        """Keep the slot of a run that has ended well, with all that it was needed for; ``False``: release it."""
+        now = time.monotonic()
+        busy = len(self._begun) == _BUSY and now - self._begun[0] < _WITHIN
+        if not busy or not slot.put_down(now):
+            return False
+        with self._lock:
+            self._kept.setdefault(pool, []).append((slot, now))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="slotline-relay", daemon=True)
+                self._thread.start()
+        return True
+
+    def close(self) -> None:
+        """Release what is kept."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._closing.set()
+        if thread is not None:
+            thread.join()
+        with self._lock:
+            self._closing = threading.Event()
+            ended = self._ended(math.inf)
+        _release(ended)
+
+    def _run(self) -> None:
+        closing, used_at = self._closing, time.monotonic()
+        while not closing.wait(RESTS):
+            now = time.monotonic()
+            with self._lock:
+                ended, passed = self._ended(now - RESTS), self._long(now - _NOTED_AFTER)
+                if ended or self._kept or self._passed:
+                    used_at = now
+                elif now - used_at > _LINGERS and not closing.is_set():
+                    self._thread = None
+                    return
+            _note(passed)
+            _release(ended)
+
+    def _ended(self, kept_at: float) -> list[tuple[Limit[Any], Slot]]:
+        """Keep nothing any more that has been kept since ``kept_at``."""
+        ended = []
+        for pool, slots in list(self._kept.items()):
+            ended += [(pool, slot) for slot, at in slots if at <= kept_at]
+            slots[:] = [(slot, at) for slot, at in slots if at > kept_at]
+            if not slots:
+                del self._kept[pool]
+        return ended
+
+    def _long(self, taken_at: float) -> list[tuple[Limit[Any], Slot]]:
+        """Return the slots whose runs go on, and have begun by ``taken_at``."""
+        due = [entry for entry in self._passed.values() if entry[2] <= taken_at]
+        for _, slot, _ in due:
+            del self._passed[slot.token]
+        return [(pool, slot) for pool, slot, _ in due if slot.is_held]
+
+
+def _note(passed: list[tuple[Limit[Any], Slot]]) -> None:
+    for pool, slot in passed:
+        keeper, kept = pool.store.keeper, slot._kept  # noqa: SLF001 - of this package
+        if keeper is not None and kept is not None:
+            kept.renew = Command("pool_renew", kept.renew.keys, (*kept.renew.args[:2], slot.fence, slot.owner))
+            keeper.hasten(slot.token)
+
+
+def _release(ended: list[tuple[Limit[Any], Slot]]) -> None:
+    by_store: dict[Store, list[tuple[Limit[Any], Command]]] = {}
+    for pool, slot in ended:
+        leave(pool.store, slot)
+        by_store.setdefault(pool.store, []).append((pool, pool.release_of(slot)))
+    for store, commands in by_store.items():
+        try:
+            replies = store.sync.execute_many([command for _, command in commands])
+        except StoreError as error:
+            replies = [error] * len(commands)
+        for (pool, command), reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Exception):
+                store.settle(command, pool.patience)
+
+
+_relays: WeakSet[Relay] = WeakSet()
+
+
+def _after_fork() -> None:
+    for relay in list(_relays):
+        relay._fresh()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_after_fork)
