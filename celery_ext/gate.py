@@ -7,7 +7,6 @@ request without a limit goes on at once; one with a limit takes a slot, or is he
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -42,13 +41,12 @@ from slotline.errors import (
     StoreUnavailableError,
 )
 from slotline.pools import Limit, Relay, Slot
+from slotline.pools.demand import KeptLimits
 from slotline.pools.fleeting import is_line
 from slotline.stores import Store
 
 logger = get_logger(__name__)
 
-POOLS = 1024
-"""How many pools' objects are kept; a pool with arguments in its key has one for each value."""
 LOOK_FOR_CHILD = 0.05
 """Seconds between two looks at a child that is being killed."""
 
@@ -96,7 +94,7 @@ class Gate:
             )
             self._following = Following.of(using, self._watch, self._parking)
         self._reader = LimitReader(worker.app, using.config, self._store, follows=self._following is not None)
-        self._pools: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
+        self._limits = KeptLimits(self._store, self._losses.forfeit)
         self._running: set[Tenure] = set()
         self._relay = Relay()
         self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
@@ -207,7 +205,7 @@ class Gate:
             if self._following is not None and tell_answer(request, self._watch, old=False):
                 self._run(request)
                 return
-            held = Held.from_now(request, limit, self._pool(limit))
+            held = Held.from_now(request, limit, self._limits.of(limit))
             slot = self._slot_or_turn_away(held)
             if slot is not None:
                 begun = True
@@ -366,16 +364,6 @@ class Gate:
         self._waiting.store_is_back()
         if self._parking is not None:
             self._parking.take_soon()
-
-    def _pool(self, limit: CallLimit) -> Limit[Any]:
-        pool = self._pools.get(limit.pools)
-        if pool is None:
-            pool = self._pools[limit.pools] = limit.made(self._store, self._losses.forfeit)
-            if len(self._pools) > POOLS:
-                self._pools.popitem(last=False)
-        else:
-            self._pools.move_to_end(limit.pools)
-        return pool
 
     def _free_discarded(self) -> None:
         """Free what the pool has thrown away: on a broken connection it drops the tasks that no process has yet.

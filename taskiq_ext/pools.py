@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from slotline._checks import one_of, refuse, text
 from slotline.caches import CacheAdapter, Hit
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, RunCancelledError, StoreError
 from slotline.pools import Parked, Relay, Slot
+from slotline.pools.demand import KeptLimits
 from slotline.pools.sizes import check_size
 from slotline.settings import default_store
 from slotline.stores.base import Store
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from taskiq_ext._room import Tenant
 
 logger = logging.getLogger(__name__)
-
-_POOLS_KEPT = 4096
 
 
 class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
@@ -105,7 +103,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._outage = Outage(on_store_error)
         self._runs = GuardedRuns()
         self._relay = Relay()
-        self._pools: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
+        self._limits = KeptLimits(store, self._runs.forfeit)
         self._held: dict[Plan, tuple[Limit[Any], Slot]] = {}
         self._from_room: set[Plan] = set()
         self._releasing: set[asyncio.Task[Any]] = set()
@@ -173,7 +171,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         demand = options.demand_of(message, calls_of(plan.real))
         if demand is None:
             return  # the arguments do not fit: the function says so itself, at once
-        key, limit, pool = demand.key, options.limit, self._pool(demand)
+        key, limit, pool = demand.key, options.limit, self._limits.of(demand)
         delivery = delivery_for(self.broker)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
             await self._run_taken(plan, taken, limit, message)
@@ -239,16 +237,6 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if self._releasing:
             await asyncio.wait(self._releasing)
         await asyncio.to_thread(self._relay.close)
-
-    def _pool(self, demand: Demand) -> Limit[Any]:
-        pool = self._pools.get(demand.pools)
-        if pool is None:
-            pool = self._pools[demand.pools] = demand.made(self.store, self._runs.forfeit)
-            if len(self._pools) > _POOLS_KEPT:
-                self._pools.popitem(last=False)
-        else:
-            self._pools.move_to_end(demand.pools)
-        return pool
 
     def _shared_store(self) -> Store:
         return self.store or default_store()

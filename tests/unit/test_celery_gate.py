@@ -12,13 +12,13 @@ from celery.worker import state
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 import celery_ext
-from celery_ext import gate as gate_module
 from celery_ext.gate import Gate
 from slotline.errors import (
     InvalidOptionError,
     PoolFullError,
     PoolTimeoutError,
 )
+from slotline.pools import demand as demand_module
 from slotline.stores import MemoryStore
 
 pytestmark = pytest.mark.lowest
@@ -333,11 +333,11 @@ def test_nothing_is_parked_in_the_memory_of_one_process(app: Celery, make_worker
 def test_only_so_many_pool_objects_are_kept(
     app: Celery, make_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_module, "POOLS", 3)
+    monkeypatch.setattr(demand_module, "_KEPT", 3)
     worker = make_worker()
     for key in range(10):
         worker.receive(Request(app.tasks["unit.keyed"], key))
-    assert len(worker.gate._pools) == 3
+    assert len(worker.gate._limits._made) == 3
     for request in list(worker.ran):
         worker.finish(request)
     assert worker.gate.counts() == {"running": {}, "held": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 OF_EACH: Final = ("size", "rate", "burst", "slot_exp", "group", "max_per_partition", "weight", "partition")
 """What the options of a limit say of each pool, and not of all together; in them ``pool_`` stands in front."""
+_KEPT = 4096
+"""How many limits are kept as objects; a pool with arguments in its key has one for each value."""
 _KEYS = f"a string that is not empty, or a list of at most {MOST} different ones"
 _OPTIONS = {"key": "pool", "pools": "pool", "max_size": "pool_size"}
 """What the queues call the options of pools that they do not call by the same name with ``pool_`` in front."""
@@ -98,6 +101,31 @@ class Demand:
             limit: Limit[Any] = made[0] if len(made) == 1 else Limits(*made, on_lost=on_lost)
             limit.shares_of(**self.share)
             return limit
+
+
+class KeptLimits:
+    """The limits that demands were made into; those that nobody has asked for the longest time are forgotten.
+
+    Args:
+        store: Where they are; ``None``: the configured store.
+        on_lost: Called, in any thread, with a slot that was lost or evicted.
+    """
+
+    def __init__(self, store: Store | None, on_lost: Callable[[Slot], None]) -> None:
+        self._store, self._on_lost = store, on_lost
+        self._made: OrderedDict[tuple[Any, ...], Limit[Any]] = OrderedDict()
+
+    def of(self, demand: Demand) -> Limit[Any]:
+        """Return the pool, or the pools together; see :meth:`Demand.made`."""
+        key = demand.pools
+        limit = self._made.get(key)
+        if limit is None:
+            limit = self._made[key] = demand.made(self._store, self._on_lost)
+            if len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        else:
+            self._made.move_to_end(key)
+        return limit
 
 
 @dataclass(frozen=True, slots=True)
