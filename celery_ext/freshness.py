@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -85,8 +87,8 @@ def restore(channel: Any, before: frozenset[bytes]) -> frozenset[bytes]:
     """Put those messages back into their queues that nobody has spoken for in the visibility timeout.
 
     Only those that were overdue a beat ago, too: after a time in which the server could not be reached all are, and the
-    living have not spoken for theirs yet. Without kombu's mutex, which stays with a worker that is killed: each message
-    is put back in a transaction, and so once, whoever else is at it.
+    living have not spoken for theirs yet. Without kombu's mutex, which stays with a worker that is killed: a script
+    puts each message back, and so once, whoever else is at it.
 
     Args:
         channel: The worker's channel.
@@ -95,9 +97,9 @@ def restore(channel: Any, before: frozenset[bytes]) -> frozenset[bytes]:
     Returns:
         The delivery tags of the messages that are overdue.
     """
-    until = time.time() - channel.visibility_timeout
+    index, until = f"{channel.global_keyprefix}{channel.unacked_index_key}", time.time() - channel.visibility_timeout
     with channel.conn_or_acquire() as client:
-        overdue = frozenset(_plainly(client, "ZRANGEBYSCORE", _index(channel), 0, until, "LIMIT", 0, _AT_ONCE))
+        overdue = frozenset(_plainly(client, "ZRANGEBYSCORE", index, 0, until, "LIMIT", 0, _AT_ONCE))
         for tag in overdue & before:
             _put_back(channel, client, tag, until)
     return overdue
@@ -112,29 +114,33 @@ def _leave_it(*_: Any, **__: Any) -> None:
     pass
 
 
+class _Pushes(list[tuple[str, str]]):
+    """Notes what kombu would push to which list."""
+
+    def rpush(self, key: str, message: str) -> None:
+        """Note it."""
+        self.append((key, message))
+
+
 def _put_back(channel: Any, client: Any, tag: bytes, until: float) -> None:
-    # Another worker may have been quicker, and a third have the message in hand by now: under the same tag.
-    def transaction(pipe: Any) -> None:
-        score = _plainly(pipe, "ZSCORE", _index(channel), tag)
-        if score is None or score > until:
+    kept, pushes = client.hget(channel.unacked_key, tag), _Pushes()
+    if kept is not None:
+        message, exchange, routing_key = loads(kept.decode())  # type: ignore[no-untyped-call] # kombu ships no types
+        channel._do_restore_message(message, exchange, routing_key, pushes)  # noqa: SLF001 - checked by check_redis_transport
+        if not pushes:  # kombu has logged why
             return
-        kept = pipe.hget(channel.unacked_key, tag)
-        pipe.multi()
-        pipe.zrem(channel.unacked_index_key, tag).hdel(channel.unacked_key, tag)
-        if kept is not None:
-            message, exchange, routing_key = loads(kept.decode())  # type: ignore[no-untyped-call] # kombu ships no types
-            channel._do_restore_message(message, exchange, routing_key, pipe)  # noqa: SLF001 - checked by check_redis_transport
-
-    client.transaction(transaction, channel.unacked_key, channel.unacked_index_key)
+    keys = [channel.unacked_index_key, channel.unacked_key, *(key for key, _ in pushes)]
+    names = [f"{channel.global_keyprefix}{key}" for key in keys]
+    _plainly(client, "EVAL", _script(), len(names), *names, tag, until, *(message for _, message in pushes))
 
 
-def _index(channel: Any) -> str:
-    return f"{channel.global_keyprefix}{channel.unacked_index_key}"
+@cache
+def _script() -> str:
+    return (files(__package__) / "put_back.lua").read_text(encoding="utf-8")
 
 
 def _plainly(client: Any, *command: Any) -> Any:
     # Which commands kombu's own clients put the prefix before is different in each version.
-    from redis.client import Pipeline, Redis  # noqa: PLC0415 - redis is an extra
+    from redis import Redis  # noqa: PLC0415 - an extra
 
-    plain: Any = Pipeline if isinstance(client, Pipeline) else Redis
-    return plain.execute_command(client, *command)
+    return Redis.execute_command(client, *command)

@@ -150,6 +150,7 @@ def test_what_a_worker_had_that_was_killed_while_it_looked_for_the_messages_of_o
 @pytest.mark.lowest
 def test_what_another_worker_has_put_back_and_a_third_has_in_hand_is_left_to_that(own_redis: RedisServer) -> None:
     with Overdue(own_redis, 3) as found:
+        overdue = restore(found.channel, frozenset())
         put_back = found.channel._do_restore_message
 
         def as_others_do(*args: Any) -> None:
@@ -157,10 +158,8 @@ def test_what_another_worker_has_put_back_and_a_third_has_in_hand_is_left_to_tha
             put_back(*args)
 
         found.channel._do_restore_message = as_others_do
-        overdue = restore(found.channel, frozenset())
         restore(found.channel, overdue)
-        assert len(found.tags()) == 2
-        assert found.queue.qsize() == 1
+        assert (len(found.tags()), found.client.hlen("unacked"), found.queue.qsize()) == (2, 2, 1)
 
 
 @pytest.mark.lowest
