@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import redis
+
+from tests.integration.losing_slots import entries
 
 AROUND = 12
 """How many entries of the history are shown before and after a moment."""
@@ -17,54 +20,44 @@ _LINES = 60
 
 
 class Sign(NamedTuple):
-    """An entry of the history, and when the server has seen it (ms)."""
+    """An entry of the history, and when its run has written it (us)."""
 
-    ms: int
+    at: int
     fence: int
     task: str
     pid: int
     what: str
 
     def __str__(self) -> str:
-        return f"{self.ms} fence {self.fence} {self.task} pid {self.pid} {self.what}"
+        return f"{_clock(self.at)} fence {self.fence} {self.task} pid {self.pid} {self.what}"
 
 
 def signs_of(client: redis.Redis, name: str) -> list[Sign]:
-    """Return the entries of a history, in the order in which the server has seen them."""
-    return [
-        Sign(
-            int(at.partition(b"-")[0]),
-            *(int(entry[b"fence"]), entry[b"task"].decode(), int(entry[b"pid"]), entry[b"what"].decode()),
-        )
-        for at, entry in client.xrange(f"history:{name}")
-    ]
+    """Return the entries of a history, in the order in which they were written."""
+    return sorted(
+        Sign(int(one[b"at"]), int(one[b"fence"]), one[b"task"].decode(), int(one[b"pid"]), one[b"what"].decode())
+        for one in entries(client, name)
+    )
 
 
-def crowd(signs: Sequence[Sign], size: int) -> tuple[int, list[int]] | None:
-    """Return the first entry at which more than ``size`` runs live, and their fences; ``None`` where none is.
+def crowds(signs: Sequence[Sign]) -> list[list[int]]:
+    """Return for each run the fences of those that lived when it got its slot, itself among them.
 
-    A run lives from its first sign to its last.
+    A fence is the time at which its slot was given, by the server's clock, which is everybody's here; and a run lives
+    from then on to its last sign.
     """
-    last = {sign.fence: at for at, sign in enumerate(signs)}
-    alive: list[int] = []
-    for at, sign in enumerate(signs):
-        if sign.fence not in alive:
-            alive.append(sign.fence)
-        if len(alive) > size:
-            return at, alive
-        if last[sign.fence] == at:
-            alive.remove(sign.fence)
-    return None
+    last = {sign.fence: sign.at for sign in signs}
+    return [[one for one in sorted(last) if one <= fence <= last[one]] for fence in sorted(last)]
 
 
-def outlived(signs: Sequence[Sign], ends: Mapping[int, int]) -> tuple[int, list[int]] | None:
-    """Return the first sign of a run whose slot had ended by then, and its fence; ``None`` where none is."""
-    return next(((at, [sign.fence]) for at, sign in enumerate(signs) if sign.ms >= ends[sign.fence]), None)
+def outlived(signs: Sequence[Sign], ends: Mapping[int, int]) -> list[int] | None:
+    """Return the fence of the first run that gave a sign when its slot had ended (us); ``None`` where none did."""
+    return next(([sign.fence] for sign in signs if sign.at >= ends[sign.fence]), None)
 
 
 def report(
     signs: Sequence[Sign],
-    found: tuple[int, list[int]],
+    fences: Sequence[int],
     *,
     ended_with: Callable[[str], str],
     deeds: Sequence[tuple[int, str]],
@@ -75,23 +68,24 @@ def report(
 
     Args:
         signs: The history.
-        found: What :func:`crowd` or :func:`outlived` has found in it.
+        fences: Their fences.
         ended_with: Tells how a task has ended.
-        deeds: What befell the workers and the server, and when (ms).
+        deeds: What befell the workers and the server, and when (us).
         logs: The directory of the workers' logs.
         journal: The directory of the server's journal.
     """
-    at, fences = found
     lines = ["the runs:"]
     runs = [[sign for sign in signs if sign.fence == fence] for fence in fences]
     for mine in runs:
         kinds = dict(Counter(sign.what for sign in mine))
-        lines.append(f"  {mine[0]}, last sign {mine[-1].ms} {kinds}, the task ended with {ended_with(mine[0].task)}")
-    begin, end = runs[0][0].ms, max(mine[-1].ms for mine in runs)
+        end = f"last sign {_clock(mine[-1].at)} {kinds}, the task ended with {ended_with(mine[0].task)}"
+        lines.append(f"  slot given {_clock(mine[0].fence)}, first sign {mine[0]}, {end}")
+    moment, last = max(fences), max(mine[-1].at for mine in runs)
     lines.append("the history around it:")
+    at = next((at for at, sign in enumerate(signs) if sign.at >= moment), 0)
     lines += [f"  {sign}" for sign in signs[max(0, at - AROUND) : at + AROUND]]
     lines.append("what befell them:")
-    lines += [f"  {ms} {name}" for ms, name in deeds if begin - 12_000 <= ms <= end + 1_000]
+    lines += [f"  {_clock(us)} {name}" for us, name in deeds if min(fences) - 12_000_000 <= us <= last + 1_000_000]
     lines.append(f"what the logs in {logs} say:")
     lines += [f"  {line}" for line in _mentions(logs, {mine[0].task for mine in runs})]
     lines.append(f"what the journal in {journal} says:")
@@ -109,7 +103,7 @@ def keep_journal(directory: Path, into: Path) -> Path:
 
 
 def slot_ends(journal: Path) -> dict[int, int]:
-    """Return by its fence until when each slot counted (ms), as it was last renewed."""
+    """Return by its fence until when each slot counted (us), as it was last renewed."""
     scores: dict[bytes, int] = {}
     holders: dict[bytes, int] = {}
     ends: dict[int, int] = {}
@@ -119,16 +113,32 @@ def slot_ends(journal: Path) -> dict[int, int]:
             until, token = arguments[-2:]
             scores[token] = int(until)
             if token in holders:
-                ends[holders[token]] = int(until)
+                ends[holders[token]] = int(until) * 1000
         elif name == b"HSET" and key.endswith(b":state"):
             for field, value in zip(arguments[::2], arguments[1::2], strict=True):
                 if field.startswith(b"h:"):
                     holders[field[2:]] = int(value.partition(b"|")[0])
-                    ends[holders[field[2:]]] = scores[field[2:]]
+                    ends[holders[field[2:]]] = scores[field[2:]] * 1000
         elif name == b"HDEL" and key.endswith(b":state"):
             for field in arguments:
                 holders.pop(field[2:], None)
     return ends
+
+
+def last_pushed(journal: Path, names: Iterable[str]) -> set[str]:
+    """Return those messages of which the last that the server was told is that they are in a queue of kombu's."""
+    left = {name: b'"%s"' % name.encode() for name in names}
+    pushed = set()
+    for command in reversed(list(_journalled(journal))):
+        for name in [name for name, word in left.items() if any(word in part for part in command)]:
+            del left[name]
+            if command[0].upper() in {b"LPUSH", b"RPUSH"}:
+                pushed.add(name)
+    return pushed
+
+
+def _clock(us: int) -> str:
+    return datetime.fromtimestamp(us / 1_000_000).strftime("%H:%M:%S.%f")  # noqa: DTZ006 - as the logs have it
 
 
 def _mentions(logs: Path, tasks: set[str]) -> Iterator[str]:

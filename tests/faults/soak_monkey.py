@@ -55,7 +55,7 @@ class Monkey:
         fleet: The workers.
         server: The Redis.
         done: How often it did what.
-        deeds: When it did what (ms).
+        deeds: When it did what (us).
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Monkey:
         """Have an idea, and put it into practice."""
         (idea,) = self._chance.choices(list(self._ideas), list(self._ideas.values()))
         self.done[idea.__name__] += 1
-        self.deeds.append((time.time_ns() // 1_000_000, idea.__name__))
+        self.deeds.append((time.time_ns() // 1000, idea.__name__))
         idea()
-        self.deeds.append((time.time_ns() // 1_000_000, f"{idea.__name__} is over"))
+        self.deeds.append((time.time_ns() // 1000, f"{idea.__name__} is over"))
         self.fleet.replace_the_dead()
 
     def kill_worker(self) -> None:

@@ -22,7 +22,7 @@ from taskiq.exceptions import SendTaskError
 
 from slotline import Pool
 from tests.faults import soak_apps
-from tests.faults.soak_evidence import crowd, keep_journal, outlived, report, signs_of, slot_ends
+from tests.faults.soak_evidence import crowds, keep_journal, last_pushed, outlived, report, signs_of, slot_ends
 from tests.faults.soak_monkey import Fleet, Monkey
 from tests.harness.leaks import keys_without_ttl
 from tests.harness.proxy import TcpProxy
@@ -30,7 +30,7 @@ from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import await_until
 from tests.harness.workers import CeleryWorker, TaskiqWorker
 from tests.integration.celery_apps import Deployment
-from tests.integration.losing_slots import ends, entries, most_alive, runs
+from tests.integration.losing_slots import ends, entries, runs
 
 LEASE = 3.0
 SIZES = {"both": 3, "tenants": 3, "held": 2}
@@ -71,7 +71,7 @@ class Run:
                 next_idea = time.monotonic() + self._chance.uniform(0.5, 3)
             await asyncio.sleep(self._chance.expovariate(20))
 
-    async def drain(self) -> list[str]:
+    async def drain(self) -> dict[str, str]:
         """Wait until everything has run, and nothing is left in the pools; return what is known of what has not run."""
 
         async def all_done() -> bool:
@@ -80,7 +80,7 @@ class Run:
         try:
             await await_until("everything has run", all_done, DRAINED, 0.5)
         except AssertionError:
-            return [self._known_of(name) for name in await self._missing()]
+            return {name: self._known_of(name) for name in await self._missing()}
         finally:
             for name, size in SIZES.items():
                 pool = Pool(name, size, store=self._apps["taskiq"].store)
@@ -90,7 +90,7 @@ class Run:
                     return (info.used, info.waiting) == (0, 0)
 
                 await await_until(f"nothing is left of {name}", is_empty, DRAINED, 0.1)
-        return []
+        return {}
 
     def check_limits(self, logs: Path, journal: Path) -> None:
         """Nobody lived beyond a limit or without a slot, each limit was reached, and no fence was given twice."""
@@ -99,15 +99,15 @@ class Run:
         for tenant in range(TENANTS):
             mine = [one for one in groups["tenants"][0] if _argument_of(one.task) == str(tenant)]
             groups[f"tenant {tenant}"] = mine, 1
-        ends = slot_ends(journal)
+        slots_end = slot_ends(journal)
         for name, (signs, size) in groups.items():
             runs_of = Counter(fence for fence, _, _ in {(one.fence, one.task, one.pid) for one in signs})
             assert max(runs_of.values()) == 1, f"{name}: a fence was given twice"
-            late = outlived(signs, ends)
+            late = outlived(signs, slots_end)
             assert late is None, f"{name}: a run went on without its slot\n{report(signs, late, **known)}"
-            found = crowd(signs, size)
-            assert found is None, f"{name}: more than {size} lived at once\n{report(signs, found, **known)}"
-            assert most_alive([one.fence for one in signs]) == size, f"{name}: its limit was never reached"
+            most = max(crowds(signs), key=len)
+            assert len(most) <= size, f"{name}: more than {size} lived at once\n{report(signs, most, **known)}"
+            assert len(most) == size, f"{name}: its limit was never reached"
 
     def repetitions(self) -> dict[str, int]:
         """Return how many runs there were beside the first, by kind."""
@@ -168,7 +168,7 @@ class Run:
                 for field, value in client.hgetall(key).items()
                 if field.startswith(b"m:") and name.encode() in value
             ]
-        return f"{name}: lived {dict(lived)}, in the room {rooms}"
+        return f"lived {dict(lived)}, in the room {rooms}"
 
 
 def _argument_of(name: str) -> str:
@@ -220,17 +220,18 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
             await module.store.close()
         with server.client() as client:
             left = [key for key in keys_without_ttl(client) if key.startswith("slotline:")]
+            queued = b"".join(client.lrange("celery", 0, -1))
         again = run.repetitions()
         failed = Counter(run.failed.values())
         print(f"sent {[len(sent) for sent in run.sent.values()]}, ran again {again}, failed {dict(failed)}")
         print(f"lost {len(lost)}; {dict(monkey.done)}")
-        run.check_limits(tmp_path, keep_journal(server.directory, tmp_path / "journal"))
-        # kombu has popped a message from Redis a moment before it notes so: then no worker has ever received it.
-        logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("celery-*.log"))
-        excused = [
-            one for one in lost if one.startswith("celery") and f"[{one.partition(':')[0]}] received" not in logs
-        ]
-        assert lost == (excused if broker == "redis" else []), "; ".join(lost)
+        journal = keep_journal(server.directory, tmp_path / "journal")
+        run.check_limits(tmp_path, journal)
+        # kombu has popped a message from Redis a moment before it notes so: a worker that is cut off then loses it.
+        popped = (
+            {name for name in last_pushed(journal, lost) if name.encode() not in queued} if broker == "redis" else set()
+        )
+        assert popped == set(lost), "; ".join(f"{name}: {known}" for name, known in lost.items())
         assert len(lost) <= sum(monkey.done.values())
         assert set(failed) <= {"SlotLostError", "WorkerLostError"}
         # What a dead worker had in hand may run again, and whatever was just to be acknowledged on a broken connection.

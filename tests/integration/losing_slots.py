@@ -25,8 +25,9 @@ def beat(url: str, name: str, fence: int, seconds: float, task: str = "") -> int
 
 
 def sign(history: redis.Redis, name: str, fence: int, task: str, what: str = "lives") -> None:
-    """Write down that a run of a task lives, or ends."""
-    history.xadd(f"history:{name}", {"fence": fence, "pid": os.getpid(), "task": task, "what": what})
+    """Write down that a run of a task lives, or ends, and when (us): a run may be dead by the time that is read."""
+    now = time.time_ns() // 1000
+    history.xadd(f"history:{name}", {"fence": fence, "pid": os.getpid(), "task": task, "what": what, "at": now})
 
 
 def fences(client: redis.Redis, name: str) -> list[int]:
