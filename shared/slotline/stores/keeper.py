@@ -222,7 +222,7 @@ class Keeper:
             self._senders[lane].start()
 
     def _send(self, lane: str | None, due: list[Kept], later: list[Command]) -> None:
-        sent = time.monotonic()
+        sent, answered = time.monotonic(), []
         try:
             replies = self._execute_many([*(kept.renew for kept in due), *later])
         except Exception as error:
@@ -236,15 +236,14 @@ class Keeper:
                 if isinstance(reply, Exception):
                     self._retry_at[lane] = sent + _RETRY
                 else:
-                    self._later.pop(command, None)
+                    answered.append(command)
             for kept, reply in zip(due, replies, strict=False):
                 _note(kept, reply, sent)
         self._lose([kept for kept in due if kept.gone])
-        for kept in due:
-            if kept.to_end and kept.on_evict is not None:
-                on_evict, kept.on_evict = kept.on_evict, None
-                _tell(on_evict, kept)
-        with self._changed:
+        _evict([kept for kept in due if kept.to_end])
+        with self._changed:  # the other thread goes through all of these
+            for command in answered:
+                self._later.pop(command, None)
             self._senders.pop(lane, None)
             self._look_again()
 
@@ -262,6 +261,13 @@ def _note(kept: Kept, reply: Any, sent: float) -> None:
         kept.to_end = reply < 0
     else:
         kept.gone = True
+
+
+def _evict(due: list[Kept]) -> None:
+    for kept in due:
+        if kept.on_evict is not None:
+            on_evict, kept.on_evict = kept.on_evict, None
+            _tell(on_evict, kept)
 
 
 def _tell(callback: Callable[[], None], kept: Kept) -> None:
