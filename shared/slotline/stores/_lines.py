@@ -1,8 +1,8 @@
-"""Connections of one process's threads to one server, kept at hand between exchanges.
+"""Connections of one process's threads to one server, which redis-py makes and hands over.
 
-An exchange is a redis-py connection's: bytes out, replies in. What comes before and after it in redis-py's clients
-(taking a connection out of a pool, looking whether it still stands, counting, putting it back) costs as much again. So
-a connection that was used just now is used again as it is; one that was not is looked at first.
+redis-py connects and greets the server; the bytes of an exchange go through here. What comes before and after one in
+redis-py's clients (taking a connection out of a pool, looking whether it still stands, counting, putting it back) costs
+as much again. So a connection that was used just now is used again as it is; one that was not is looked at first.
 """
 
 from __future__ import annotations
@@ -14,10 +14,62 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import ResponseError
+
+from slotline.stores._resp import MORE, reader, refusal
 
 FRESH = 1.0
 """Seconds for which a connection that was used is taken to stand; if it does not, the exchange is repeated as ever."""
+_AT_ONCE = 65536
+
+
+class _Line:
+    """One connection: one exchange at a time.
+
+    Attributes:
+        used: When it was used last (monotonic); 0 when it has to be made anew.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._take_over()
+
+    def _take_over(self) -> None:
+        self.used = time.monotonic()
+        self._socket = self._connection._sock  # noqa: SLF001 - redis-py has no other way
+        self._reader = reader(self._connection._parser.parse_error)  # noqa: SLF001 - redis-py has no other way
+
+    def exchange(self, words: Sequence[bytes], broken_at: float) -> list[Any]:
+        """Send packed commands together and return their replies; look first if others have broken since."""
+        if self.used < max(broken_at, time.monotonic() - FRESH) and not self._stands():
+            self._connection.disconnect()
+            self._connection.connect()
+            self._take_over()
+        self._socket.sendall(words[0] if len(words) == 1 else b"".join(words))
+        replies = [self._reply() for _ in words]
+        error = refusal(replies)
+        if error is not None:
+            raise error
+        self.used = time.monotonic()
+        return replies
+
+    def _reply(self) -> Any:
+        while (reply := self._reader.gets()) is MORE:
+            data = self._socket.recv(_AT_ONCE)
+            if not data:
+                raise redis.ConnectionError("the server has closed the connection")
+            self._reader.feed(data)
+        return reply
+
+    def _stands(self) -> bool:
+        try:
+            return self.used > 0 and not self._connection.can_read()  # the end of the stream, or what nobody asked for
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            return False
+
+    def cut(self) -> None:
+        """End the connection: nobody knows what it would read next."""
+        self.used = 0.0
+        self._connection.disconnect()
 
 
 class BlockingLines:
@@ -33,14 +85,14 @@ class BlockingLines:
         self.client = client
         self._pool = client.connection_pool
         self._named = takes_a_name(self._pool.get_connection)
-        self._idle: list[tuple[Any, float]] = []
+        self._idle: list[_Line] = []
         self._broken_at = 0.0
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # a semaphore of Python's costs eight times as much
         for _ in range(limit):
             self._free.put(None)
         self._patience = patience
 
-    def exchange(self, commands: Sequence[bytes]) -> list[Any]:
+    def exchange(self, words: Sequence[bytes]) -> list[Any]:
         """Send packed commands together and return their replies, and the server's errors, one in each place."""
         try:
             self._free.get(timeout=self._patience)
@@ -48,21 +100,17 @@ class BlockingLines:
             raise redis.ConnectionError("all connections are busy") from None
         try:
             try:
-                connection, used = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:
-                connection, used = self._pool.get_connection(*self._named), time.monotonic()
+                line = _Line(self._pool.get_connection(*self._named))
             try:
-                if used < max(self._broken_at, time.monotonic() - FRESH):
-                    _let_go_if_broken(connection)
-                connection.send_packed_command((b"".join(commands),))
-                replies = [_read(connection) for _ in commands]
+                return line.exchange(words, self._broken_at)
             except BaseException:
-                connection.disconnect()  # nobody knows what it would read next; the next exchange connects it again
+                line.cut()
                 self._broken_at = time.monotonic()
-                self._idle.append((connection, 0.0))
                 raise
-            self._idle.append((connection, time.monotonic()))
-            return replies
+            finally:
+                self._idle.append(line)
         finally:
             self._free.put(None)
 
@@ -70,22 +118,6 @@ class BlockingLines:
         """Close the connections, and the client."""
         self.client.close()
         self._pool.disconnect()
-
-
-def _let_go_if_broken(connection: Any) -> None:
-    try:
-        broken = connection.can_read()  # the end of the stream
-    except (redis.ConnectionError, redis.TimeoutError, OSError):
-        broken = True
-    if broken:
-        connection.disconnect()
-
-
-def _read(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
 
 
 def takes_a_name(get_connection: Callable[..., Any]) -> tuple[str, ...]:

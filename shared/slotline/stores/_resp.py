@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, InvalidResponse
 
 Reader: Callable[..., Any] | None
@@ -51,6 +52,14 @@ def reader(error: Callable[[str], Exception]) -> Any:
     if Reader is None:
         return PlainReader(error)
     return Reader(protocolError=InvalidResponse, replyError=error, errors="replace", notEnoughData=MORE)
+
+
+def refusal(replies: Sequence[Any]) -> Exception | None:
+    """Return what a server says that does not serve this connection: it still loads its data, or misses a password."""
+    for reply in replies:
+        if isinstance(reply, RedisConnectionError):
+            return reply
+    return None
 
 
 class PlainReader:

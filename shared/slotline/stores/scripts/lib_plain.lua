@@ -4,7 +4,9 @@
 -- The reply of pool_acquire for a token that gets a slot so; nil where there is more to decide. Its last part is 1 where
 -- the pool is roomy: at most half of it is used, and no message of it is in the room, or was just now.
 local function take_plainly()
-  if ARGV[4] ~= '0' or ARGV[7] ~= '1' or ARGV[8] ~= '' or redis.call('ZCARD', KEYS[2]) > 0 then return nil end
+  if ARGV[4] ~= '0' or ARGV[7] ~= '1' or ARGV[8] ~= '' then return nil end
+  local others = redis.call('EXISTS', KEYS[2], KEYS[4])
+  if others > 0 and redis.call('EXISTS', KEYS[2]) > 0 then return nil end
   local known = redis.call('HMGET', KEYS[3], 'max', 'declared', 'fence', 'rate', 'paused', 'extra')
   if not known[1] or known[4] or known[5] or (known[6] or '0') ~= '0' then return nil end
   local max, held = tonumber(known[1]), redis.call('ZCARD', KEYS[1])
@@ -22,5 +24,5 @@ local function take_plainly()
   if clock[2] % 16 == 0 and redis.call('PTTL', KEYS[3]) < 6 * 24 * 3600 * 1000 then
     redis.call('PEXPIRE', KEYS[3], 7 * 24 * 3600 * 1000)
   end
-  return {1, fence, life, max, known[2], 2 * (held + 1) <= max and redis.call('EXISTS', KEYS[4]) == 0 and 1 or 0}
+  return {1, fence, life, max, known[2], 2 * (held + 1) <= max and others == 0 and 1 or 0}
 end
