@@ -121,7 +121,8 @@ def slot_ends(journal: Path) -> dict[int, int]:
                     ends[holders[field[2:]]] = scores[field[2:]] * 1000
         elif name == b"HDEL" and key.endswith(b":state"):
             for field in arguments:
-                holders.pop(field[2:], None)
+                if field.startswith(b"h:"):
+                    holders.pop(field[2:], None)
     return ends
 
 

@@ -39,6 +39,7 @@ def test_the_journal_says_when_a_slot_has_ended_and_who_lived_on(tmp_path: Path)
             "MULTI",
             f"ZADD p:slots NX {until} token",
             f"HSET p:state fence {FIRST} h:token {FIRST}|0|0|1||owner",
+            "HDEL p:state w:token",
             "EXEC",
             f"ZADD p:slots XX {until + 2000} token",
             "HDEL p:state h:token x:token e:token k:token",
