@@ -15,7 +15,7 @@ import redis
 from packaging.requirements import Requirement
 
 from tests.harness import guardian, leaks, workers
-from tests.harness.workers import ROOT
+from tests.harness.lowest import depends_on_versions
 
 KINDS = ("keys", "processes", "threads", "loops")
 
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         allowed_leftovers(item)
         for mark in item.iter_markers("needs"):
             item.add_marker(_skip_unless_installed(item, *mark.args, **mark.kwargs))
-        if _depends_on_versions(item):
+        if depends_on_versions(item):
             item.add_marker("lowest")
 
 
@@ -55,20 +55,6 @@ def _skip_unless_installed(item: pytest.Item, requirement: str, *, reason: str =
     installed = version(needed.name)
     fits = needed.specifier.contains(installed, prereleases=True)
     return pytest.mark.skipif(not fits, reason=f"needs {requirement}, {installed} is installed: {reason}")
-
-
-def _depends_on_versions(item: pytest.Item) -> bool:
-    """Tell whether a test belongs to `make test-lowest`: all that a framework or a server takes part in.
-
-    Left out are the faults, which take long, and what no version of anything else can change.
-    """
-    tests, name = ROOT / "tests", item.path.name
-    if not item.path.is_relative_to(tests) or name.startswith(("test_harness", "test_packaging")):
-        return False
-    kind = item.path.relative_to(tests).parts[0]
-    return kind in {"conformance", "integration"} or (
-        kind == "unit" and name.startswith(("test_taskiq", "test_celery"))
-    )
 
 
 def allowed_leftovers(item: pytest.Item) -> set[str]:
