@@ -9,9 +9,10 @@ import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import psutil
 
@@ -312,6 +313,7 @@ class CeleryWorker(Worker):
     ) -> None:
         super().__init__(app, directory, **options)
         _let_go_of_results()
+        _take_what_has_arrived()
         self.pool, self.concurrency, self.queues, self.loglevel = pool, concurrency, tuple(queues), loglevel
 
     @property
@@ -340,6 +342,20 @@ def _let_go_of_results() -> None:
     from celery.result import AsyncResult
 
     AsyncResult.__del__ = lambda _self: None
+
+
+@cache
+def _take_what_has_arrived() -> None:
+    """Keep Celery 5.4 from waiting up to a second for a result that came while it waited for another one."""
+    from celery.backends.asynchronous import Drainer
+
+    drain = Drainer.drain_events_until
+
+    def drain_events_until(self: Any, promise: Any, *args: Any, **options: Any) -> Iterator[Any]:
+        if not promise.ready:
+            yield from drain(self, promise, *args, **options)
+
+    Drainer.drain_events_until = drain_events_until
 
 
 def _runs_tasks(process: psutil.Process) -> bool:
