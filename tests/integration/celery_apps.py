@@ -60,10 +60,12 @@ def history():
 
 
 def inside(name, seconds):
-    """Note how many of ``name`` run now, and stay for a while."""
+    """Note how many of ``name`` run now, and stay for a while, or until told."""
     client = history()
     client.rpush(f"celery-test:peak:{name}", client.incr(f"celery-test:now:{name}"))
-    time.sleep(seconds)
+    while seconds is None and not client.exists(f"celery-test:go:{name}"):
+        time.sleep(0.02)
+    time.sleep(seconds or 0)
     client.decr(f"celery-test:now:{name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,23 @@ def _fresh_history(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("deployment").clear()
 
 
+def begun(deployment: Deployment, key: str) -> Any:
+    """Send a task that runs until :func:`go`, and wait until it does."""
+    first = deployment.module.one.delay(key, None)
+    wait_until("the first runs", lambda: deployment.list(f"started:{key}"), 10)
+    return first
+
+
+def go(deployment: Deployment, key: str) -> None:
+    """Let the tasks of a key end."""
+    deployment.history.set(f"celery-test:go:one-{key}", 1, ex=60)
+
+
+def listeners(deployment: Deployment) -> int:
+    """Return how many workers answer while one of them runs a task; a solo worker does nothing else then."""
+    return 1 if deployment.pool == "solo" else 2
+
+
 def results(sent: list[Any], timeout: float = 60) -> list[Any]:
     return [result.get(timeout=timeout) for result in sent]
 
@@ -68,8 +86,7 @@ def test_a_pool_named_after_an_argument_limits_each_of_its_values(deployment: De
 @pytest.mark.lowest
 def test_a_full_pool_fails_the_task_whose_options_say_so(deployment: Deployment) -> None:
     app = deployment.module
-    first = app.one.delay("full", seconds=1.0)
-    wait_until("the first runs", lambda: deployment.list("started:full"), 10)
+    first = begun(deployment, "full")
     refused = app.one.apply_async(("full",), pool_on_full="fail", link_error=app.note_error.s())
     with pytest.raises(PoolFullError) as caught:
         refused.get(timeout=10)
@@ -77,15 +94,18 @@ def test_a_full_pool_fails_the_task_whose_options_say_so(deployment: Deployment)
     assert caught.value.max_size == 1
     assert refused.state == "FAILURE"
     wait_until("the errback has run", lambda: deployment.list("errors") == ["PoolFullError"], 10)
+    go(deployment, "full")
     first.get(timeout=10)
     assert len(deployment.list("started:full")) == 1
 
 
 def test_a_full_pool_drops_the_task_whose_options_say_so(deployment: Deployment) -> None:
     app = deployment.module
-    first = app.one.delay("drop", seconds=1.0)
-    wait_until("the first runs", lambda: deployment.list("started:drop"), 10)
+    first = begun(deployment, "drop")
     dropped = app.one.apply_async(("drop",), pool_on_full="drop")
+    said = f"{dropped.id}] is dropped"
+    wait_until("it is dropped", lambda: any(said in worker.log for worker in deployment.workers), 10)
+    go(deployment, "drop")
     first.get(timeout=10)
     assert app.one.delay("drop").get(timeout=10) == "one:drop"
     assert dropped.state == "PENDING"
@@ -94,11 +114,11 @@ def test_a_full_pool_drops_the_task_whose_options_say_so(deployment: Deployment)
 
 def test_a_task_that_waited_for_its_pool_timeout_fails_with_it(deployment: Deployment) -> None:
     app = deployment.module
-    first = app.one.delay("timeout", seconds=2.0)
-    wait_until("the first runs", lambda: deployment.list("started:timeout"), 10)
+    first = begun(deployment, "timeout")
     late = app.one.apply_async(("timeout",), pool_timeout=0.3)
     with pytest.raises(PoolTimeoutError):
         late.get(timeout=20)
+    go(deployment, "timeout")
     first.get(timeout=10)
 
 
@@ -123,10 +143,10 @@ def test_a_waiting_task_that_is_revoked_never_runs(deployment: Deployment, polic
             "a solo worker hears of a revocation only when its task has ended, and may have the next one by then"
         )
     app = deployment.module
-    first = app.one.delay("revoke", seconds=1.0)
-    wait_until("the first runs", lambda: deployment.list("started:revoke"), 10)
+    first = begun(deployment, "revoke")
     revoked = app.one.apply_async(("revoke",), pool_on_full=policy)
-    revoked.revoke()
+    app.app.control.revoke(revoked.id, reply=True, timeout=10, limit=listeners(deployment))
+    go(deployment, "revoke")
     wait_until("it is revoked", lambda: revoked.state == "REVOKED", 20, 0.05)
     first.get(timeout=10)
     assert app.one.delay("revoke").get(timeout=10) == "one:revoke"
@@ -136,9 +156,10 @@ def test_a_waiting_task_that_is_revoked_never_runs(deployment: Deployment, polic
 @pytest.mark.parametrize("policy", ["park", "wait"])
 def test_a_waiting_task_that_expires_never_runs(deployment: Deployment, policy: str) -> None:
     app = deployment.module
-    first = app.one.delay("expire", seconds=2.0)
-    wait_until("the first runs", lambda: deployment.list("started:expire"), 10)
-    late = app.one.apply_async(("expire",), expires=0.5, pool_on_full=policy)
+    first = begun(deployment, "expire")
+    late, sent = app.one.apply_async(("expire",), expires=0.3, pool_on_full=policy), time.monotonic()
+    wait_until("its time is over", lambda: time.monotonic() > sent + 0.3)
+    go(deployment, "expire")
     wait_until("it has expired", lambda: late.state == "REVOKED", 20, 0.05)
     first.get(timeout=10)
     assert late.id not in deployment.list("started:expire")
@@ -183,15 +204,15 @@ def test_a_message_whose_arguments_do_not_fit_fails_as_the_call_would(deployment
 
 def test_inspect_stats_shows_what_runs_and_what_is_held(deployment: Deployment) -> None:
     app = deployment.module
-    first = app.one.delay("inspect", seconds=2.0)
-    wait_until("the first runs", lambda: deployment.list("started:inspect"), 10)
+    first = begun(deployment, "inspect")
     second = app.one.apply_async(("inspect",), pool_on_full="wait")
 
     def held() -> int:
-        stats = app.app.control.inspect(timeout=0.5).stats() or {}
+        stats = app.app.control.inspect(timeout=5, limit=listeners(deployment)).stats() or {}
         return sum(node["slotline"]["held"].get("one:inspect", 0) for node in stats.values())
 
     wait_until("one is held", lambda: held() == 1, 10)
+    go(deployment, "inspect")
     results([first, second])
 
 
@@ -204,11 +225,12 @@ def test_a_parked_retry_is_not_taken_for_a_copy_of_its_task(deployment: Deployme
 
 def test_everything_of_a_parked_message_reaches_its_run(deployment: Deployment) -> None:
     app = deployment.module
-    first = app.one.delay("intact", seconds=0.5)
-    wait_until("the first runs", lambda: deployment.list("started:intact"), 10)
+    first = begun(deployment, "intact")
     parked = app.one.apply_async(
         ("intact",), priority=3, headers={"trace": "x"}, link=app.note.s("linked"), shadow="it"
     )
+    wait_until("it is parked", lambda: deployment.parked("one:intact") == 1, 10)
+    go(deployment, "intact")
     results([first, parked])
     wait_until("the callback has run", lambda: deployment.list("notes"), 10)
     assert deployment.list("notes") == ["linked"]
