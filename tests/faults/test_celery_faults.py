@@ -75,8 +75,18 @@ def test_a_killed_worker_frees_its_slots_within_the_lease(deployment: Deployment
     deployment.wait_free("one:killed", LEASE + 3)
 
 
-@pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
-@pytest.mark.parametrize(("pool", "policy"), [("prefork", "wait"), ("threads", "wait"), ("prefork", "park")])
+@pytest.mark.parametrize(
+    ("deployment", "pool", "policy"),
+    [
+        (False, "prefork", "wait"),
+        (True, "prefork", "park"),
+        (True, "threads", "wait"),
+        pytest.param(True, "prefork", "wait", marks=pytest.mark.soak),
+        pytest.param(False, "prefork", "park", marks=pytest.mark.soak),
+        pytest.param(False, "threads", "wait", marks=pytest.mark.soak),
+    ],
+    indirect=["deployment"],
+)
 def test_an_ordered_shutdown_loses_nothing_that_waits(deployment: Deployment, pool: str, policy: str) -> None:
     app = deployment.module
     with deployment.worker(pool, concurrency=2) as first:
@@ -91,8 +101,16 @@ def test_an_ordered_shutdown_loses_nothing_that_waits(deployment: Deployment, po
     assert deployment.peak("one-restore") == 1
 
 
-@pytest.mark.parametrize("deployment", [False, True], indirect=True, ids=["acks_early", "acks_late"])
-@pytest.mark.parametrize("policy", ["wait", "park"])
+@pytest.mark.parametrize(
+    ("deployment", "policy"),
+    [
+        (False, "wait"),
+        (True, "park"),
+        pytest.param(True, "wait", marks=pytest.mark.soak),
+        pytest.param(False, "park", marks=pytest.mark.soak),
+    ],
+    indirect=["deployment"],
+)
 def test_an_ordered_shutdown_waits_for_a_task_that_a_child_was_just_sent(deployment: Deployment, policy: str) -> None:
     app = deployment.module
     with deployment.worker("prefork", concurrency=1, args=("-l", "DEBUG")) as worker:

@@ -23,13 +23,15 @@ pytestmark = pytest.mark.leaves("keys", reason="the history that the tasks write
     ("pool", "task", "late"),
     [
         ("prefork", "beating", True),
-        ("prefork", "beating_in_billiard", False),
-        pytest.param("prefork", "beating_in_spawned", True, marks=pytest.mark.soak),  # the rarer pairs
+        pytest.param(
+            "prefork", "beating_in_billiard", False, marks=pytest.mark.soak
+        ),  # each of both is in another pair
+        pytest.param("prefork", "beating_in_spawned", True, marks=pytest.mark.soak),
         pytest.param("threads", "beating_in_cpu", True, marks=pytest.mark.soak),
         ("threads", "beating_in_billiard", False),
         ("solo", "beating_in_spawned", True),
         ("gevent", "beating", False),
-        ("gevent", "beating_in_spawned", False),
+        pytest.param("gevent", "beating_in_spawned", False, marks=pytest.mark.soak),
     ],
 )
 def test_a_worker_that_is_cut_off_from_its_store_kills_its_task_before_another_begins(

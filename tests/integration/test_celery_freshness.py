@@ -15,8 +15,8 @@ from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.integration.celery_apps import Deployment
 
-TIMEOUT = 4
-LONG = 9.0
+TIMEOUT = 3
+LONG = 7.0
 
 
 def deploy(directory: Path, server: RedisServer, broker: str | None = None) -> Deployment:
