@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -32,11 +33,22 @@ places = Places(STORE)
 places.prepare_celery()
 
 
+def live(task, name):
+    sign(history(), name, task.slot.fence, task.request.id)
+    outlived = places.here("running", task.request.id)
+    return beat(STORE, name, task.slot.fence, 60 if outlived else 0.2, task.request.id)
+
+
 @app.task(shared=False, name="app.mortal", pool="{name}", pool_size=1, pool_slot_exp=None, bind=True)
 def mortal(self, name):
-    sign(history(), name, self.slot.fence, self.request.id)
-    outlived = places.here("running", self.request.id)
-    return beat(STORE, name, self.slot.fence, 60 if outlived else 0.2, self.request.id)
+    return live(self, name)
+
+
+@app.task(
+    shared=False, name="app.mortal_of_two", pool=["{name}", "zone"], pool_size=[1, 2], pool_slot_exp=None, bind=True
+)
+def mortal_of_two(self, name):
+    return live(self, name)
 """
 
 
@@ -74,9 +86,9 @@ class Crew:
         return self._stack.enter_context(self.made.worker(self.pool, concurrency=2, args=("-l", "DEBUG")))
 
 
-def meet_its_fate(crew: Crew, name: str, kill: Kill) -> None:
+def meet_its_fate(crew: Crew, name: str, kill: Kill, task: str) -> None:
     """Send a message that has somebody killed, and another one behind it; see what becomes of both."""
-    made, send = crew.made, crew.made.module.mortal.apply_async
+    made, send = crew.made, getattr(crew.made.module, task).apply_async
     victim, follower = f"{name}-victim", f"{name}-follower"
     if kill.place == "admitted":
         order(made.history, kill.place, victim)
@@ -103,7 +115,8 @@ def meet_its_fate(crew: Crew, name: str, kill: Kill) -> None:
     expected = kill.late if made.module.app.conf.task_acks_late else kill.early
     wait_until("it has run as often as it must", lambda: outcome() >= expected, RECOVERED)
     wait_until("what came after it has run", lambda: ends(made.history, name)[follower] == 1, RECOVERED)
-    made.wait_free(name)
+    for pool in (name, "zone"):
+        made.wait_free(pool)
     wait_until("the room is empty", lambda: made.parked(name) == 0)
     assert outcome() == expected
     assert runs(made.history, name)[follower] == 1
@@ -112,13 +125,16 @@ def meet_its_fate(crew: Crew, name: str, kill: Kill) -> None:
         assert gone(pids(made.history, name)[0])
 
 
-def all_die_and_all_is_well(made: Deployment, pool: str = "prefork") -> None:
+def all_die_and_all_is_well(
+    made: Deployment, pool: str = "prefork", task: str = "mortal", places: Sequence[str] = tuple(KILLS)
+) -> None:
     with Crew(made, pool) as crew:
-        for name, kill in KILLS.items():
+        for name in places:
+            kill = KILLS[name]
             if pool != "prefork" and kill.who != "worker":
                 continue  # there is but one process
             try:
-                meet_its_fate(crew, name, kill)
+                meet_its_fate(crew, name, kill, task)
             except AssertionError as failure:
                 raise AssertionError(f"{name}: {kill}") from failure
     made.close()
@@ -134,6 +150,11 @@ def test_whoever_is_killed_on_redis_costs_no_more_than_the_broker_allows(
 def test_a_killed_gevent_worker_costs_no_more_than_the_broker_allows(tmp_path: Path, own_redis: RedisServer) -> None:
     made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True, transport=SOON, extra=SOURCE)
     all_die_and_all_is_well(made, "gevent")
+
+
+def test_who_is_killed_with_slots_of_two_pools_gives_back_both(tmp_path: Path, own_redis: RedisServer) -> None:
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True, transport=SOON, extra=SOURCE)
+    all_die_and_all_is_well(made, task="mortal_of_two", places=("parked", "taken", "running"))
 
 
 @pytest.mark.rabbitmq

@@ -90,6 +90,11 @@ async def mortal(name: str, fence: Fence, task: Id) -> None:
     await asyncio.to_thread(live, name, fence, task)
 
 
+@broker.task(pool=["{{name}}", "zone"], pool_size=[1, 2], pool_slot_exp=None)
+async def mortal_of_two(name: str, fence: Fence, task: Id) -> None:
+    await asyncio.to_thread(live, name, fence, task)
+
+
 @broker.task(pool="{{name}}", pool_size=1, pool_slot_exp=None)
 def plain(name: str, fence: Fence, task: Id) -> None:
     live(name, fence, task)
@@ -156,8 +161,8 @@ class Drama:
         await self.until("what came after it has run", lambda: ends(self.client, name)[follower] == 1)
 
         async def empty() -> bool:
-            info = await pool.info()
-            return (info.used, info.waiting) == (0, 0)
+            infos = [await one.info() for one in (pool, Pool("zone", 2, store=self.module.store))]
+            return [(info.used, info.waiting) for info in infos] == [(0, 0)] * 2
 
         await await_until("nothing is left", empty, RECOVERED)
         assert outcome() == expected
@@ -210,6 +215,15 @@ async def test_whoever_is_killed_costs_no_more_than_the_broker_allows(
             await drama.meet_its_fate(kill, drama.module.mortal)
         except AssertionError as failure:
             raise AssertionError(str(kill)) from failure
+
+
+async def test_who_is_killed_with_slots_of_two_pools_gives_back_both(
+    stage: Callable[..., Awaitable[Drama]],
+) -> None:
+    drama = await stage("stream")
+    for kill in KILLS:
+        if kill.place in {"parked", "taken", "running"}:
+            await drama.meet_its_fate(kill, drama.module.mortal_of_two)
 
 
 async def test_a_process_of_a_pool_does_not_outlive_its_worker_with_a_slot(
