@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,8 +55,9 @@ def deployment(
 
 
 @pytest.fixture(autouse=True)
-def _fresh_history(deployment: Deployment) -> None:
-    deployment.clear()
+def _fresh_history(request: pytest.FixtureRequest) -> None:
+    if "deployment" in request.fixturenames:
+        request.getfixturevalue("deployment").clear()
 
 
 @pytest.mark.parametrize("policy", ["park", "wait"])
@@ -105,6 +107,40 @@ def test_a_task_may_count_in_several_pools_and_its_own_full_one_keeps_nobody_els
     check_both(events(deployment.history), 27)
     for key in ("db", "api:a", "api:b"):
         deployment.wait_free(key)
+
+
+@pytest.mark.rabbitmq
+def test_partitions_weights_and_several_pools_hold_on_rabbitmq(
+    amqp_url: str, amqp_name: Callable[..., str], module_redis: RedisServer, tmp_path: Path
+) -> None:
+    queue = amqp_name("shares")
+    made = Deployment(tmp_path, module_redis, broker=amqp_url, queue=queue, acks_late=True, extra=EXTRA)
+    made.clear()
+    share, both = made.module.share, made.module.both
+    heavy = {"pool": "heavy", "pool_size": 3, "pool_partition": None}
+    with made.worker("prefork", concurrency=3), made.worker("threads", concurrency=3):
+        held = Held(made.server.url, "park")
+        sent = [share.delay(tenant) for tenant in [*["noisy"] * 30, *OTHERS, *OTHERS]]
+        wait_until("all wait", lambda: held.waiting() == len(sent), 60)
+        held.let_go()
+        for result in sent:
+            result.get(timeout=60)
+        check_turns(events(made.history), 30)
+        made.clear()
+        weights = [("light", 1)] * 10 + [("heavy", 2)] * 10 + [("light", 1)] * 10
+        sent = [share.apply_async(one, pool_weight=one[1], **heavy) for one in weights]
+        for result in sent:
+            result.get(timeout=60)
+        check_weights(events(made.history), 30)
+        made.clear()
+        sent = [both.delay(name) for name in "abc" * 10]
+        for result in sent:
+            result.get(timeout=60)
+        check_both(events(made.history), 30)
+        for pool in ("park", "heavy", "db", "api:a", "api:b", "api:c"):
+            made.wait_free(pool)
+    made.clear()
+    made.close()
 
 
 def test_a_call_that_is_too_large_to_be_parked_is_not_sent_or_its_result_says_so(deployment: Deployment) -> None:

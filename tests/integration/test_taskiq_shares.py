@@ -13,7 +13,7 @@ import redis
 from slotline import MessageTooLargeError, Pool, configure
 from tests.harness.waiting import await_until
 from tests.harness.workers import TaskiqWorker
-from tests.integration.sharing_slots import OTHERS, Held, check_both, check_turns, check_weights, events
+from tests.integration.sharing_slots import HISTORY, OTHERS, Held, check_both, check_turns, check_weights, events
 
 pytestmark = pytest.mark.leaves("keys", reason="the broker's own queue, and the history that the tasks write")
 
@@ -21,7 +21,8 @@ APP = """
 import asyncio
 from typing import Annotated, Any
 from taskiq import TaskiqDepends
-from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
+from taskiq_redis import RedisAsyncResultBackend
+{imports}
 from slotline import RedisStore, Slot, configure
 from taskiq_ext import PoolLimit, PoolLimitMiddleware, current_slot
 from tests.integration.sharing_slots import run
@@ -31,7 +32,7 @@ configure(max_parked_bytes=50_000)
 store = RedisStore(URL)
 shared = PoolLimit(size=3, partition="{{tenant}}", max_per_partition=2)
 broker = (
-    ListQueueBroker(URL, queue_name="work", socket_timeout=None)
+    {broker}
     .with_result_backend(RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None))
     .with_middlewares(PoolLimitMiddleware(store, pools={{"shared": shared}}))
 )
@@ -53,14 +54,31 @@ async def both(tenant: str, slot: Annotated[Slot, TaskiqDepends(current_slot)]) 
 async def free() -> None: ...
 """
 NOISY = 100
+ON_REDIS = 'ListQueueBroker(URL, queue_name="work", socket_timeout=None)'
+ON_RABBITMQ = """
+import taskiq_aio_pika as pika
+if hasattr(pika, "Queue"):
+    dead = pika.Queue(name={name!r} + ".dead_letter")
+    OPTIONS = {{"exchange": pika.Exchange(name={name!r}), "task_queues": [pika.Queue(name={name!r})]}}
+    OPTIONS["dead_letter_queue"] = dead
+else:
+    OPTIONS = {{"exchange_name": {name!r}, "queue_name": {name!r}}}
+"""
 
 
 @pytest.fixture
 async def app(
-    app_module: Callable[[str], str], taskiq_worker: Callable[..., TaskiqWorker], redis_url: str
+    app_module: Callable[[str], str],
+    taskiq_worker: Callable[..., TaskiqWorker],
+    redis_url: str,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[Any]:
-    """The application, with two worker processes."""
-    name = app_module(APP.format(url=redis_url))
+    """The application, with two worker processes; on RabbitMQ where the test says so."""
+    imports, broker = "from taskiq_redis import ListQueueBroker", ON_REDIS
+    if getattr(request, "param", "") == "rabbitmq":
+        amqp, queue = request.getfixturevalue("amqp_url"), request.getfixturevalue("amqp_name")("shares")
+        imports, broker = ON_RABBITMQ.format(name=queue), f"pika.AioPikaBroker({amqp!r}, **OPTIONS)"
+    name = app_module(APP.format(url=redis_url, imports=imports, broker=broker))
     taskiq_worker(f"{name}:broker", workers=2, args=["--max-async-tasks", "200"])
     module = importlib.import_module(name)
     await module.broker.startup()
@@ -119,6 +137,34 @@ async def test_a_task_may_count_in_several_pools_and_its_own_full_one_keeps_nobo
     check_both(events(redis_client), 27)
     for key in ("db", "api:a", "api:b"):
         assert await Pool(key, 2, store=app.store).size() == 0
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("app", ["rabbitmq"], indirect=True)
+async def test_partitions_weights_and_several_pools_hold_on_rabbitmq(
+    app: Any, redis_url: str, redis_client: redis.Redis
+) -> None:
+    held = Held(redis_url, "shared")
+    sent = [await app.share.kiq(tenant) for tenant in [*["noisy"] * 30, *OTHERS, *OTHERS]]
+    await await_until("all wait", lambda: held.waiting() == len(sent), 60)
+    held.let_go()
+    await all_ended(sent)
+    check_turns(events(redis_client), 30)
+    redis_client.delete(HISTORY)
+    heavy = {"pool": "heavy", "pool_size": 3}
+    weights = [("light", 1)] * 10 + [("heavy", 2)] * 10 + [("light", 1)] * 10
+    tasks = {weight: app.share.kicker().with_labels(pool_weight=weight, **heavy) for weight in (1, 2)}
+    await all_ended([await tasks[one[1]].kiq(*one) for one in weights])
+    check_weights(events(redis_client), 30)
+    redis_client.delete(HISTORY)
+    await all_ended([await app.both.kiq(name) for name in "abc" * 10])
+    check_both(events(redis_client), 30)
+
+    async def all_free() -> bool:
+        pools = [Pool(key, 3, store=app.store) for key in ("shared", "heavy", "db", "api:a", "api:b", "api:c")]
+        return not any([await pool.size() for pool in pools])
+
+    await await_until("no slot is in use", all_free)
 
 
 async def test_a_message_that_is_too_large_to_be_parked_is_not_sent_or_its_result_says_so(
