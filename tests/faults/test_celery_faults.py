@@ -167,6 +167,26 @@ def test_a_slow_task_keeps_its_slot_in_a_solo_worker(deployment: Deployment) -> 
     assert deployment.peak("one-slow") == 1
 
 
+def test_what_was_parked_behind_a_killed_solo_worker_goes_on_in_another(tmp_path: Path, own_redis: RedisServer) -> None:
+    made = Deployment(tmp_path, own_redis, lease=LEASE, acks_late=True, transport={"visibility_timeout": 3})
+    one = made.module.one
+    with made.worker("solo") as first, made.worker("solo") as second:
+        running = one.delay("solo", None)
+        wait_until("it runs", lambda: made.list("started:solo"), 20)
+        sent = [one.delay("solo", 0) for _ in range(5)]
+        wait_until("the others are parked", lambda: made.parked("one:solo") == 5, 20)
+        busy, idle = (first, second) if running.id in first.log else (second, first)
+        busy.kill_all()
+        wait_until("the next one runs", lambda: len(made.list("finished:solo")) >= 1, 2 * LEASE + 10)
+        made.history.set("celery-test:go:one-solo", 1, ex=60)
+        assert [result.get(timeout=60) for result in (*sent, running)] == ["one:solo"] * 6
+        assert sorted(made.list("finished:solo")) == sorted(result.id for result in (running, *sent))
+        assert made.list("started:solo").count(running.id) == 2, "it was not acknowledged, so it ran again"
+        assert idle.alive
+        made.wait_free("one:solo")
+    made.close()
+
+
 def test_a_store_that_is_away_holds_limited_tasks_and_no_others(tmp_path: Path, own_redis: RedisServer) -> None:
     with RedisServer() as broker:
         made = Deployment(tmp_path, own_redis, broker=broker.url, lease=LEASE)
