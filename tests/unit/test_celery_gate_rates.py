@@ -94,4 +94,4 @@ def test_pools_that_differ_in_rate_or_burst_alone_are_told_apart(worker: Worker)
     assert isinstance(refused.error, PoolFullError)
     assert refused.error.retry_after > 3000
     assert send(worker, **slow, pool_burst=3).error is None
-    assert len(worker.gate._pools) == 2
+    assert len(worker.gate._limits._made) == 2
