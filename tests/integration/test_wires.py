@@ -1,4 +1,4 @@
-"""What a connection of an event loop brings, from servers that answer in every way that a server can."""
+"""What a connection brings, to coroutines and to threads, from servers that answer in every way that a server can."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from slotline import RedisStore, StoreError, StoreUnavailableError
 from slotline.stores import Command, _resp
+from tests.harness.fixtures_faces import Call
 from tests.harness.waiting import await_until
 
 Words = list[bytes]
@@ -45,20 +46,20 @@ class Teller:
 
 
 @pytest.fixture(params=["hiredis", "plain"])
-async def told(request, monkeypatch) -> AsyncIterator[Callable[[Answer], Awaitable[tuple[Teller, RedisStore]]]]:
+async def told(request, monkeypatch, call) -> AsyncIterator[Callable[[Answer], Awaitable[tuple[Teller, Asking]]]]:
     """A store on a server that answers so."""
     if request.param == "plain":
         monkeypatch.setattr(_resp, "Reader", None)
     async with AsyncExitStack() as stack:
 
-        async def start(answer: Answer, **options: float) -> tuple[Teller, RedisStore]:
+        async def start(answer: Answer, **options: float) -> tuple[Teller, Asking]:
             teller = Teller(answer)
             server = await asyncio.start_server(teller.serve, "127.0.0.1", 0)
             stack.push_async_callback(server.wait_closed)
             stack.callback(server.close)
             store = RedisStore(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", **options)
             stack.push_async_callback(store.close)
-            return teller, store
+            return teller, Asking(call, store)
 
         yield start
 
@@ -71,8 +72,20 @@ def echo(text: str) -> Command:
     return Command("ECHO", (), (text,))
 
 
-async def all_of(store: RedisStore, *texts: str) -> list[bytes]:
-    return await asyncio.gather(*(store.execute(echo(text)) for text in texts))
+class Asking:
+    """Asks a store, with one of its faces."""
+
+    def __init__(self, call: Call, store: RedisStore) -> None:
+        self._call, self._store = call, store
+
+    async def each(self, *texts: str) -> list[bytes]:
+        return await asyncio.gather(*(self._call(self._store, "execute", echo(text)) for text in texts))
+
+    async def together(self, *texts: str) -> list[bytes | Exception]:
+        try:
+            return await self._call(self._store, "execute_many", [echo(text) for text in texts])
+        except StoreUnavailableError as error:
+            return [error] * len(texts)
 
 
 async def test_replies_of_every_kind_are_read_from_the_smallest_pieces(told):
@@ -85,24 +98,23 @@ async def test_replies_of_every_kind_are_read_from_the_smallest_pieces(told):
         b"no list": (b"*-1\r\n", None),
         b"list": (b"*3\r\n:1\r\n*2\r\n$1\r\nx\r\n*0\r\n$-1\r\n", [1, [b"x", []], None]),
     }
-    teller, store = await told(lambda words, _: b"")
-    calls = {name: asyncio.create_task(store.execute(echo(name.decode()))) for name in replies}
+    teller, ask = await told(lambda words, _: b"")
+    calls = {name: asyncio.create_task(ask.each(name.decode())) for name in replies}
     for name, (raw, _) in replies.items():
         await await_until("it is asked", lambda name=name: name in [text for _, text in teller.heard])
         number = next(number for number, text in teller.heard if text == name)
         for at in range(len(raw)):
             teller.writers[number].write(raw[at : at + 1])
             await asyncio.sleep(0)
-    assert {name: await call for name, call in calls.items()} == {name: value for name, (_, value) in replies.items()}
+    assert {name: await call for name, call in calls.items()} == {name: [value] for name, (_, value) in replies.items()}
 
 
 async def test_an_error_is_that_callers_alone_whatever_bytes_it_has(told):
     def answer(words: Words, number: int) -> bytes:
         return b"-ERR no \xff such thing\r\n" if words[-1] == b"b" else echoed(words)
 
-    _, store = await told(answer)
-    await store.execute(echo("first"))
-    found = await store.execute_many([echo(text) for text in "abc"])
+    _, ask = await told(answer)
+    found = await ask.together(*"abc")
     assert [found[0], found[2]] == [b"a", b"c"]
     assert isinstance(found[1], StoreError)
     assert not isinstance(found[1], StoreUnavailableError)
@@ -110,61 +122,60 @@ async def test_an_error_is_that_callers_alone_whatever_bytes_it_has(told):
 
 @pytest.mark.parametrize("extra", [b"+wrong\r\n", b"nonsense\r\n"], ids=["a reply", "nonsense"])
 async def test_what_comes_with_an_answer_and_was_not_asked_for_is_nobodys_answer(told, extra):
-    _, store = await told(
-        lambda words, number: echoed(words) + (extra if (number, words[-1]) == (0, b"spoilt") else b"")
-    )
-    assert await all_of(store, "first") == [b"first"]
-    assert await all_of(store, "spoilt") == [b"spoilt"]
-    assert await all_of(store, "a", "b", "c") == [b"a", b"b", b"c"]
+    _, ask = await told(lambda words, number: echoed(words) + (extra if (number, words[-1]) == (0, b"spoilt") else b""))
+    assert await ask.each("first") == [b"first"]
+    assert await ask.each("spoilt") == [b"spoilt"]
+    assert await ask.each("a", "b", "c") == [b"a", b"b", b"c"]
 
 
 @pytest.mark.parametrize("extra", [b"+wrong\r\n", b"$3\r\nwro", b"nonsense\r\n"], ids=["a reply", "a part", "nonsense"])
+@pytest.mark.parametrize("call", ["async"], indirect=True)  # a thread's connection is looked at after a second
 async def test_a_connection_that_says_something_while_nobody_asks_is_used_no_more(told, extra):
-    teller, store = await told(lambda words, _: echoed(words))
-    assert await all_of(store, "first") == [b"first"]
+    teller, ask = await told(lambda words, _: echoed(words))
+    assert await ask.each("first") == [b"first"]
     teller.writers[0].write(extra)
     await await_until("it is cut", teller.writers[0].is_closing)
-    assert await all_of(store, "a", "b", "c") == [b"a", b"b", b"c"]
+    assert await ask.each("a", "b", "c") == [b"a", b"b", b"c"]
     assert {number for number, text in teller.heard if text != b"first"} == {1, 2}
 
 
 @pytest.mark.parametrize("answered", [0, 1, 2])
 async def test_a_connection_that_ends_within_a_batch_has_all_of_it_repeated(told, answered):
-    teller, store = await told(
+    teller, ask = await told(
         lambda words, number: None if number == 0 and words[-1] == b"%d" % answered else echoed(words)
     )
-    assert await all_of(store, "first") == [b"first"]
-    assert await store.execute_many([echo(str(at)) for at in range(3)]) == [b"0", b"1", b"2"]
+    assert await ask.each("first") == [b"first"]
+    assert await ask.together(*"012") == [b"0", b"1", b"2"]
     assert [text for number, text in teller.heard if number == 1] == [b"0", b"1", b"2"]
 
 
 async def test_a_server_that_loads_its_data_is_asked_again_over_a_new_connection(told):
-    teller, store = await told(
+    teller, ask = await told(
         lambda words, number: b"-LOADING Redis is loading the dataset in memory\r\n" if number == 0 else echoed(words)
     )
-    assert await all_of(store, "a") == [b"a"]
+    assert await ask.each("a") == [b"a"]
     assert len(teller.writers) == 2
 
 
 async def test_a_server_that_answers_a_part_and_falls_silent_is_given_up_in_time(told):
-    teller, store = await told(lambda words, _: b"" if words[-1] == b"1" else echoed(words), timeout=0.3, retries=0)
-    assert await all_of(store, "first") == [b"first"]
-    found = await store.execute_many([echo(str(at)) for at in range(3)])
+    teller, ask = await told(lambda words, _: b"" if words[-1] == b"1" else echoed(words), timeout=0.3, retries=0)
+    assert await ask.each("first") == [b"first"]
+    found = await ask.together(*"012")
     assert [type(each) for each in found] == [StoreUnavailableError] * 3
-    assert await all_of(store, "next") == [b"next"]
+    assert await ask.each("next") == [b"next"]
     assert [text for number, text in teller.heard if number == 1] == [b"next"]
 
 
 async def test_what_is_answered_too_late_is_nobodys_answer(told):
-    teller, store = await told(
+    teller, ask = await told(
         lambda words, number: b"" if number == 0 and words[-1] == b"late" else echoed(words), timeout=0.3
     )
-    assert await all_of(store, "first") == [b"first"]
-    late = asyncio.create_task(store.execute(echo("late")))
+    assert await ask.each("first") == [b"first"]
+    late = asyncio.create_task(ask.each("late"))
     await await_until("it is asked again", lambda: (1, b"late") in teller.heard)
     teller.writers[0].write(b"$4\r\nlate\r\n")
-    assert await all_of(store, "a", "b") == [b"a", b"b"]
-    assert await late == b"late"
+    assert await ask.each("a", "b") == [b"a", b"b"]
+    assert await late == [b"late"]
 
 
 async def test_large_values_go_and_come_whole(redis_url):
@@ -206,12 +217,12 @@ async def test_everything_goes_over_tls(redis_server, redis_client):
     async with encrypted(redis_server.port) as port:
         store = RedisStore(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={CERTIFICATE}&client_name=tls-test")
         texts = [f"{at}" for at in range(50)]
-        assert await all_of(store, *texts) == [text.encode() for text in texts]
+        assert await asyncio.gather(*(store.execute(echo(text)) for text in texts)) == [text.encode() for text in texts]
         large = b"x" * 3_000_000
         assert await store.execute(Command("ECHO", (), (large,))) == large
         mine = [client for client in redis_client.client_list() if client["name"] == "tls-test"]
         assert 1 <= len(mine) <= 2
         for client in mine:
             redis_client.client_kill(client["addr"])
-        assert await all_of(store, *texts) == [text.encode() for text in texts]
+        assert await asyncio.gather(*(store.execute(echo(text)) for text in texts)) == [text.encode() for text in texts]
         await store.close()

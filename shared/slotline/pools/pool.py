@@ -165,6 +165,8 @@ class Pool(Limit[Slot]):
 
     def shares_of(self, weight: Weight, partition: Partition) -> Shares:
         """Check what is asked of this pool."""
+        if weight == 1 and weight is not True and partition is None:
+            return SINGLE
         return (Share.of(weight, partition, key=self.key, size=self.max_size, most=self.max_per_partition),)
 
     def evicting(self, token: str | None, shares: Shares = SINGLE) -> Steps[str | None]:

@@ -47,6 +47,8 @@ class _Line:
         self._socket.sendall(words[0] if len(words) == 1 else b"".join(words))
         replies = [self._reply() for _ in words]
         error = refusal(replies)
+        if error is None and self._reader.gets() is not MORE:
+            error = redis.ConnectionError("the server has answered what nobody asked")
         if error is not None:
             raise error
         self.used = time.monotonic()

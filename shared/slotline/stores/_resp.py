@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, InvalidResponse
+from redis.exceptions import DataError
 
 Reader: Callable[..., Any] | None
 pack_command: Callable[[tuple[Any, ...]], bytes] | None
@@ -44,14 +44,15 @@ def packed(words: Sequence[Any]) -> bytes:
 def reader(error: Callable[[str], Exception]) -> Any:
     """Return what is fed with bytes and gives replies: ``bytes``, ``int``, ``None``, lists of these, and errors.
 
-    ``gets()`` returns :data:`MORE` while the next reply is not there, and raises ``InvalidResponse`` for what is none.
+    ``gets()`` returns :data:`MORE` while the next reply is not there, and raises redis-py's ``ConnectionError``
+    for what is none.
 
     Args:
         error: Makes an exception of what the server says.
     """
     if Reader is None:
         return PlainReader(error)
-    return Reader(protocolError=InvalidResponse, replyError=error, errors="replace", notEnoughData=MORE)
+    return Reader(protocolError=RedisConnectionError, replyError=error, errors="replace", notEnoughData=MORE)
 
 
 def refusal(replies: Sequence[Any]) -> Exception | None:
@@ -113,7 +114,7 @@ class PlainReader:
                 reply, at = self._reply(at)
                 replies.append(reply)
             return replies, at
-        raise InvalidResponse(f"no reply begins with {line!r}")
+        raise RedisConnectionError(f"no reply begins with {line!r}")
 
     def _line(self, start: int) -> tuple[bytes, int]:
         end = self._come.find(_END, start)

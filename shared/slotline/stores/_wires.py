@@ -75,7 +75,7 @@ class Wire(asyncio.Protocol):
             while (reply := gets()) is not MORE:
                 replies.append(reply)
         except Exception as error:  # noqa: BLE001 - it is told
-            self.cut(redis.ConnectionError(f"the server's answer cannot be read: {error}"))
+            self.cut(error)
             return
         if len(replies) > self._due:
             self.cut(redis.ConnectionError("the server has answered what nobody asked"))
