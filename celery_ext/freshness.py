@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -42,15 +43,20 @@ class Freshness:
         self._consumer = consumer
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._refused = False
 
     def open(self) -> None:
-        """Begin, if the broker is reached by kombu's Redis transport; again is harmless.
+        """Begin, if the broker is reached by kombu's Redis transport; called anew with each connection.
 
         Raises:
             UnsupportedFrameworkError: This kombu lacks a part that is needed.
         """
-        if self._thread is None and self._consumer.connection.transport.driver_type == "redis":
+        if self._consumer.connection.transport.driver_type != "redis":
+            return
+        if self._thread is None:
             check_redis_transport()
+        take_over(self._consumer.connection.default_channel, lambda: not self._refused)
+        if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="slotline-unacked", daemon=True)
             self._thread.start()
 
@@ -69,9 +75,10 @@ class Freshness:
                 if not channel.closed:
                     refresh(channel)
                     overdue = restore(channel, overdue)
-                    take_over(channel)
+                    self._refused = False
             except Exception as error:  # noqa: BLE001 - whatever it is, the consumer notices and connects anew
                 logger.debug("the unacknowledged messages cannot be kept fresh now: %r", error)
+                self._refused = _is_refusal(error)
                 seconds = min(seconds, 1.0)
 
 
@@ -105,13 +112,21 @@ def restore(channel: Any, before: frozenset[bytes]) -> frozenset[bytes]:
     return overdue
 
 
-def take_over(channel: Any) -> None:
-    """Have kombu leave what is overdue to :func:`restore`: it does not look whether it still is."""
-    channel.qos.restore_visible = _leave_it
+def take_over(channel: Any, takes: Callable[[], bool]) -> None:
+    """Have kombu leave what is overdue to :func:`restore`, while ``takes()``: it does not look whether it still is."""
+    own = channel.qos.restore_visible
+
+    def restore_visible(*args: Any, **kwargs: Any) -> None:
+        if not takes():
+            own(*args, **kwargs)
+
+    channel.qos.restore_visible = restore_visible
 
 
-def _leave_it(*_: Any, **__: Any) -> None:
-    pass
+def _is_refusal(error: Exception) -> bool:
+    from redis import ResponseError  # noqa: PLC0415 - an extra
+
+    return isinstance(error, ResponseError)
 
 
 class _Pushes(list[tuple[str, str]]):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 from celery import Celery
 
-from celery_ext.freshness import refresh, restore, take_over
+from celery_ext.freshness import Freshness, refresh, restore, take_over
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -163,9 +165,41 @@ def test_what_another_worker_has_put_back_and_a_third_has_in_hand_is_left_to_tha
 
 
 @pytest.mark.lowest
-def test_kombu_itself_puts_nothing_back(own_redis: RedisServer) -> None:
+@pytest.mark.parametrize(("refused", "left"), [(False, 1), (True, 0)])
+def test_kombu_itself_puts_back_only_what_it_is_not_let(own_redis: RedisServer, refused: bool, left: int) -> None:
     with Overdue(own_redis, 1) as found:
         found.client.delete("unacked_mutex")
-        take_over(found.channel)
+        take_over(found.channel, lambda: not refused)
         found.channel.connection.cycle.maybe_restore_messages()
+        assert len(found.tags()) == left
+
+
+def test_a_worker_takes_over_from_kombu_with_each_connection_and_as_long_as_it_may(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Overdue(own_redis, 1) as found:
+        found.client.delete("unacked_mutex")
+        freshness = Freshness(SimpleNamespace(connection=found.connection))
+        monkeypatch.setattr(freshness, "_thread", threading.current_thread())
+        freshness.open()
+        found.connection.default_channel.qos.restore_visible(num=10, interval=1)
         assert len(found.tags()) == 1
+        freshness._refused = True
+        found.connection.default_channel.qos.restore_visible(num=10, interval=1)
+        assert found.tags() == []
+
+
+@pytest.mark.lowest
+def test_a_server_that_runs_no_scripts_is_left_to_kombu(own_redis: RedisServer) -> None:
+    with Overdue(own_redis, 1) as found:
+        found.client.delete("unacked_mutex")
+        found.client.execute_command("ACL", "SETUSER", "default", "-eval")
+        freshness = Freshness(SimpleNamespace(connection=found.connection, task_consumer=found.queue.consumer))
+        freshness.open()
+        try:
+            wait_until("it is refused", lambda: freshness._refused, 20, 0.05)
+        finally:
+            freshness.close()
+            found.client.execute_command("ACL", "SETUSER", "default", "+eval")
+        found.channel.qos.restore_visible(num=10, interval=1)
+        assert found.tags() == []
