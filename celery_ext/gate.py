@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.utils.log import get_logger
-from celery.worker import state
 
 from celery_ext import outcome
 from celery_ext._compat import check_worker
@@ -174,9 +173,7 @@ class Gate:
             or taken.lost
             or (taken.slot.lost and not taken.slot.evicted)
         ):
-            # Whatever it was that took so long here: it runs elsewhere.
-            state.task_ready(request)
-            message.requeue()
+            outcome.give_back(request)
             self._processes.give_back()
         else:
             assert self._parking is not None  # noqa: S101 - it has delivered the message
@@ -357,8 +354,16 @@ class Gate:
 
     def _ended(self, tenure: Tenure) -> None:
         self._running.discard(tenure)
-        if tenure.withdrawn:
-            self._processes.give_back()  # the pool does so only for what it was left
+        if tenure.withdrawn:  # its process is still found for it
+            self._hand_over_again(tenure)
+
+    def _hand_over_again(self, tenure: Tenure) -> None:
+        if tenure.error is None and not isinstance(tenure.request.message, TakenMessage):
+            self._mailbox.do(self._admit, tenure.request)
+            return
+        if tenure.error is None:
+            outcome.give_back(tenure.request)
+        self._processes.give_back()
 
     def _store_is_back(self) -> None:
         self._waiting.store_is_back()

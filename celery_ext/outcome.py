@@ -50,3 +50,9 @@ def drop(request: Any) -> None:
     state.task_ready(request)
     request.acknowledge()
     request.send_event("task-rejected", requeue=False)
+
+
+def give_back(request: Any) -> None:
+    """Put a request's message back into the room: it runs later, here or elsewhere."""
+    state.task_ready(request)
+    request.message.requeue()

@@ -43,7 +43,8 @@ class Tenure:
     Attributes:
         error: What the request has ended with; ``None`` as long as it has not, and where it ended well.
         ended_well: Whether its task returned.
-        withdrawn: Whether it was taken back from its pool before any process had it.
+        withdrawn: Whether it was taken back from its pool before any process had it. Unless it was evicted nothing has
+            become of it then, and it can be handed over anew.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Tenure:
         request = self.request
         on_success, on_failure, on_timeout = request.on_success, request.on_failure, request.on_timeout
         on_accepted, self._fail = request.on_accepted, on_failure
+        self._own = on_success, on_failure, on_timeout, on_accepted
 
         def accepted(pid: int, *args: Any, **kwargs: Any) -> Any:
             self._begin()
@@ -194,13 +196,21 @@ class Tenure:
             return
         self._stop()  # its pool has perhaps handed it to a process since
         if self.withdrawn:
-            job = self.job
-            if job is not None:
-                job.discard()
-            self._report_loss()
+            self._undo()
         elif self._killed is not None:
             self._state = "ending"
             self._when_gone(self._killed, self._report_loss)
+
+    def _undo(self) -> None:
+        job, request = self.job, self.request
+        if job is not None:
+            job.discard()
+        if self.slot.evicted:
+            self._report_loss()
+            return
+        request.on_success, request.on_failure, request.on_timeout, request.on_accepted = self._own
+        request._apply_result = None  # noqa: SLF001 - checked by check_worker
+        self.free()
 
     def _report_loss(self) -> None:
         # As for a child that has died, but not to be repeated: who is slow to renew would do it again and again.

@@ -18,6 +18,7 @@ from celery.worker import state
 
 from celery_ext.losses import Losses
 from celery_ext.mailbox import AnywhereMailbox
+from celery_ext.parcel import TakenMessage
 from celery_ext.tenure import NotBegunError
 from celery_ext.unreported import Unreported
 from slotline import SlotLostError
@@ -64,12 +65,21 @@ class Unbegun(Told):
         self.tenure.report_when_gone()
 
 
-def test_what_no_child_was_sent_is_taken_back_from_the_pool_and_fails_with_the_loss() -> None:
+def test_what_no_child_was_sent_is_taken_back_from_the_pool_and_is_as_it_was() -> None:
     unbegun = Unbegun(Job())
     unbegun.lose()
     assert not unbegun.buffer
     assert unbegun.job.discarded
     assert unbegun.tenure.withdrawn
+    assert (unbegun.killed, unbegun.reports, unbegun.freed) == ([], [], ["slot", "tenure"])
+    unbegun.request.on_success("of another run")
+    assert unbegun.reports == ["of another run"]
+
+
+def test_what_no_child_was_sent_ends_where_it_was_evicted() -> None:
+    unbegun = Unbegun(Job())
+    unbegun.tenure.slot._evicted = True
+    unbegun.lose()
     assert (unbegun.killed, unbegun.reports) == ([], [unbegun.error, "acknowledged"])
     assert unbegun.freed == ["slot", "tenure"]
 
@@ -116,9 +126,9 @@ def test_what_waits_for_a_thread_does_not_begin() -> None:
     assert (told.reports[1:], told.freed) == (["acknowledged"], ["slot", "tenure"])
 
 
-def test_a_request_that_is_taken_back_gives_its_process_back(
-    app: Celery,
-    make_worker: Callable[..., Worker],
+@pytest.mark.parametrize("what", ["a message", "out of the room", "evicted"])
+def test_a_request_that_is_taken_back_asks_anew_with_the_process_that_it_has(
+    app: Celery, make_worker: Callable[..., Worker], what: str
 ) -> None:
     worker = make_worker(10)
     request = Request(app.tasks["unit.two"])
@@ -126,12 +136,19 @@ def test_a_request_that_is_taken_back_gives_its_process_back(
     worker.consumer.pool._pool = SimpleNamespace(outbound_buffer=deque([job]), sched_strategy=SCHED_STRATEGY_FAIR)
     worker.receive(request)
     (tenure,) = worker.gate._running
-    tenure.slot._ended = True
+    requeued: list[str] = []
+    if what == "out of the room":
+        request.message = object.__new__(TakenMessage)
+        request.message.requeue = lambda: requeued.append("requeued")
+    tenure.slot._ended, tenure.slot._evicted = True, what == "evicted"
     worker.gate._losses.forfeit(tenure.slot)
     worker.gate._mailbox.drain()
-    assert type(request.error) is SlotLostError
-    assert worker.semaphore.value == 10
-    assert worker.gate.counts()["running"] == {}
+    again = what == "a message"
+    assert worker.ran == [request] * (1 + again)
+    assert (worker.gate.counts()["running"], worker.semaphore.value) == ({"two": 1} if again else {}, 10 - again)
+    assert requeued == (["requeued"] if what == "out of the room" else [])
+    assert type(request.error) is (SlotLostError if what == "evicted" else type(None))
+    assert not again or request.delivery_info["slotline"]["token"] != tenure.slot.token
 
 
 def test_a_slot_that_is_lost_while_its_request_waits_for_a_process_is_asked_for_anew(
@@ -166,6 +183,7 @@ def test_a_message_out_of_the_room_that_is_no_longer_this_workers_goes_back(
     message = SimpleNamespace(
         taken=taken, acknowledged=why == "it was given back", requeue=lambda: became.append("requeued")
     )
+    request.message = message
     worker.gate._admit_taken(request, message)
     assert (became, worker.ran, worker.semaphore.value) == (["requeued"], [], 2)
     assert request not in state.reserved_requests
