@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,8 +52,11 @@ def crowds(signs: Sequence[Sign]) -> list[list[int]]:
 
 
 def outlived(signs: Sequence[Sign], ends: Mapping[int, int]) -> list[int] | None:
-    """Return the fence of the first run that gave a sign when its slot had ended (us); ``None`` where none did."""
-    return next(([sign.fence] for sign in signs if sign.at >= ends[sign.fence]), None)
+    """Return the fence of the first run that gave a sign when its slot had ended (us); ``None`` where none did.
+
+    Of a short run that had the slot of another of its process the journal knows nothing.
+    """
+    return next(([sign.fence] for sign in signs if sign.at >= ends.get(sign.fence, math.inf)), None)
 
 
 def report(
