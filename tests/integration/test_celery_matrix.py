@@ -123,8 +123,15 @@ def test_a_rate_limit_of_celery_beside_a_pool(made: Deployment) -> None:
         made.wait_free("paced")
 
 
-@pytest.mark.parametrize("policy", ["wait", "park"])
-@pytest.mark.parametrize("broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+@pytest.mark.parametrize(
+    ("broker", "policy"),
+    [
+        ("redis", "park"),
+        pytest.param("rabbitmq", "wait", marks=pytest.mark.rabbitmq),
+        pytest.param("redis", "wait", marks=pytest.mark.soak),
+        pytest.param("rabbitmq", "park", marks=[pytest.mark.rabbitmq, pytest.mark.soak]),
+    ],
+)
 def test_a_thousand_waiting_tasks_hold_up_no_other_and_the_prefetch_count_returns(
     made: Deployment,
     module_redis: RedisServer,
