@@ -21,7 +21,8 @@ def run(pytester, monkeypatch):
     """Run a test file under the harness in a process of its own and return its outcomes and output."""
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     pytester.makeini(
-        "[pytest]\naddopts = -rs --strict-markers -p no:randomly -p no:cacheprovider\n"
+        "[pytest]\naddopts = -rs --strict-markers -p no:randomly -p no:cacheprovider -p no:anyio\n"
+        "    -p no:hypothesispytest\n"
         "asyncio_mode = auto\nfilterwarnings = error\n"
         f"asyncio_default_fixture_loop_scope = function\npythonpath = {ROOT} {ROOT / 'shared'}\n"
     )
