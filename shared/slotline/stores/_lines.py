@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from slotline.stores._resp import MORE, reader, refusal
+from slotline.stores._resp import MORE, reader
 
 FRESH = 1.0
 """Seconds for which a connection that was used is taken to stand; if it does not, the exchange is repeated as ever."""
@@ -44,23 +44,22 @@ class _Line:
             self._connection.disconnect()
             self._connection.connect()
             self._take_over()
+        receive, feed, gets = self._socket.recv, self._reader.feed, self._reader.gets
         self._socket.sendall(words[0] if len(words) == 1 else b"".join(words))
-        replies = [self._reply() for _ in words]
-        error = refusal(replies)
-        if error is None and self._reader.gets() is not MORE:
-            error = redis.ConnectionError("the server has answered what nobody asked")
-        if error is not None:
-            raise error
+        replies = []
+        for _ in words:
+            while (reply := gets()) is MORE:
+                data = receive(_AT_ONCE)
+                if not data:
+                    raise redis.ConnectionError("the server has closed the connection")
+                feed(data)
+            if isinstance(reply, redis.ConnectionError):  # it still loads its data, or misses a password
+                raise reply
+            replies.append(reply)
+        if gets() is not MORE:
+            raise redis.ConnectionError("the server has answered what nobody asked")
         self.used = time.monotonic()
         return replies
-
-    def _reply(self) -> Any:
-        while (reply := self._reader.gets()) is MORE:
-            data = self._socket.recv(_AT_ONCE)
-            if not data:
-                raise redis.ConnectionError("the server has closed the connection")
-            self._reader.feed(data)
-        return reply
 
     def _stands(self) -> bool:
         try:

@@ -55,14 +55,6 @@ def reader(error: Callable[[str], Exception]) -> Any:
     return Reader(protocolError=RedisConnectionError, replyError=error, errors="replace", notEnoughData=MORE)
 
 
-def refusal(replies: Sequence[Any]) -> Exception | None:
-    """Return what a server says that does not serve this connection: it still loads its data, or misses a password."""
-    for reply in replies:
-        if isinstance(reply, RedisConnectionError):
-            return reply
-    return None
-
-
 class PlainReader:
     """See :func:`reader`."""
 

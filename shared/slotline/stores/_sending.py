@@ -127,21 +127,26 @@ class _Look(Step):
         return await asyncio.to_thread(self.blocking)
 
 
-def send_blocking(fleet: Fleet, commands: Sequence[Command]) -> list[Any]:
-    """Do as :func:`sending`, at less cost where all commands go to one server, and it answers."""
-    topology = fleet.topology
-    node = _common_node(topology, commands) if topology.moves else ""
-    words = None if node is None else sendable(topology, node, commands)
-    if node is None or words is None:
-        return run_blocking(sending(fleet, commands))
+def ask_blocking(fleet: Fleet, command: Command) -> Any:
+    """Do as :func:`sending` with one command, at less cost where its server answers; return its reply or error."""
+    topology, node, words = fleet.topology, None, b""
+    try:
+        node = topology.node(command)
+        if node is not None:
+            words = _words(topology.outgoing(command, node))
+    except (StoreError, *_UNSENDABLE):  # it is told when it is sent
+        node = None
+    if node is None:
+        return run_blocking(sending(fleet, (command,)))[0]
     since = time.monotonic()
     try:
-        outcome: Any = fleet.blocking_lines(node).exchange(words)
+        outcome: Any = fleet.blocking_lines(node).exchange((words,))
     except Exception as error:  # noqa: BLE001 - the procedure decides
         outcome = error
-    if is_plain(outcome):
-        return received(topology, node, commands, outcome)
-    return run_blocking(sending(fleet, commands, Flown(node, since, outcome)))
+    else:
+        if not isinstance(outcome[0], Exception):
+            return topology.incoming(command, node, outcome[0])
+    return run_blocking(sending(fleet, (command,), Flown(node, since, outcome)))[0]
 
 
 def is_plain(outcome: Any) -> TypeGuard[list[Any]]:
@@ -167,14 +172,6 @@ def received(topology: Topology, node: str, commands: Sequence[Command], replies
     if not topology.moves:
         return replies
     return [topology.incoming(command, node, reply) for command, reply in zip(commands, replies, strict=True)]
-
-
-def _common_node(topology: Topology, commands: Sequence[Command]) -> str | None:
-    try:
-        nodes = {topology.node(command) for command in commands}
-    except StoreError:
-        return None
-    return nodes.pop() if len(nodes) == 1 else None
 
 
 def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = None) -> Steps[list[Any]]:

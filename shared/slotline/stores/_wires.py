@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 
 from slotline.stores._lines import takes_a_name
-from slotline.stores._resp import MORE, reader, refusal
+from slotline.stores._resp import MORE, reader
 
 Outcome = list[Any] | Exception
 """The replies, and the server's errors, one in each place; or the error that broke the connection."""
@@ -80,11 +80,11 @@ class Wire(asyncio.Protocol):
         if len(replies) > self._due:
             self.cut(redis.ConnectionError("the server has answered what nobody asked"))
         elif len(replies) == self._due:
-            refused = refusal(replies)
-            if refused is None:
-                self._end(replies)
-            else:
-                self.cut(refused)
+            for reply in replies:
+                if isinstance(reply, redis.ConnectionError):  # it still loads its data, or misses a password
+                    self.cut(reply)
+                    return
+            self._end(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended, from whichever side."""

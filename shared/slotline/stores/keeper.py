@@ -19,6 +19,8 @@ BEATS = 3
 """How often something is renewed within its lease."""
 EARLY = 1 / 6
 """The part of a lease by which work is told early that its slot is lost: it must be over when the lease ends."""
+_ROUNDED = 0.001
+"""Seconds by which a whole lease may come out shorter: the store counts milliseconds."""
 _TOGETHER = 0.25
 _RETRY = 1.0
 _LINGER = 5.0
@@ -51,17 +53,13 @@ class Kept:
     def lasts(self, since: float, seconds: float) -> None:
         """Take notice of how long it lasts now."""
         self.lease, self.due = seconds, since + seconds / BEATS
-        self.shortened = _shortened(seconds, self.work)
+        self.shortened = self.work is not None and seconds < self.work - _ROUNDED
         self.deadline = end_of(since, seconds, self.work)
-
-
-def _shortened(seconds: float, work: float | None) -> bool:
-    return work is not None and seconds < work - 0.001
 
 
 def end_of(since: float, seconds: float, work: float | None) -> float:
     """Return the monotonic time at which something ends for its holder, that lasts for ``seconds``."""
-    return since + seconds - (0.0 if work is None or _shortened(seconds, work) else work * EARLY)
+    return since + seconds - (0.0 if work is None or seconds < work - _ROUNDED else work * EARLY)
 
 
 class Keeper:

@@ -15,13 +15,14 @@ import redis.asyncio
 
 from slotline import _checks, settings
 from slotline.errors import StoreError, StoreUnavailableError
+from slotline.steps import run_blocking
 from slotline.stores._connections import Connections
 from slotline.stores._lines import BlockingLines
 from slotline.stores._loops import LoopLinks
 from slotline.stores._node_wakeups import NodeWakeups
 from slotline.stores._redis_errors import translated
 from slotline.stores._redis_wakeups import RedisWakeups
-from slotline.stores._sending import Fleet, send_blocking
+from slotline.stores._sending import Fleet, ask_blocking, sending
 from slotline.stores._topology import ClusterTopology, MovingTopology, Topology
 from slotline.stores._wires import Wires
 from slotline.stores.base import Command, Reply, Store, SyncStore, undoing
@@ -218,7 +219,7 @@ class SyncRedisStore(SyncStore):
 
     def execute(self, command: Command) -> Reply:
         """See :meth:`RedisStore.execute`."""
-        (outcome,) = send_blocking(self._store, (command,))
+        outcome = ask_blocking(self._store, command)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -227,7 +228,7 @@ class SyncRedisStore(SyncStore):
         """See :meth:`RedisStore.execute_many`."""
         if not commands:
             return []
-        outcomes = send_blocking(self._store, commands)
+        outcomes = run_blocking(sending(self._store, commands))
         if all(isinstance(outcome, StoreUnavailableError) for outcome in outcomes):
             raise outcomes[0]
         return outcomes
