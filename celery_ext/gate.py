@@ -323,7 +323,9 @@ class Gate:
         def release() -> None:
             if pool is not None and slot is not None:
                 self._losses.remove(slot)  # it may be another's at once
-                if not (tenure.ended_well and self._relay.keep(pool, slot)):
+                if self._parking is not None and isinstance(request.message, TakenMessage):
+                    self._parking.pass_on(pool, slot)
+                elif not (tenure.ended_well and self._relay.keep(pool, slot)):
                     self._watch.release(pool, slot)
             if lead is not None:
                 lead.end(tenure.error)

@@ -22,7 +22,7 @@ from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import StoreError
-from slotline.pools import Parked, Room, Slot, Taken
+from slotline.pools import Limit, Parked, Room, Slot, Taken
 
 logger = get_logger(__name__)
 T = TypeVar("T")
@@ -112,6 +112,49 @@ class Parking:
         message.started = True
         self._delivered.discard(message)
 
+    def pass_on(self, pool: Limit[Any], slot: Slot) -> None:
+        """Give back the slot of a message whose run has ended, and take the next one with it if it can run here.
+
+        Called in any thread.
+        """
+        if self._room is not None and self._processes.counted:
+            self._mailbox.post(self._pass_on, pool, slot)
+        else:
+            self._pass_on(pool, slot)
+
+    def _pass_on(self, pool: Limit[Any], slot: Slot) -> None:
+        room = self._room
+        if room is None or not self._has_place():
+            self._watch.release(pool, slot)
+            return
+        taken = self._watch.release_by(lambda: room.sync.pass_on(pool, slot), pool, slot)
+        if taken is not None:
+            self._mailbox.post(self._passed, taken)
+        elif self._processes.counted:
+            self._processes.give_back()
+
+    def _has_place(self) -> bool:
+        """Whether a message could run at once; where processes are counted, one is taken for it."""
+        if self._processes.counted:
+            return self._processes.take()
+        return bool(len(state.reserved_requests) < self._consumer.pool.limit)
+
+    def _passed(self, taken: Taken) -> None:
+        handler = self._handler
+        if self._room is not None and handler is not None:
+            self._deliver(taken, handler)
+            return
+        self._processes.give_back()
+        try:
+            taken.sync.give_back()
+        except StoreError as error:
+            logger.warning("a parked message of pool %r is put back later: %s", taken.slot.key, error)
+
+    @property
+    def _handler(self) -> Callable[[Any], Any] | None:
+        """What takes the broker's messages; ``None`` while the consumer is not ready."""
+        return getattr(self._consumer.task_consumer, "on_message", None)
+
     def take_soon(self) -> None:
         """Take a message as soon as the worker has a process for it."""
         room = self._room
@@ -129,8 +172,7 @@ class Parking:
 
     def _take(self) -> None:
         self._seeking = False
-        room = self._room
-        handler: Callable[[Any], Any] | None = getattr(self._consumer.task_consumer, "on_message", None)
+        room, handler = self._room, self._handler
         taken = None
         if room is not None and handler is not None:
             try:

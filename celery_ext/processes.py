@@ -63,6 +63,13 @@ class Processes:
             return True
         return self._worker.semaphore.acquire(then, *what)
 
+    def take(self) -> bool:
+        """Take a process if one is free and nobody waits for it; where none are counted, nothing is taken."""
+        if not self.counted or self._worker.semaphore.value <= 0:
+            return False
+        self._worker.semaphore.acquire(_nothing)
+        return True
+
     def find(self, then: Callable[[Any], Any], what: Any) -> None:
         """Call ``then(what)`` when a process is free, in turn."""
         if self.counted:
@@ -77,3 +84,7 @@ class Processes:
             self.find(then, what)
         else:
             semaphore._waiting.appendleft((then, (what,), {}))  # noqa: SLF001 - checked by check_worker
+
+
+def _nothing() -> None:
+    pass

@@ -54,22 +54,29 @@ class StoreWatch:
 
     def release(self, pool: Limit[Any], slot: Slot) -> None:
         """Give a slot back, now or when the store is back."""
+        self.release_by(lambda: pool.sync.release(slot), pool, slot)
+
+    def release_by(self, question: Callable[[], T], pool: Limit[Any], slot: Slot) -> T | None:
+        """Give a slot back by a question that does this, too, now or when the store is back.
+
+        Returns:
+            The answer; ``None`` if there is none.
+        """
         if not self._away:
             try:
-                self.ask(lambda: pool.sync.release(slot))
+                return self.ask(question)
             except StoreUnavailableError as error:
                 logger.warning("slot %s of pool %r is given back later: %s", slot.token, slot.key, error)
             except StoreError as error:
                 logger.warning("slot %s of pool %r ends by its lease: %s", slot.token, slot.key, error)
-                return
-            else:
-                return
+                return None
         with self._lock:
             if self._away:
                 self._owed.append((pool, slot))
-                return
+                return None
         if not self._ended.is_set():
             self.release(pool, slot)  # the store came back just now
+        return None
 
     def close(self) -> None:
         """Look for the store no more."""

@@ -1,0 +1,88 @@
+"""A run from the room that ends makes way for the next one at once, in every kind of pool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from celery_ext.mailbox import AnywhereMailbox
+from celery_ext.parking import Parking
+from celery_ext.processes import Processes
+from celery_ext.store_watch import StoreWatch
+from slotline import Pool, RedisStore
+from slotline.pools import Parked, Room
+from slotline.stores._scripts import load
+from tests.harness.redis_server import RedisServer
+from tests.harness.waiting import wait_until
+from tests.integration.celery_apps import Deployment
+
+RUNS = 6
+SCRIPTS = ("room_pass", "room_take", "pool_release")
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads", "solo", "gevent"])
+def deployment(
+    request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    made = Deployment(tmp_path_factory.mktemp(request.param), module_redis, acks_late=request.param == "prefork")
+    with made.worker(request.param):
+        yield made
+    made.close()
+    module_redis.client().flushall()
+
+
+def test_a_slot_passes_from_run_to_run_with_one_command(deployment: Deployment, module_redis: RedisServer) -> None:
+    store = RedisStore(module_redis.url)
+    pool = Pool("one:turns", 1, slot_exp=None, store=store)
+    held = pool.sync.acquire()
+    sent = [deployment.module.one.delay("turns", seconds=0.01) for _ in range(RUNS)]
+    wait_until("all are parked", lambda: pool.sync.info().waiting == RUNS, 20)
+    with module_redis.recording() as commands:
+        pool.sync.release(held)
+        for result in sent:
+            result.get(timeout=30)
+        wait_until("nothing is left", lambda: pool.sync.size() == 0, 10)
+    shas = {load(name).sha.decode(): name for name in SCRIPTS}
+    called = Counter(shas.get(command.line.split()[1], "another") for command in commands if command.name == "evalsha")
+    assert (called["room_pass"], called["pool_release"]) == (RUNS, 1)
+    assert called["room_take"] <= 2, "the first, and one more that was under way"
+    assert deployment.peak("one-turns") == 1
+    store.sync.close()
+
+
+@pytest.fixture
+def parking(redis_url: str) -> Iterator[Parking]:
+    """A worker's part of the room, with a message to be taken and a consumer that is about to lose its connection."""
+    store = RedisStore(redis_url)
+    task_consumer = SimpleNamespace(on_message=lambda message: None, accept={"json"})
+    consumer = SimpleNamespace(
+        pool=SimpleNamespace(limit=4),
+        on_task_request=None,
+        task_consumer=task_consumer,
+        hub=None,
+        timer=SimpleNamespace(call_after=print),
+    )
+    parking = Parking(
+        consumer, AnywhereMailbox(), Processes(SimpleNamespace(semaphore=None), consumer),
+        StoreWatch(store, lambda: None), "name", lambda slot: None,
+    )  # fmt: skip
+    parking._room = Room(store, ["q"])
+    yield parking
+    store.sync.close()
+
+
+@pytest.mark.parametrize("goes", ["before the question", "before the answer"])
+def test_what_comes_when_the_connection_has_gone_is_put_back(parking: Parking, goes: str) -> None:
+    room, pool = parking._room, Pool("p", 1, slot_exp=None, store=parking._watch.store)
+    held = pool.sync.acquire()
+    assert room is not None
+    assert room.sync.park(pool, b"message", lane="q") == Parked(0)
+    if goes == "before the question":
+        parking.let_go()
+    else:
+        parking._mailbox.post = lambda errand, *args: (parking.let_go(), errand(*args))  # type: ignore[method-assign]
+    parking.pass_on(pool, held)
+    assert ((info := pool.sync.info()).used, info.waiting) == (0, 1)
