@@ -76,6 +76,20 @@ async def test_a_crowd_of_one_tenant_does_not_delay_the_first_of_another(store):
     await crowd.leave()
 
 
+async def test_who_is_let_in_at_once_past_those_who_want_too_much_has_had_the_turn_of_its_partition(store):
+    pool = Pool("p", 3, store=store)
+    crowd, held = Crowd(pool), await pool.acquire(weight=2)
+    await crowd.add("a", weight=3)
+    await crowd.add("b", weight=3)
+    await pool.resize(2)
+    await pool.release(held)
+    await pool.release(await pool.acquire(partition="a"))
+    await pool.resize(3)
+    await await_until("one of them is served", lambda: crowd.served)
+    assert crowd.served == ["b"]
+    await crowd.leave()
+
+
 async def test_a_partition_has_at_most_its_share_and_the_others_the_rest(store, call):
     pool = Pool("p", 4, max_per_partition=2, store=store)
     mine = [await call(pool, "acquire", partition="a") for _ in range(2)]

@@ -90,8 +90,13 @@ class Line:
 
     def served(self, token: str) -> None:
         """Take a token out that was served; its partition goes behind the others."""
-        self.turns.move_to_end(self._partitions[token])
+        self.had_its_turn(self._partitions[token])
         self.remove(token)
+
+    def had_its_turn(self, partition: str) -> None:
+        """Let a partition go behind the others, if it waits: one of it was served."""
+        if partition in self.turns:
+            self.turns.move_to_end(partition)
 
     def stop(self, partition: str) -> None:
         """Let a partition have no turn."""

@@ -204,6 +204,7 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
         held = pool.slots.get(token)
         if held is None and not blocked and pool.may_start(now_ms) and pool.has_room(waiting):
             pool.line.remove(token)
+            pool.line.had_its_turn(waiting.partition)
             held = pool.take(token, waiting, now_ms)
     if held is not None:
         life = ForEver if held.expires_ms == ForEver else held.expires_ms - now_ms

@@ -69,8 +69,8 @@ class _Several:
 
     def take_one(self, token: str, at: int, owner: str, cap_ms: int, *, kept: bool = False) -> Held:
         pool, slot = self.pools[at], _slot(token, at)
-        if slot in pool.line:
-            pool.line.served(slot)
+        pool.line.remove(slot)
+        pool.line.had_its_turn(self.wanted[at].partition)
         return pool.take(slot, self.wanted[at]._replace(owner=owner, cap_ms=cap_ms), self.now_ms, kept=kept)
 
     def take_back(self, token: str, at: int) -> bool:
