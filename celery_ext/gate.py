@@ -248,10 +248,9 @@ class Gate:
             self._start(request, pool, slot, lead)
 
     def _slot_for(self, held: Held) -> Slot | None:
-        if held.limit.is_plain and held.limit.line not in self._waiting:
-            passed = self._relay.take(held.pool, owner_of(held.request))
-            if passed is not None:
-                return passed
+        passed = self._passed_on(held)
+        if passed is not None:
+            return passed
         policy = held.limit.on_full
         if policy == "stale":
             try:
@@ -277,6 +276,13 @@ class Gate:
                 self._evict_for(held)
             return slot
         return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._take_now(held)
+
+    def _passed_on(self, held: Held) -> Slot | None:
+        limit, request = held.limit, held.request
+        # The first copy of what is delivered again may be in the room, or run from there: only the store knows.
+        if not limit.is_plain or limit.line in self._waiting or request.delivery_info.get("redelivered"):
+            return None
+        return self._relay.take(held.pool, owner_of(request))
 
     def _evict_for(self, held: Held) -> None:
         try:

@@ -91,6 +91,11 @@ class Delivery(bytes):
             self._mark = os.urandom(_MARK) if self._ack is None else _mark_of(self.feed.queue)
         return self._mark + self
 
+    @property
+    def is_again(self) -> bool:
+        """Whether the broker says that it has delivered the message before, as those on RabbitMQ do."""
+        return bool(getattr(getattr(self._ack, "__self__", None), "redelivered", False))
+
     def begin(self) -> None:
         """Note that the asyncio task that calls this handles the message."""
         self.home = asyncio.current_task()

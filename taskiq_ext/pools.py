@@ -176,8 +176,9 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
             await self._run_taken(plan, taken, limit, message)
             return
+        passed = self._passed_on(pool, demand, delivery, message)
         try:
-            slot: Slot | Parked | Hit | None = self._passed_on(pool, demand, message) or await self._outage.ride_out(
+            slot: Slot | Parked | Hit | None = passed or await self._outage.ride_out(
                 self._asking(pool, limit, demand, delivery, plan, message),
                 f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
             )
@@ -241,8 +242,13 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     def _shared_store(self) -> Store:
         return self.store or default_store()
 
-    def _passed_on(self, pool: Limit[Any], demand: Demand, message: TaskiqMessage) -> Slot | None:
-        return self._relay.take(pool, message.task_id) if demand.is_plain else None
+    def _passed_on(
+        self, pool: Limit[Any], demand: Demand, delivery: Delivery | None, message: TaskiqMessage
+    ) -> Slot | None:
+        # The first copy of what is delivered again may be in the room, or run from there: only the store knows.
+        if not demand.is_plain or (delivery is not None and delivery.is_again):
+            return None
+        return self._relay.take(pool, message.task_id)
 
     def _asking(
         self,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
+from taskiq import AckableMessage
 
 from slotline import Pool, RedisStore
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import await_until, wait_until
 from tests.harness.workers import CeleryWorker, TaskiqWorker
+from tests.integration.taskiq_rooms import QueueBroker, Work, working
 
 pytestmark = pytest.mark.leaves("keys", reason="the brokers' own queues and results")
 
@@ -19,6 +22,7 @@ COUNT, SIZE, LEASE = 400, 1000, 2.0
 
 TASKIQ = """
 import asyncio
+import os
 from typing import Annotated
 from taskiq import TaskiqDepends
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
@@ -35,8 +39,8 @@ broker.add_middlewares(PoolLimitMiddleware(store, pools={{"free": {size}}}))
 
 
 @broker.task(pool="free")
-async def free(number: int, slot: Annotated[Slot, TaskiqDepends(current_slot)]) -> int:
-    return slot.fence
+async def free(number: int, slot: Annotated[Slot, TaskiqDepends(current_slot)]) -> tuple[int, int]:
+    return os.getpid(), slot.fence
 
 
 @broker.task(pool="free")
@@ -70,8 +74,8 @@ def fails(number):
 """
 
 
-def check(counted: dict[str, int], fences: list[int]) -> None:
-    """Check what the runs have cost the store, and that each had a fence of its own."""
+def check(counted: dict[str, int], fences: list[Any]) -> None:
+    """Check what the runs have cost the store, and that each had another fence than the others of its process."""
     assert counted["evalsha"] < 1.8 * COUNT, "two for each run, were it not for the relay; a few where all is slow"
     assert len(set(fences)) == COUNT
 
@@ -91,7 +95,7 @@ async def test_taskiq(broker_app: Any, taskiq_worker: Callable[..., TaskiqWorker
     with redis_server.counting() as counted:
         taskiq_worker(f"{broker_app.__name__}:broker")
         results = [await one.wait_result(check_interval=0.02, timeout=60) for one in sent]
-    check(counted, [result.return_value for result in results])
+    check(counted, [tuple(result.return_value) for result in results])
     await await_until("all slots are back", lambda: _free(pool))
     failing = [await broker_app.fails.kiq(number) for number in range(30)]
     assert all([(await one.wait_result(check_interval=0.02, timeout=60)).is_err for one in failing])
@@ -143,3 +147,32 @@ def test_celery(
 
 async def _free(pool: Pool) -> bool:
     return await pool.size() == 0
+
+
+async def test_taskiq_gives_what_is_delivered_again_no_slot_that_another_run_has_left(redis_url: str) -> None:
+    class Incoming:
+        """A message as those of brokers on RabbitMQ are."""
+
+        def __init__(self, *, redelivered: bool) -> None:
+            self.redelivered = redelivered
+
+        async def ack(self) -> None:
+            """Say that it is done."""
+
+    class Broker(QueueBroker):
+        async def listen(self) -> AsyncGenerator[AckableMessage, None]:
+            for again in (False, True):
+                yield AckableMessage(data=await self.queue.get(), ack=Incoming(redelivered=again).ack)
+            await asyncio.Event().wait()
+
+    store = RedisStore(redis_url)
+    work, asked = Work(Broker(), store, size=10), []
+    work.limits._relay.take = lambda _, owner: asked.append(owner)
+    async with working(work.broker):
+        sent = [await work.limited.kiq(number) for number in range(2)]
+        await await_until("both run", lambda: len(work.started) == 2)
+        work.go.set()
+        for one in sent:
+            await one.wait_result(timeout=20)
+    assert asked == [sent[0].task_id]
+    await store.close()

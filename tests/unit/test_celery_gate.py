@@ -174,6 +174,16 @@ def make_worker(app: Celery) -> Iterator[Callable[..., Worker]]:
         worker.gate.close()
 
 
+def test_what_is_delivered_again_gets_no_slot_that_another_run_has_left(app, make_worker):
+    worker, asked = make_worker(), []
+    worker.gate._relay.take = lambda _, owner: asked.append(owner)
+    for again in (False, True):
+        request = Request(app.tasks["unit.two"])
+        request.delivery_info["redelivered"] = again
+        worker.receive(request)
+    assert (len(worker.ran), asked) == (2, [f"unit.two[{worker.ran[0].id}]"])
+
+
 def test_what_has_no_limit_goes_on_at_once(app: Celery, make_worker: Callable[..., Worker]) -> None:
     worker = make_worker(2)
     request = worker.receive(Request(app.tasks["unit.free"]))

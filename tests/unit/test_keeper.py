@@ -121,3 +121,23 @@ def test_a_holder_that_is_to_end_is_told_once_and_renewed_on():
     assert (told, kept.gone) == (["evicted"], False)
     assert keeper.drop("it")
     keeper.close()
+
+
+def test_what_is_to_be_renewed_otherwise_is_so_even_if_a_renewal_is_on_its_way():
+    renewed: list[Command] = []
+    travels, arrives = threading.Event(), threading.Event()
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        renewed.extend(commands)
+        travels.set()
+        arrives.wait(timeout=10)
+        return [60_000] * len(commands)
+
+    keeper = Keeper(execute_many)
+    keeper.keep("it", Command("renew", ("key",)), 60, time.monotonic() - 30, lambda: None)
+    assert travels.wait(timeout=10)
+    other = Command("renew", ("key",), ("another owner",))
+    keeper.hasten({"it": other, "unknown": other})
+    arrives.set()
+    wait_until("it is renewed by the new command", lambda: renewed == [Command("renew", ("key",)), other])
+    keeper.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -45,22 +46,25 @@ class Tending:
     Attributes:
         slot: The slot; ``None`` between two runs of this process that have it one after the other, see ``Relay``.
         spoilt: It was lost, or is to end, while nobody had it.
+        turn: Held while that is decided: whoever has it then is told.
     """
 
-    __slots__ = ("_on_lost", "_store", "slot", "spoilt")
+    __slots__ = ("_on_lost", "_store", "slot", "spoilt", "turn")
 
     def __init__(self, store: Store, slot: Slot, on_lost: OnLost | None) -> None:
         self._store, self._on_lost = store, on_lost
         self.slot: Slot | None = slot
         self.spoilt = False
+        self.turn = threading.Lock()
 
     def lost(self) -> None:
         """Its lease has ended, or the store has said so."""
-        slot = self.slot
-        if slot is None:
-            self.spoilt = True
-            return
-        slot._ended = True  # noqa: SLF001 - of this package
+        with self.turn:
+            slot = self.slot
+            if slot is None:
+                self.spoilt = True
+                return
+            slot._ended = True  # noqa: SLF001 - of this package
         evictions_on(self._store).forget(slot.token)
         if slot._ended_by_cap:  # noqa: SLF001 - of this package
             logger.info("slot %s of pool %r no longer counts: its slot_exp has passed", slot.token, slot.key)
@@ -71,25 +75,32 @@ class Tending:
 
     def evicted(self) -> None:
         """Its holder is to end."""
-        slot = self.slot
-        if slot is None:
-            self.spoilt = True
-            return
-        if slot.evicted or slot._ended is not None:  # noqa: SLF001 - of this package
-            return
-        slot._evicted = True  # noqa: SLF001 - of this package
+        with self.turn:
+            slot = self.slot
+            if slot is None:
+                self.spoilt = True
+                return
+            if slot.evicted or slot._ended is not None:  # noqa: SLF001 - of this package
+                return
+            slot._evicted = True  # noqa: SLF001 - of this package
         logger.warning("slot %s of pool %r, held by %s, is evicted", slot.token, slot.key, slot.owner)
         if self._on_lost is not None:
             self._on_lost(slot)
 
 
-def leave(store: Store, slot: Slot) -> None:
-    """Tend a slot no more: it is released."""
-    if slot._ended is None:  # noqa: SLF001 - of this package
-        slot._ended = slot.lost  # noqa: SLF001 - of this package
+def leave(store: Store, slot: Slot) -> bool:
+    """Tend a slot no more, since it is released; ``False``: it is not its holder's any more, but perhaps another's."""
+    tending = slot._tending  # noqa: SLF001 - of this package
+    if tending is not None:
+        with tending.turn:
+            if slot._ended is None:  # noqa: SLF001 - of this package
+                slot._ended = slot.lost  # noqa: SLF001 - of this package
+    if slot.was_put_down:
+        return False
     if store.keeper is not None:
         store.keeper.drop(slot.token)
     evictions_on(store).forget(slot.token)
+    return True
 
 
 class Evictions:

@@ -242,8 +242,9 @@ class Limit(ABC, Generic[Held]):
         if not isinstance(slot, Slot) or slot.key != self.key:
             raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
         store = self.store
-        for part in slot.slots:
-            leave(store, part)
+        left = [leave(store, part) for part in slot.slots]
+        if not all(left):
+            return False
         command = self.release_of(slot)
         try:
             return bool((yield Call(store, command))) and not slot.lost

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from typing import Any
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
+from slotline.pools._fences import Fences
 from slotline.pools._share import SINGLE, Caller, Partition, Share, Shares, Weight
 from slotline.pools._sync import SyncPool
 from slotline.pools._tending import OnLost, evicting, tend
@@ -99,6 +101,7 @@ class Pool(Limit[Slot]):
         self._store = store
         self._at: tuple[Store, tuple[bytes, ...]] | None = None
         self._declared = False
+        self._fences = Fences()
         self.pools = (self,)
         self.sync: SyncPool = SyncPool(self)
 
@@ -218,8 +221,9 @@ class Pool(Limit[Slot]):
         """Make the slot that was granted to ``token``, and keep it alive."""
         slot = Slot(self.key, token, owner, grant.fences[0], since=since, life=grant.lives[0], cap=self.slot_exp)
         self.tend(slot, grant.lives[0], since, self._on_lost)
+        self._fences.saw(slot.fence, time.monotonic())
         if grant.roomy:
-            slot.may_pass_on(self.slot_exp)
+            slot.may_pass_on(self._fences, since, self.slot_exp)
         return slot
 
     def tend(self, slot: Slot, life: float | None, since: float, on_lost: OnLost | None) -> None:

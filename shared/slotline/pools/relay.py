@@ -8,6 +8,7 @@ there are never more holders than slots.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -21,6 +22,8 @@ from slotline.pools._tending import leave
 from slotline.pools.limit import Limit
 from slotline.pools.slot import Slot
 from slotline.stores.base import Command, Store
+
+logger = logging.getLogger("slotline.pools")
 
 RESTS = 0.01
 """Seconds for which a slot is kept for the next run, and again as many until it is sent back."""
@@ -62,23 +65,34 @@ class Relay:
             kept = self._kept.get(pool)
             if not kept:
                 return None
-            slot = kept[-1][0].passed_to(owner, now)
-            if slot is not None:
-                kept.pop()
-                self._passed[slot.token] = pool, slot, now
+            slot, _ = kept[-1]
+            if not slot.pick_up(owner, now):
+                return None
+            kept.pop()
+            self._passed[slot.token] = pool, slot, now
             return slot
 
     def keep(self, pool: Limit[Any], slot: Slot) -> bool:
         """Keep the slot of a run that has ended well, with all that it was needed for; ``False``: release it."""
         now = time.monotonic()
         busy = len(self._begun) == _BUSY and now - self._begun[0] < _WITHIN
-        if not busy or not slot.put_down(now):
+        resting = slot.put_down(now) if busy else None
+        if resting is None:
             return False
         with self._lock:
-            self._kept.setdefault(pool, []).append((slot, now))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="slotline-relay", daemon=True)
-                self._thread.start()
+            self._kept.setdefault(pool, []).append((resting, now))
+            ended = [] if self._thread is not None or self._starts() else self._ended(math.inf)
+        _release(ended)
+        return True
+
+    def _starts(self) -> bool:
+        """Start the thread; ``False``: there can be none, as at the end of the process."""
+        thread = threading.Thread(target=self._run, args=(self._closing,), name="slotline-relay", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
         return True
 
     def close(self) -> None:
@@ -86,22 +100,23 @@ class Relay:
         with self._lock:
             thread, self._thread = self._thread, None
             self._closing.set()
-        if thread is not None:
-            thread.join()
-        with self._lock:
             self._closing = threading.Event()
             ended = self._ended(math.inf)
+        if thread is not None:
+            thread.join()
         _release(ended)
 
-    def _run(self) -> None:
-        closing, used_at = self._closing, time.monotonic()
+    def _run(self, closing: threading.Event) -> None:
+        used_at = time.monotonic()
         while not closing.wait(RESTS):
             now = time.monotonic()
             with self._lock:
+                if closing.is_set():
+                    return
                 ended, passed = self._ended(now - RESTS), self._long(now - _NOTED_AFTER)
                 if ended or self._kept or self._passed:
                     used_at = now
-                elif now - used_at > _LINGERS and not closing.is_set():
+                elif now - used_at > _LINGERS:
                     self._thread = None
                     return
             _note(passed)
@@ -126,11 +141,15 @@ class Relay:
 
 
 def _note(passed: list[tuple[Limit[Any], Slot]]) -> None:
+    by_store: dict[Store, dict[str, Command]] = {}
     for pool, slot in passed:
-        keeper, kept = pool.store.keeper, slot._kept  # noqa: SLF001 - of this package
-        if keeper is not None and kept is not None:
-            kept.renew = Command("pool_renew", kept.renew.keys, (*kept.renew.args[:2], slot.fence, slot.owner))
-            keeper.hasten(slot.token)
+        kept = slot._kept  # noqa: SLF001 - of this package
+        if kept is not None:
+            args = (*kept.renew.args[:2], slot.fence, slot.owner)
+            by_store.setdefault(pool.store, {})[slot.token] = kept.renew._replace(args=args)
+    for store, renewals in by_store.items():
+        if store.keeper is not None:
+            store.keeper.hasten(renewals)
 
 
 def _release(ended: list[tuple[Limit[Any], Slot]]) -> None:
@@ -141,7 +160,9 @@ def _release(ended: list[tuple[Limit[Any], Slot]]) -> None:
     for store, commands in by_store.items():
         try:
             replies = store.sync.execute_many([command for _, command in commands])
-        except StoreError as error:
+        except Exception as error:
+            if not isinstance(error, StoreError):
+                logger.exception("slots are released later")
             replies = [error] * len(commands)
         for (pool, command), reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):

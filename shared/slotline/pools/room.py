@@ -212,12 +212,14 @@ class Room:
     def passing(self, pool: Limit[Any], slot: Slot) -> Steps[Taken | None]:
         """Give a slot back, and take a message with what is free then."""
         one = pool.pools[0]
-        if len(pool.pools) > 1 or slot.key != one.key or one.fleeting or one.store is not self.store:
+        plain = len(pool.pools) == 1 and slot.key == one.key and not slot.passed_on
+        if not plain or one.fleeting or one.store is not self.store:
             yield from pool.releasing(slot)
             for each in pool.pools:
                 self.call(each.name)
             return None
-        leave(self.store, slot)
+        if not leave(self.store, slot):
+            return None
         try:
             return (yield from self._take_from(one.name, slot.token))
         except BaseException:

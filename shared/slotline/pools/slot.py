@@ -9,6 +9,7 @@ from slotline.pools._share import SINGLE, Shares
 from slotline.stores.keeper import Kept
 
 if TYPE_CHECKING:
+    from slotline.pools._fences import Fences
     from slotline.pools._tending import Tending
 
 
@@ -19,10 +20,10 @@ _PART_OF_CAP = 1 / 20
 
 
 class Origin(NamedTuple):
-    """What the store has granted that may pass on: the fence, when that was, and until when it may."""
+    """What the store has granted that may pass on: the fence, where the next ones come from, and until when it may."""
 
     fence: int
-    at: float
+    fences: Fences
     until: float
 
 
@@ -117,30 +118,42 @@ class Slot:
         """Whether it was neither released nor lost."""
         return self._ended is None and not self.lost
 
-    def may_pass_on(self, cap: float | None) -> None:
-        """Note that the store has granted it just now, with ``slot_exp`` ``cap``, and that nobody waits for it."""
-        now = time.monotonic()
-        self._origin = Origin(self.fence, now, now + (PASSES if cap is None else min(PASSES, cap * _PART_OF_CAP)))
+    def may_pass_on(self, fences: Fences, since: float, cap: float | None) -> None:
+        """Note that the store has granted it with ``slot_exp`` ``cap``, asked at ``since``, and that nobody waits."""
+        until = since + (PASSES if cap is None else min(PASSES, cap * _PART_OF_CAP))
+        self._origin = Origin(self.fence, fences, until)
 
-    def put_down(self, now: float) -> bool:
-        """End its holder's time, but not the slot; ``False``: it may not pass on, or must not any more."""
-        origin, tending = self._origin, self._tending
-        if origin is None or tending is None or now >= origin.until or self.evicted or not self.is_held:
-            return False
-        self._ended, tending.slot = False, None
-        return True
-
-    def passed_to(self, owner: str, now: float) -> Slot | None:
-        """Return the slot of its next holder; ``None``: it has ended since it was put down, or is to end."""
-        origin, tending = self._origin, self._tending
+    def put_down(self, now: float) -> Slot | None:
+        """End its holder's time, but not the slot, and return that; ``None``: it may not pass on, or no longer."""
+        origin, tending = self._origin, self._tending if self._origin else None
         if origin is None or tending is None or now >= origin.until:
             return None
-        # The store's fences are its clock's microseconds, and it hears of this one before it gives the next.
-        fence = max(self.fence + 1, origin.fence + int((now - origin.at) * 1_000_000))
-        slot = Slot(self.key, self.token, owner, fence, since=0.0, life=None, cap=None)
-        slot._kept, slot._capped_at, slot._origin, slot._tending = self._kept, self._capped_at, origin, tending
-        tending.slot = slot
-        return None if tending.spoilt or slot.lost else slot
+        resting = Slot(self.key, self.token, self.owner, self.fence, since=0.0, life=None, cap=None)
+        resting._kept, resting._capped_at, resting._origin = self._kept, self._capped_at, origin
+        resting._tending = tending
+        with tending.turn:
+            if self.evicted or not self.is_held:
+                return None
+            self._ended, self._tending, tending.slot = False, None, None
+        return resting
+
+    def pick_up(self, owner: str, now: float) -> bool:
+        """Begin a holder's time with what was put down; ``False``: it has ended since, or is to end."""
+        origin, tending = self._origin, self._tending
+        if origin is None or tending is None or now >= origin.until:
+            return False
+        with tending.turn:
+            if tending.spoilt or self.lost:
+                return False
+            self.owner, self.acquired_at = owner, time.time()
+            self.fence = origin.fences.next(now)
+            tending.slot = self
+        return True
+
+    @property
+    def was_put_down(self) -> bool:
+        """Whether it is its holder's no more, but perhaps another's."""
+        return self._ended is False and self._tending is None
 
     @property
     def passed_on(self) -> bool:

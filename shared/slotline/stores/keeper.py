@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,12 +122,13 @@ class Keeper:
             self._look_again()
         return kept
 
-    def hasten(self, token: str) -> None:
-        """Renew ``token`` now: its command has changed."""
-        kept = self._kept.get(token)
-        if kept is not None:
-            kept.due = time.monotonic()
-            self._look_again()
+    def hasten(self, renewals: Mapping[str, Command]) -> None:
+        """Renew tokens now, and from now on by other commands."""
+        for token, renew in renewals.items():
+            kept = self._kept.get(token)
+            if kept is not None:
+                kept.renew, kept.due = renew, time.monotonic()
+        self._look_again()
 
     def drop(self, token: str) -> bool:
         """Renew ``token`` no more; return whether it was still kept."""
@@ -220,9 +221,10 @@ class Keeper:
             self._senders[lane].start()
 
     def _send(self, lane: str | None, due: list[Kept], later: list[Command]) -> None:
-        sent, answered = time.monotonic(), []
+        sent, renewals = time.monotonic(), [kept.renew for kept in due]
+        answered = []
         try:
-            replies = self._execute_many([*(kept.renew for kept in due), *later])
+            replies = self._execute_many([*renewals, *later])
         except Exception as error:
             retry_at = self._retry_at[lane] = time.monotonic() + _RETRY
             if not isinstance(error, StoreUnavailableError):
@@ -235,8 +237,8 @@ class Keeper:
                     self._retry_at[lane] = sent + _RETRY
                 else:
                     answered.append(command)
-            for kept, reply in zip(due, replies, strict=False):
-                _note(kept, reply, sent)
+            for kept, renewal, reply in zip(due, renewals, replies, strict=False):
+                _note(kept, renewal, reply, sent)
         self._lose([kept for kept in due if kept.gone])
         _evict([kept for kept in due if kept.to_end])
         with self._changed:  # the other thread goes through all of these
@@ -251,7 +253,7 @@ class Keeper:
                 _tell(kept.on_lost, kept)
 
 
-def _note(kept: Kept, reply: Any, sent: float) -> None:
+def _note(kept: Kept, renewal: Command, reply: Any, sent: float) -> None:
     if isinstance(reply, Exception):
         kept.due = sent + _RETRY
     elif reply:
@@ -259,6 +261,8 @@ def _note(kept: Kept, reply: Any, sent: float) -> None:
         kept.to_end = reply < 0
     else:
         kept.gone = True
+    if kept.renew is not renewal:  # it was to be renewed by another command while this one travelled
+        kept.due = sent
 
 
 def _evict(due: list[Kept]) -> None:
