@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from slotline import _checks
 from slotline.errors import InvalidOptionError
 from slotline.keys import CallSignature, KeyTemplate
-from slotline.pools.demand import OF_EACH, Demand, OfPool, demand_of, for_each, keys_of, said_of_each
+from slotline.pools.demand import OF_EACH, Demand, OfPool, demand_of, demand_of_all, for_each, keys_of, said_of_each
 from slotline.pools.rate import Rate
 
 if TYPE_CHECKING:
@@ -145,10 +145,13 @@ class TaskOptions:
     signature: CallSignature | None
     config: Config
     pools: tuple[OfPool, ...] = field(init=False)
+    _limit_of_all: CallLimit | None = field(init=False, compare=False, repr=False)
     _calls: dict[Any, TaskOptions] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pools", tuple(self._of_pools()))
+        demand = demand_of_all(self.pools)
+        object.__setattr__(self, "_limit_of_all", None if demand is None else self._limit(demand))
 
     def with_call(self, changes: Mapping[str, Any]) -> TaskOptions:
         """Return the options of a call that overrides some.
@@ -242,7 +245,11 @@ class TaskOptions:
             InvalidOptionError: A template names an argument that the call does not have.
             TypeError: The arguments do not fit the task.
         """
-        demand = demand_of(self.pools, lambda template: fill(template, self.signature, args, kwargs))
+        if self._limit_of_all is not None:
+            return self._limit_of_all
+        return self._limit(demand_of(self.pools, lambda template: fill(template, self.signature, args, kwargs)))
+
+    def _limit(self, demand: Demand) -> CallLimit:
         return CallLimit(demand.asked, self.of_pools("pool_on_full"), self.of_pools("pool_timeout"))
 
 

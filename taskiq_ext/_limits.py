@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from slotline._checks import one_of, optional_seconds, refuse, whole_number
 from slotline._default import DEFAULT, Default
 from slotline.keys import KeyTemplate
-from slotline.pools.demand import OF_EACH, Demand, OfPool, demand_of, keys_of, named_as_options, said_of_each
+from slotline.pools.demand import (
+    OF_EACH,
+    Demand,
+    OfPool,
+    demand_of,
+    demand_of_all,
+    keys_of,
+    named_as_options,
+    said_of_each,
+)
 from slotline.pools.rate import Rate
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, from_wire, pick, refuse_unknown, template_for
 
@@ -125,6 +134,10 @@ class PoolOptions:
 
     pools: tuple[OfPool, ...]
     limit: PoolLimit
+    _of_all: Demand | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_of_all", demand_of_all(self.pools))
 
     @property
     def unfilled(self) -> Demand:
@@ -137,6 +150,8 @@ class PoolOptions:
         Raises:
             InvalidOptionError: An argument lacks what a template asks of it.
         """
+        if self._of_all is not None:
+            return self._of_all
 
         def name(template: KeyTemplate) -> str:
             filled = calls.fill(template, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -143,6 +143,16 @@ class OfPool:
     options: tuple[tuple[str, Any], ...]
     weight: int = 1
     partition: KeyTemplate | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is the same pool, and the same partition of it, for every call."""
+        return self.key.constant and (self.partition is None or self.partition.constant)
+
+
+def demand_of_all(pools: Collection[OfPool]) -> Demand | None:
+    """Return what every call asks for; ``None`` where that depends on its arguments."""
+    return demand_of(pools, lambda template: template.fill({})) if all(pool.constant for pool in pools) else None
 
 
 def demand_of(pools: Iterable[OfPool], name: Callable[[KeyTemplate], str]) -> Demand:
