@@ -78,10 +78,10 @@ class Coalescer:
         self._flights -= 1
         unwanted = []
         for at, (command, reply) in enumerate(batch):
-            if outcomes is None:
-                reply.cancel()
-            elif reply.cancelled():
+            if reply.cancelled():
                 unwanted.append(command)
+            elif outcomes is None:
+                reply.cancel()
             elif isinstance(outcomes[at], Exception):
                 reply.set_exception(outcomes[at])
             else:
