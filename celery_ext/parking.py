@@ -21,6 +21,7 @@ from celery_ext.mailbox import Mailbox
 from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
+from celery_ext.writing import write_now
 from slotline.errors import StoreError
 from slotline.pools import Limit, Parked, Room, Slot, Taken
 
@@ -196,6 +197,7 @@ class Parking:
         except Exception:
             logger.exception("a parked message of lane %r cannot be handled, and goes back", taken.lane)
             message.requeue()
+        self._mailbox.post(write_now, self._consumer)  # when its request has been admitted
 
     def _look_later(self, seconds: float) -> None:
         seconds = max(seconds, BUSY)
