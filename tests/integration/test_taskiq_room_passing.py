@@ -93,6 +93,7 @@ async def test_a_turn_costs_one_command_for_both_and_one_for_the_end_of_the_mess
     assert len(sent) <= 2 * 11 + 1, "and one that finds nothing left"
 
 
+@pytest.mark.needs("taskiq>=0.13", reason="older receivers ask for the next message before they have a place for it")
 async def test_a_worker_without_a_place_for_another_only_gives_the_slot_back(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
