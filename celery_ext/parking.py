@@ -128,11 +128,14 @@ class Parking:
         if room is None or not self._has_place():
             self._watch.release(pool, slot)
             return
-        taken = self._watch.release_by(lambda: room.sync.pass_on(pool, slot), pool, slot)
+        taken = None
+        try:
+            taken = self._watch.release_by(lambda: room.sync.pass_on(pool, slot), pool, slot)
+        finally:
+            if taken is None:
+                self._processes.give_back()
         if taken is not None:
             self._mailbox.post(self._passed, taken)
-        elif self._processes.counted:
-            self._processes.give_back()
 
     def _has_place(self) -> bool:
         """Whether a message could run at once; where processes are counted, one is taken for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -86,3 +87,15 @@ def test_what_comes_when_the_connection_has_gone_is_put_back(parking: Parking, g
         parking._mailbox.post = lambda errand, *args: (parking.let_go(), errand(*args))  # type: ignore[method-assign]
     parking.pass_on(pool, held)
     assert ((info := pool.sync.info()).used, info.waiting) == (0, 1)
+
+
+def test_a_slot_that_ends_while_the_store_is_away_is_given_back_when_it_is_back(parking: Parking) -> None:
+    pool = Pool("p", 1, slot_exp=None, store=parking._watch.store)
+    held = pool.sync.acquire()
+    parking._watch._away = True
+    parking.pass_on(pool, held)
+    assert pool.sync.size() == 1
+    looking = threading.Thread(target=parking._watch._look)
+    looking.start()
+    looking.join(20)
+    assert pool.sync.size() == 0
