@@ -8,6 +8,7 @@ import pytest
 
 from slotline import (
     InvalidOptionError,
+    Limits,
     MemoryStore,
     MessageTooLargeError,
     Pool,
@@ -153,16 +154,19 @@ async def _waiting(pool: Pool, count: int) -> bool:
     return (await pool.info()).waiting == count
 
 
-async def test_a_lane_whose_workers_are_busy_holds_a_slot_back_for_a_second_at_most(store, make_room):
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_lane_whose_workers_are_busy_holds_a_slot_back_for_a_second_at_most(store, make_room, several):
+    configure(heartbeat_lease=120)  # whoever waits looks every forty seconds, if nothing is said
     pool = Pool("p", 1, store=store)
+    waits_for = Limits(pool, Pool("q", 1, store=store)) if several else pool
     busy = make_room("q")
     held = await pool.acquire()
     await busy.park(pool, b"a", lane="q")
     await busy.take()  # it listens, and then takes no more
-    caller = asyncio.create_task(pool.acquire(timeout=20))
+    caller = asyncio.create_task(waits_for.acquire(timeout=100))
     await await_until("both wait", lambda: _waiting(pool, 2))
     await pool.release(held)
-    await pool.release(await asyncio.wait_for(caller, 10))
+    await waits_for.release(await asyncio.wait_for(caller, 20))
 
 
 async def test_what_is_given_back_stands_at_its_old_place(store, make_room):

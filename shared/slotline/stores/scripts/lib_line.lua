@@ -48,13 +48,30 @@ local function leave_line(token, lane)
   step_out(lane, partition)
 end
 
+-- Has the first caller look again: it learns for how long a slot is kept for a worker, who may not come.
+local function nudge_caller()
+  for _, lane in ipairs({CALLERS, SEVERAL}) do
+    local first = redis.call('ZRANGEBYLEX', line, '[' .. lane .. '|', '(' .. lane .. '}', 'LIMIT', 0, 1)[1]
+    local token = first and string.match(first, '|([^|]*)$')
+    local channel = token and string.match(redis.call('HGET', state, 'w:' .. token) or '',
+      '^[^|]*|%x+|%d+|%d+|%d+|%-?%d+|([^|]*)|')
+    if channel then
+      redis.call('PUBLISH', channel, (lane == SEVERAL and string.match(token, '^(.*)%.%d+$') or token) .. ' ')
+      return
+    end
+  end
+end
+
 -- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
 local function call_lane(lane)
   local serves = string.match(lane, '^%+?(.*)$')
   local known = redis.call('HMGET', state, 'name', 'wake', 'c:' .. lane)
   if not known[2] then return false end  -- the server has evicted the state, and the messages with it
   if redis.call('PUBLISH', known[2] .. serves, known[1]) == 0 then return false end
-  if not known[3] then redis.call('HSET', state, 'c:' .. lane, text(now_ms)) end
+  if not known[3] then
+    redis.call('HSET', state, 'c:' .. lane, text(now_ms))
+    nudge_caller()
+  end
   return not known[3] or now_ms - tonumber(known[3]) < CALL_MS
 end
 
