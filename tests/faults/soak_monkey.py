@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
 from tests.harness.proxy import TcpProxy
@@ -50,6 +50,7 @@ class Monkey:
         server: The Redis that has the slots, the room, the caches and one queue.
         proxies: What all connections go through.
         lease: The heartbeat's lease.
+        only: The names of the ideas that it may have; default: all.
 
     Attributes:
         fleet: The workers.
@@ -59,12 +60,18 @@ class Monkey:
     """
 
     def __init__(
-        self, chance: random.Random, fleet: Fleet, server: RedisServer, proxies: list[TcpProxy], lease: float
+        self,
+        chance: random.Random,
+        fleet: Fleet,
+        server: RedisServer,
+        proxies: list[TcpProxy],
+        lease: float,
+        only: Collection[str] | None = None,
     ) -> None:
         self.server, self._chance, self.fleet, self._proxies, self._lease = server, chance, fleet, proxies, lease
         self.done: Counter[str] = Counter()
         self.deeds: list[tuple[int, str]] = []
-        self._ideas: dict[Callable[[], None], int] = {
+        ideas: dict[Callable[[], None], int] = {
             self.kill_worker: 4,
             self.kill_child: 4,
             self.kill_main_process: 2,
@@ -75,6 +82,7 @@ class Monkey:
             self.pause_redis: 2,
             self.pause_redis_for_long: 1,
         }
+        self._ideas = {idea: often for idea, often in ideas.items() if only is None or idea.__name__ in only}
 
     def do_something(self) -> None:
         """Have an idea, and put it into practice."""

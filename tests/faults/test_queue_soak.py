@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,6 +43,30 @@ DRAINED = 120.0
 """Seconds in which everything must have run once nothing happens any more."""
 
 
+class Weather(NamedTuple):
+    """What is sent, and what befalls the workers.
+
+    Attributes:
+        kinds: Those of the messages, one as likely as the other.
+        seconds: How long most of them run at the most.
+        rate: How many are sent in a second.
+        every: Seconds between two ideas of the monkey, at least and at the most.
+        only: The ideas that it may have; ``None``: all.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    seconds: float = 0.4
+    rate: float = 20.0
+    every: tuple[float, float] = (0.5, 3.0)
+    only: tuple[str, ...] | None = None
+
+
+# Short tasks that come out of the room one after the other: a worker is likely to have one in hand when Redis stops.
+STANDSTILLS = Weather(
+    ("tenants", "tenants", "tenants", "both", "both", "held", *KINDS), 0.1, 80.0, (0.7, 1.5), ("pause_redis_for_long",)
+)
+
+
 class Run:
     """Messages to both queues, and what becomes of them.
 
@@ -51,9 +75,11 @@ class Run:
         taskiq: The module of the Taskiq application.
         monkey: What befalls the workers.
         chance: Where everything random comes from.
+        weather: What is to happen.
     """
 
-    def __init__(self, made: Deployment, taskiq: Any, monkey: Monkey, chance: random.Random) -> None:
+    def __init__(self, made: Deployment, taskiq: Any, monkey: Monkey, chance: random.Random, weather: Weather) -> None:
+        self._weather = weather
         self._made, self._history, self._monkey, self._chance = made, made.history, monkey, chance
         self._apps = {"celery": made.module, "taskiq": taskiq}
         self._numbers = itertools.count()
@@ -68,8 +94,8 @@ class Run:
             await self._send()
             if time.monotonic() >= next_idea:
                 await asyncio.to_thread(self._monkey.do_something)
-                next_idea = time.monotonic() + self._chance.uniform(0.5, 3)
-            await asyncio.sleep(self._chance.expovariate(20))
+                next_idea = time.monotonic() + self._chance.uniform(*self._weather.every)
+            await asyncio.sleep(self._chance.expovariate(self._weather.rate))
 
     async def drain(self) -> dict[str, str]:
         """Wait until everything has run, and nothing is left in the pools; return what is known of what has not run."""
@@ -117,10 +143,10 @@ class Run:
         }
 
     async def _send(self) -> None:
-        queue, kind = self._chance.choice(("celery", "taskiq")), self._chance.choice(KINDS)
+        queue, kind = self._chance.choice(("celery", "taskiq")), self._chance.choice(self._weather.kinds)
         number = next(self._numbers)
         extra = {"tenants": [self._chance.randrange(TENANTS)], "cached": [number // 50]}.get(kind, [])
-        seconds = self._chance.uniform(0.02, 0.4) if self._chance.random() < 0.97 else 2 * LEASE
+        seconds = self._chance.uniform(0.02, self._weather.seconds) if self._chance.random() < 0.97 else 2 * LEASE
         arguments = [seconds, *extra]
         task, name = getattr(self._apps[queue], kind), f"{queue}-{kind}-{extra[0] if extra else ''}-{number}"
         try:
@@ -177,9 +203,17 @@ def _argument_of(name: str) -> str:
 
 @pytest.mark.soak
 @pytest.mark.leaves("keys", reason="the history that the run is checked by")
-@pytest.mark.parametrize("broker", [pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), "redis"])
+@pytest.mark.parametrize(
+    ("broker", "weather"),
+    [
+        pytest.param("rabbitmq", Weather(), marks=pytest.mark.rabbitmq, id="rabbitmq"),
+        pytest.param("redis", Weather(), id="redis"),
+        pytest.param("redis", STANDSTILLS, id="standstills"),
+    ],
+)
 async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
     broker: str,
+    weather: Weather,
     tmp_path: Path,
     own_redis: RedisServer,
     make_redis: Any,
@@ -209,8 +243,8 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
 
         makers = [celery("prefork"), celery("prefork"), celery("gevent")]
         makers += [lambda: TaskiqWorker(f"{app}:broker", tmp_path, workers=1, env=env)] * 2
-        monkey = Monkey(chance, Fleet(stack, makers), server, proxies, LEASE)
-        run = Run(made, module := importlib.import_module(app), monkey, chance)
+        monkey = Monkey(chance, Fleet(stack, makers), server, proxies, LEASE, weather.only)
+        run = Run(made, module := importlib.import_module(app), monkey, chance, weather)
         await module.broker.startup()
         try:
             await run.storm(seconds)
