@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from slotline import Limits, Pool, RedisStore, Slot
 from slotline.pools import Relay
-from slotline.pools.slot import PASSES
+from slotline.pools.slot import PASSES, SHORT
 from tests.harness.proxy import TcpProxy
 from tests.harness.waiting import wait_until
 
@@ -121,6 +122,16 @@ def test_how_long_a_slot_passes_on_is_counted_from_before_it_was_asked_for(
     pool.sync.release(slot)
 
 
+def test_the_slot_of_a_run_that_was_no_short_one_is_given_back(relay: Relay, make_store: Callable) -> None:
+    pool = Pool("p", 10, store=make_store())
+    slot = passable(pool)
+    ended_at = time.monotonic() + SHORT
+    wait_until("its run is no short one", lambda: time.monotonic() > ended_at)
+    hurry(relay)
+    assert not relay.keep(pool, slot)
+    assert pool.sync.release(slot)
+
+
 def test_a_run_has_a_higher_fence_than_all_that_had_ended_however_late_the_stores_answer_was(
     relay: Relay, make_store: Callable, redis_proxy: TcpProxy
 ) -> None:
@@ -129,7 +140,7 @@ def test_a_run_has_a_higher_fence_than_all_that_had_ended_however_late_the_store
     elsewhere.sync.release(elsewhere.sync.acquire())
     for _ in range(20):
         slots: list[Slot] = []
-        redis_proxy.delay(PASSES / 5)
+        redis_proxy.delay(PASSES / 12)
         asking = threading.Thread(target=lambda slots=slots: slots.append(pool.sync.acquire()))
         asking.start()
         wait_until("it is granted", lambda: elsewhere.sync.size() == 1, 5, interval=0.001)

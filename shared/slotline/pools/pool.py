@@ -221,9 +221,10 @@ class Pool(Limit[Slot]):
         """Make the slot that was granted to ``token``, and keep it alive."""
         slot = Slot(self.key, token, owner, grant.fences[0], since=since, life=grant.lives[0], cap=self.slot_exp)
         self.tend(slot, grant.lives[0], since, self._on_lost)
-        self._fences.saw(slot.fence, time.monotonic())
+        now = time.monotonic()
+        self._fences.saw(slot.fence, now)
         if grant.roomy:
-            slot.may_pass_on(self._fences, since, self.slot_exp)
+            slot.may_pass_on(self._fences, since, now, self.slot_exp)
         return slot
 
     def tend(self, slot: Slot, life: float | None, since: float, on_lost: OnLost | None) -> None:

@@ -1,9 +1,9 @@
 """The relay: a run's slot passes to the next run of the same process, where that takes it from nobody.
 
 A limit that does not bind should cost next to nothing. While at most half of a pool is used, nobody waits for it, and
-a process begins many runs a second, the slot of a run that has ended well is kept for a moment, and the next run of the
-same process takes it over without a word to the store. The store sees one holder whose slot comes back a little later:
-there are never more holders than slots.
+a process begins many runs a second, the slot of a short run that has ended well is kept for a moment, and the next run
+of the same process takes it over without a word to the store. The store sees one holder whose slot comes back a little
+later: there are never more holders than slots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weakref import WeakSet
 from slotline.errors import StoreError
 from slotline.pools._tending import leave
 from slotline.pools.limit import Limit
-from slotline.pools.slot import Slot
+from slotline.pools.slot import SHORT, Slot
 from slotline.stores.base import Command, Store
 
 logger = logging.getLogger("slotline.pools")
@@ -29,8 +29,6 @@ RESTS = 0.01
 """Seconds for which a slot is kept for the next run, and again as many until it is sent back."""
 _BUSY, _WITHIN = 5, 0.1
 """So many runs within so many seconds are many."""
-_NOTED_AFTER = 0.1
-"""Seconds after which the store is told who has a slot now."""
 _LINGERS = 2.0
 
 
@@ -113,7 +111,7 @@ class Relay:
             with self._lock:
                 if closing.is_set():
                     return
-                ended, passed = self._ended(now - RESTS), self._long(now - _NOTED_AFTER)
+                ended, passed = self._ended(now - RESTS), self._long(now - SHORT)
                 if ended or self._kept or self._passed:
                     used_at = now
                 elif now - used_at > _LINGERS:

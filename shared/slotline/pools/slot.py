@@ -15,16 +15,26 @@ if TYPE_CHECKING:
 
 PASSES = 0.25
 """Seconds from its grant for which a slot may pass on: for so long the store has no say in who comes next."""
+SHORT = 0.1
+"""Seconds that a run has lasted at the most whose slot passes on: a longer one does not notice two calls."""
 _PART_OF_CAP = 1 / 20
 """The part of ``slot_exp``, which is counted from the grant, for which a slot may pass on at the most."""
 
 
 class Origin(NamedTuple):
-    """What the store has granted that may pass on: the fence, where the next ones come from, and until when it may."""
+    """What the store has granted that may pass on.
+
+    Attributes:
+        fence: The fence that the store gave.
+        fences: Where the next ones come from.
+        until: Until when it may.
+        began: When its holder's time began.
+    """
 
     fence: int
     fences: Fences
     until: float
+    began: float
 
 
 class Slot:
@@ -118,15 +128,15 @@ class Slot:
         """Whether it was neither released nor lost."""
         return self._ended is None and not self.lost
 
-    def may_pass_on(self, fences: Fences, since: float, cap: float | None) -> None:
+    def may_pass_on(self, fences: Fences, since: float, now: float, cap: float | None) -> None:
         """Note that the store has granted it with ``slot_exp`` ``cap``, asked at ``since``, and that nobody waits."""
         until = since + (PASSES if cap is None else min(PASSES, cap * _PART_OF_CAP))
-        self._origin = Origin(self.fence, fences, until)
+        self._origin = Origin(self.fence, fences, until, now)
 
     def put_down(self, now: float) -> Slot | None:
         """End its holder's time, but not the slot, and return that; ``None``: it may not pass on, or no longer."""
         origin, tending = self._origin, self._tending if self._origin else None
-        if origin is None or tending is None or now >= origin.until:
+        if origin is None or tending is None or now >= origin.until or now - origin.began > SHORT:
             return None
         resting = Slot(self.key, self.token, self.owner, self.fence, since=0.0, life=None, cap=None)
         resting._kept, resting._capped_at, resting._origin = self._kept, self._capped_at, origin
@@ -147,6 +157,7 @@ class Slot:
                 return False
             self.owner, self.acquired_at = owner, time.time()
             self.fence = origin.fences.next(now)
+            self._origin = origin._replace(began=now)
             tending.slot = self
         return True
 
