@@ -237,7 +237,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             await waiting_room(self.broker).close()
         if self._releasing:
             await asyncio.wait(self._releasing)
-        await asyncio.to_thread(self._relay.close)
+        if self._relay.is_open:  # who only sends needs no thread for it
+            await asyncio.to_thread(self._relay.close)
 
     def _shared_store(self) -> Store:
         return self.store or default_store()

@@ -93,6 +93,11 @@ class Relay:
         self._thread = thread
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to close."""
+        return self._thread is not None
+
     def close(self) -> None:
         """Release what is kept."""
         with self._lock:
