@@ -189,7 +189,6 @@ class Feed:
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read())
                 self._reading.add_done_callback(self._ring)
-            self._look_later()
             if not self._found:
                 await self._call
             if (delivery := await self._taken()) is not None:
@@ -211,21 +210,23 @@ class Feed:
 
     def _look(self) -> None:
         # One that waits in the receiver's own queue holds its slot idle: one at a time is enough.
-        busy = self._looking or self._overdue or self._passing or self._found or self._unstarted
-        if not busy and any(self._wait_for(room) <= 0 for room in self._rests):
+        if self._looking or self._overdue or self._passing or self._found or self._unstarted:
+            return  # its end rings
+        pause = min(map(self._wait_for, self._rests))
+        if pause <= 0:
             self._looking = asyncio.create_task(self._take())
             self._looking.add_done_callback(self._ring)
+        else:
+            self._look_after(pause)
 
-    def _look_later(self) -> None:
-        if self._looking or self._overdue or self._passing or self._unstarted:
-            return  # its end rings
-        at = time.monotonic() + min(map(self._wait_for, self._rests))
+    def _look_after(self, pause: float) -> None:
+        at = time.monotonic() + pause
         if self._timer is not None:
             if self._timer_at <= at:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(at - time.monotonic(), self._look_now)
+        self._timer = self._loop.call_later(pause, self._look_now)
 
     def _look_now(self) -> None:
         self._timer = None
