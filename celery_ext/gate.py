@@ -22,7 +22,6 @@ from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
 from celery_ext.losses import Losses
 from celery_ext.mailbox import mailbox_for
-from celery_ext.options import CallLimit
 from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.processes import Processes
@@ -34,8 +33,6 @@ from slotline._checks import refuse
 from slotline.errors import (
     InvalidOptionError,
     PoolFullError,
-    PoolTimeoutError,
-    RunCancelledError,
     StoreError,
     StoreUnavailableError,
 )
@@ -217,7 +214,10 @@ class Gate:
         try:
             return self._slot_for(held)
         except PoolFullError as error:
-            self._turn_away(held.request, held.limit, error)
+            try:
+                outcome.turn_away(held.request, held.limit.on_full, error)
+            finally:
+                self._processes.give_back()
         except StoreUnavailableError as error:
             self._without_store(held, error)
         except (StoreError, InvalidOptionError) as error:  # asking again brings nothing else
@@ -295,20 +295,6 @@ class Gate:
             raise PoolFullError(held.limit.key, held.size)
         slot: Slot = self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request), **held.limit.share))
         return slot
-
-    def _turn_away(self, request: Any, limit: CallLimit, error: PoolFullError) -> None:
-        if limit.on_full == "drop" and not isinstance(error, PoolTimeoutError):
-            logger.info("%s is dropped: %s", request, error)
-            outcome.drop(request)
-            self._processes.give_back()
-        elif limit.on_full == "cancel_newest":
-            logger.info("%s is cancelled: %s", request, error)
-            try:
-                outcome.cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
-            finally:
-                self._processes.give_back()
-        else:
-            self._refuse(request, error)
 
     def _without_store(self, held: Held, error: StoreError) -> None:
         if self._on_store_error == "open":

@@ -9,6 +9,8 @@ from celery import states
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from slotline.errors import PoolFullError, PoolTimeoutError, RunCancelledError
+
 logger = get_logger(__name__)
 
 
@@ -40,13 +42,24 @@ def info_of(error: BaseException) -> ExceptionInfo:
         return ExceptionInfo()
 
 
-def cancel(request: Any, reason: str) -> None:
-    """End a request without a run, as if it had been revoked: its state is REVOKED, and its result says why."""
+def turn_away(request: Any, on_full: str | None, error: PoolFullError) -> None:
+    """End a request that finds its pool full as ``on_full`` says: dropped, cancelled, or failed with ``error``."""
+    if on_full == "drop" and not isinstance(error, PoolTimeoutError):
+        logger.info("%s is dropped: %s", request, error)
+        _drop(request)
+    elif on_full == "cancel_newest":
+        logger.info("%s is cancelled: %s", request, error)
+        _cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
+    else:
+        fail(request, error)
+
+
+def _cancel(request: Any, reason: str) -> None:
+    # As if it had been revoked: its state is REVOKED, and its result says why.
     request._announce_revoked(reason, False, None, False)  # noqa: FBT003, SLF001 - checked by check_worker
 
 
-def drop(request: Any) -> None:
-    """Acknowledge a message without running its task and without a result."""
+def _drop(request: Any) -> None:
     state.task_ready(request)
     request.acknowledge()
     request.send_event("task-rejected", requeue=False)
