@@ -167,8 +167,7 @@ class Gate:
         elif (
             not self._open
             or message.acknowledged  # given back with a connection that is gone, while this one came about
-            or taken.lost
-            or (taken.slot.lost and not taken.slot.evicted)
+            or taken.runs_elsewhere
         ):
             outcome.give_back(request)
             self._processes.give_back()

@@ -291,7 +291,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         return limit.on_full == "park"
 
     async def _run_taken(self, plan: Plan, taken: Taken, limit: PoolLimit, message: TaskiqMessage) -> None:
-        if taken.lost or (taken.slot.lost and not taken.slot.evicted):  # it waited here too long, and runs elsewhere
+        if taken.runs_elsewhere:  # it waited here too long, and runs elsewhere
             _run_later(plan)
             await taken.give_back()
         else:

@@ -22,7 +22,7 @@ from celery_ext.parcel import TakenMessage
 from celery_ext.tenure import NotBegunError
 from celery_ext.unreported import Unreported
 from slotline import SlotLostError
-from slotline.pools import Slot
+from slotline.pools import Slot, Taken
 from tests.unit.test_celery_gate import Request, Worker, app, make_worker, store  # noqa: F401 - fixtures
 from tests.unit.test_celery_tenure import Told
 
@@ -172,10 +172,10 @@ def test_a_message_out_of_the_room_that_is_no_longer_this_workers_goes_back(
     app: Celery, make_worker: Callable[..., Worker], why: str
 ) -> None:
     worker = make_worker(2)
-    taken = SimpleNamespace(
-        slot=Slot("two", "token", "owner", 1, since=0.0, life=0.0 if why == "its slot is lost" else None, cap=None),
-        lost=why == "its claim is lost",
-    )
+    slot = Slot("two", "token", "owner", 1, since=0.0, life=0.0 if why == "its slot is lost" else None, cap=None)
+    nothing: Any = SimpleNamespace()
+    taken = Taken(nothing, nothing, slot, "lane", "digest", b"message", "place", nothing)
+    taken._lost = why == "its claim is lost"
     request = Request(app.tasks["unit.two"])
     state.task_reserved(request)
     worker.semaphore.acquire(lambda: None)

@@ -60,6 +60,11 @@ class Taken:
         """Whether the claim was lost, by this process's own clock: another worker may run the message again."""
         return self._lost or (self._kept is not None and time.monotonic() >= self._kept.deadline)
 
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether it must not begin here: its claim or its slot was lost. What is only evicted begins, and is ended."""
+        return self.lost or (self.slot.lost and not self.slot.evicted)
+
     async def settle(self) -> None:
         """Remove the message from the room: its run is acknowledged. Again is harmless.
 
