@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
 from celery.worker import state
@@ -42,15 +42,21 @@ class Held:
         return cls(request, limit, pool, None if limit.timeout is None else time.monotonic() + limit.timeout)
 
 
+LineName: TypeAlias = tuple[tuple[tuple[str, str | None], ...], tuple[int, ...]]
+"""The pools and the partitions of them; and the weights that a line is for, none for those who may get a slot."""
+
+
 @dataclass(eq=False, slots=True)
 class Line:
     """The requests that wait for the same pools and partitions in this worker; the first stands in the pools' own line.
 
     Only the first does, so that a worker that holds a thousand requests does not come a thousand times before one
     that holds a single one. Each partition has a line, so that they take turns, and one that is full holds up no other.
+    Those who ask for more than a pool has left since it was made smaller have lines of their own, one for each weight:
+    they keep their places, and hold up nobody.
     """
 
-    name: tuple[tuple[str, str | None], ...]
+    name: LineName
     waiting: deque[Held] = field(default_factory=deque)
     place: Place | None = None
     served: WeakSet[Place] = field(default_factory=WeakSet)
@@ -94,6 +100,13 @@ class Line:
         if self.waiting[0] is held:
             self.leave()
         self.waiting.remove(held)
+
+    def set_aside(self) -> Line:
+        """Keep the first request alone, in a line for its weight; return that of the others, under the old name."""
+        first = self.waiting.popleft()
+        rest = Line(self.name, self.waiting)
+        self.waiting, self.name = deque([first]), (self.name[0], first.limit.weights)
+        return rest
 
     def leave(self) -> None:
         """Give up the place in the pool's line, and the slot that it may have brought by now."""

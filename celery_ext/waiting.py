@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_ext import outcome
-from celery_ext.held import Held, Line, ended, is_over
+from celery_ext.held import Held, Line, LineName, ended, is_over
 from celery_ext.mailbox import Mailbox
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
@@ -52,20 +52,20 @@ class Waiting:
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
         self._start, self._hand_over = start, hand_over
-        self._lines: dict[tuple[tuple[str, str | None], ...], Line] = {}
+        self._lines: dict[LineName, Line] = {}
         self._granted: dict[Held, Slot] = {}
         self._unasked: list[Held] = []
         self._ticking = self._warned = False
         self._connection = object()
 
     def __contains__(self, name: tuple[tuple[str, str | None], ...]) -> bool:
-        return name in self._lines
+        return (name, ()) in self._lines
 
     def counts(self) -> dict[str, int]:
         """Return how many requests are held, by pool."""
         held: Counter[str] = Counter()
-        for name, line in list(self._lines.items()):
-            for key, _ in name:
+        for (pools, _), line in list(self._lines.items()):
+            for key, _ in pools:
                 held[key] += len(line.waiting)
         return dict(held)
 
@@ -76,9 +76,10 @@ class Waiting:
             StoreError: The store cannot be asked; the request is not held.
             PoolTimeoutError: There is no slot now, and the request does not want to wait.
         """
-        line = self._lines.get(held.limit.line)
+        name = (held.limit.line, ())
+        line = self._lines.get(name)
         if line is None:
-            line = Line(held.limit.line)
+            line = Line(name)
             line.waiting.append(held)
             try:
                 slot = self._stand(line)
@@ -92,7 +93,7 @@ class Waiting:
                 line.leave()
                 raise PoolTimeoutError(held.limit.key, held.size, timeout=0.0)
             self._lines[line.name] = line
-            self._look_in_time(line)
+            self._wait_on(line)
         else:
             line.waiting.append(held)
         self._keep(held)
@@ -171,11 +172,26 @@ class Waiting:
             except StoreError:
                 return
             if slot is None:
-                self._look_in_time(line)
+                self._wait_on(line)
                 return
             self._serve(line, slot)
         if self._lines.get(line.name) is line:
             del self._lines[line.name]
+
+    def _wait_on(self, line: Line) -> None:
+        """Wait for the slot of the first; or let the others go on where the store passes it over, too."""
+        if line.name[1] or line.place is None or not line.place.is_passed_over:
+            self._look_in_time(line)
+            return
+        rest = line.set_aside()
+        aside = self._lines.setdefault(line.name, line)
+        if aside is line:
+            self._look_in_time(line)
+        else:
+            line.leave()
+            aside.waiting += line.waiting
+        self._lines[rest.name] = rest
+        self._pump(rest)
 
     def _serve(self, line: Line, slot: Slot) -> None:
         held = line.serve()

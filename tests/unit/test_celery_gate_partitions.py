@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +10,10 @@ from celery import Celery
 from celery.worker import state
 
 import celery_ext
+from slotline import Pool, configure
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError
 from slotline.stores import MemoryStore
+from tests.harness.waiting import wait_until
 from tests.unit.test_celery_gate import Request, Worker
 
 pytestmark = pytest.mark.lowest
@@ -98,6 +100,44 @@ def test_a_heavy_call_is_not_overtaken_and_gets_all_that_it_asks_for(worker: Wor
     worker.finish(light[1])
     assert worker.ran == [*light, heavy, late]
     finish(worker, 2)
+    assert nothing_is_left(worker)
+
+
+def test_a_call_that_weighs_more_than_a_pool_has_left_holds_up_no_other_and_keeps_its_place(worker: Worker) -> None:
+    configure(heartbeat_lease=0.3)  # how often a place is looked at
+    gpu = {"pool": "gpu", "pool_size": 3, "pool_partition": None, "pool_weight": 1}
+    light = [send(worker, "a", **gpu)]
+    heavy = [send(worker, "a", **{**gpu, "pool_weight": weight}) for weight in (3, 3, 2)]
+    light += [send(worker, "a", **gpu) for _ in range(2)]
+    assert worker.ran == light[:1]
+    pool = Pool("gpu", 3, store=worker.app.conf.slotline_store)
+    pool.sync.resize(1)
+    worker.finish(light[0])
+
+    def ran(*requests: Request) -> Callable[[], bool]:
+        def look() -> bool:
+            worker.consumer.timer.fire()
+            return worker.ran == list(requests)
+
+        return look
+
+    wait_until("the next light one runs", ran(*light[:2]))
+    worker.finish(light[1])
+    wait_until("the last light one runs", ran(*light))
+    assert worker.gate.counts() == {"running": {"gpu": 1}, "held": {"gpu": 3}}
+    light.append(send(worker, "a", **gpu))
+    assert worker.ran == light[:3]
+    worker.finish(light[2])
+    wait_until("what came later runs", ran(*light))
+    worker.finish(light[3])
+    pool.sync.resize(3)
+    wait_until("the first heavy one runs", ran(*light, heavy[0]))
+    worker.finish(heavy[0])
+    worker.consumer.timer.fire()
+    late = next(one for one in heavy[1:] if one in worker.ran)
+    worker.finish(late)
+    wait_until("all have run", lambda: worker.consumer.timer.fire() or set(worker.ran) == {*light, *heavy})
+    finish(worker, 6)
     assert nothing_is_left(worker)
 
 

@@ -81,6 +81,11 @@ class Demand:
         return tuple((one.key, one.partition) for one in self.asked)
 
     @property
+    def weights(self) -> tuple[int, ...]:
+        """How many slots of each pool a run counts as."""
+        return tuple(one.weight for one in self.asked)
+
+    @property
     def pools(self) -> tuple[Any, ...]:
         """What those have in common whom the same :meth:`made` serves."""
         return tuple((one.key, one.options) for one in self.asked)

@@ -78,6 +78,11 @@ class Place:
         return None if self._queued is None else self._queued.place
 
     @property
+    def is_passed_over(self) -> bool:
+        """Whether a pool was smaller at the last look than what is asked of it: others are served meanwhile."""
+        return any(share.weight > size for share, size in zip(self.shares, self._sizes, strict=True))
+
+    @property
     def look_after(self) -> float:
         """Seconds after which a waiting place should look again: jittered, and when the next slot expires."""
         pause = self.pool.patience / LOOKS * (1 - random.uniform(0, _JITTER))  # noqa: S311 - jitter, not a secret
