@@ -37,13 +37,11 @@ from tests.conformance.test_pools import (  # noqa: F401 - run here with this mo
 )
 from tests.harness.waiting import await_until
 from tests.integration.test_limits_room import (  # noqa: F401 - run here with this module's store
-    room,
     test_a_message_takes_a_slot_of_each_pool_or_is_parked_and_taken_byte_for_byte,
     test_what_a_dead_worker_has_taken_is_taken_by_another_within_the_lease,
     test_what_is_given_back_stands_at_its_old_place_and_its_slots_are_free,
 )
 from tests.integration.test_room import (  # noqa: F401 - run here with this module's store
-    make_room,
     test_a_freed_slot_goes_to_the_longest_parked_message_byte_for_byte,
     test_a_lane_that_nobody_serves_blocks_neither_other_lanes_nor_callers,
     test_a_message_is_not_parked_twice_neither_in_line_nor_while_it_runs,

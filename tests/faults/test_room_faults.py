@@ -39,13 +39,6 @@ async def store(redis_url):
     await store.close()
 
 
-@pytest.fixture
-def room(store):
-    room = Room(store, ["q"])
-    yield room
-    room.close()
-
-
 async def taken(room: Room, timeout: float = 10) -> Taken:
     found: list[Taken] = []
 

@@ -55,9 +55,8 @@ def test_a_slot_passes_from_run_to_run_with_one_command(deployment: Deployment, 
 
 
 @pytest.fixture
-def parking(redis_url: str) -> Iterator[Parking]:
+def parking(store: RedisStore, room: Room) -> Parking:
     """A worker's part of the room, with a message to be taken and a consumer that is about to lose its connection."""
-    store = RedisStore(redis_url)
     task_consumer = SimpleNamespace(on_message=lambda message: None, accept={"json"})
     consumer = SimpleNamespace(
         pool=SimpleNamespace(limit=4),
@@ -70,9 +69,8 @@ def parking(redis_url: str) -> Iterator[Parking]:
         consumer, AnywhereMailbox(), Processes(SimpleNamespace(semaphore=None), consumer),
         StoreWatch(store, lambda: None), "name", lambda slot: None,
     )  # fmt: skip
-    parking._room = Room(store, ["q"])
-    yield parking
-    store.sync.close()
+    parking._room = room
+    return parking
 
 
 @pytest.mark.parametrize("goes", ["before the question", "before the answer"])

@@ -6,7 +6,7 @@ import time
 
 from slotline import Pool, RedisStore, configure
 from slotline.caches.line import Line
-from slotline.pools import Parked, Room
+from slotline.pools import Parked
 from slotline.pools._tending import evictions_on
 from slotline.steps import run_awaiting
 from slotline.stores.wakeups import Listen
@@ -48,9 +48,8 @@ async def test_a_lost_message_costs_a_delay_and_the_slot_goes_on_counting(redis_
     await ours.close()
 
 
-async def test_a_line_for_a_cached_value_leaves_nothing_with_those_who_hear_of_evictions(redis_url):
-    store = RedisStore(redis_url)
-    room = Room(store, ["q"], on_lost=lambda _: None)
+async def test_a_line_for_a_cached_value_leaves_nothing_with_those_who_hear_of_evictions(store, make_room):
+    room = make_room("q", on_lost=lambda _: None)
     line = Line("cache-line:n:k", store)
     first = await run_awaiting(line.joining(room, b"first", "q", "ann"))
     assert await run_awaiting(line.joining(room, b"second", "q", "bob")) == Parked(0)
@@ -68,5 +67,3 @@ async def test_a_line_for_a_cached_value_leaves_nothing_with_those_who_hear_of_e
     await run_awaiting(line.ending(taken.slot))
     assert not evictions_on(store)._told
     assert taken.slot.lost is False
-    room.close()
-    await store.close()

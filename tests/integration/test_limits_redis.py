@@ -7,16 +7,9 @@ import time
 
 import pytest
 
-from slotline import Limits, Pool, PoolFullError, RedisStore, Slot, configure
+from slotline import Limits, Pool, PoolFullError, Slot, configure
 from slotline.pools import Place
 from tests.harness.waiting import await_until, wait_until
-
-
-@pytest.fixture
-async def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
 
 
 @pytest.fixture

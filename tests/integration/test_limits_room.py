@@ -7,35 +7,10 @@ import time
 
 import pytest
 
-from slotline import Holding, Limits, Pool, RedisStore, Slot, configure
+from slotline import Holding, Limits, Pool, Slot, configure
 from slotline.pools import Parked, Room, Taken
 from slotline.stores.base import undoing
 from tests.harness.waiting import wait_until
-
-
-@pytest.fixture
-def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    store.sync.close()
-
-
-@pytest.fixture
-def make_room(store):
-    rooms: list[Room] = []
-
-    def make(*lanes: str) -> Room:
-        rooms.append(Room(store, lanes))
-        return rooms[-1]
-
-    yield make
-    for room in rooms:
-        room.close()
-
-
-@pytest.fixture
-def room(make_room):
-    return make_room("q")
 
 
 @pytest.fixture

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from slotline import Pool, RedisStore, Slot, configure
-from slotline.pools import Parked, Room
+from slotline import Pool, Slot, configure
+from slotline.pools import Parked
 from slotline.pools.place import Place
 from tests.harness.waiting import wait_until
 
 STATE = "slotline:{pool:p}:state"
-
-
-@pytest.fixture
-def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    store.sync.close()
-
-
-@pytest.fixture
-def room(store):
-    room = Room(store, ["q"])
-    yield room
-    room.close()
 
 
 @pytest.mark.parametrize("owner", ["a|b", "3|a", "zwei\nZeilen", "ü|"])

@@ -17,15 +17,8 @@ from tests.harness.ports import free_port
 from tests.harness.waiting import await_until
 
 
-@pytest.fixture
-async def redis_store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
-
-
-async def test_a_slot_costs_one_command_to_take_and_one_to_give_back(redis_store, redis_server):
-    pool = Pool("p", 1, store=redis_store)
+async def test_a_slot_costs_one_command_to_take_and_one_to_give_back(store, redis_server):
+    pool = Pool("p", 1, store=store)
     await pool.release(await pool.acquire())
     with redis_server.recording() as sent:
         for _ in range(10):
@@ -33,8 +26,8 @@ async def test_a_slot_costs_one_command_to_take_and_one_to_give_back(redis_store
     assert [command.name for command in sent] == ["evalsha"] * 20
 
 
-async def test_a_hold_after_a_wait_costs_two_commands_too(redis_store, redis_server):
-    pool = Pool("p", 4, store=redis_store)
+async def test_a_hold_after_a_wait_costs_two_commands_too(store, redis_server):
+    pool = Pool("p", 4, store=store)
 
     async def use() -> None:
         async with pool.slot():
@@ -47,9 +40,9 @@ async def test_a_hold_after_a_wait_costs_two_commands_too(redis_store, redis_ser
     assert 64 * 2 <= len(scripts) <= 64 * 2.1
 
 
-async def test_a_thousand_concurrent_callers_share_few_connections(redis_store, redis_client):
+async def test_a_thousand_concurrent_callers_share_few_connections(store, redis_client):
     before = redis_client.info("clients")["connected_clients"]
-    pool = Pool("p", 1000, store=redis_store)
+    pool = Pool("p", 1000, store=store)
     slots = await asyncio.gather(*(pool.acquire() for _ in range(1000)))
     assert await pool.size() == 1000
     assert redis_client.info("clients")["connected_clients"] - before <= 6
@@ -57,8 +50,8 @@ async def test_a_thousand_concurrent_callers_share_few_connections(redis_store, 
     assert await pool.size() == 0
 
 
-async def test_a_thousand_waiters_are_all_served(redis_store):
-    pool = Pool("p", 50, store=redis_store)
+async def test_a_thousand_waiters_are_all_served(store):
+    pool = Pool("p", 50, store=store)
 
     async def use() -> int:
         async with pool.slot(timeout=60) as slot:
@@ -69,8 +62,8 @@ async def test_a_thousand_waiters_are_all_served(redis_store):
     assert await pool.size() == 0
 
 
-async def test_threads_share_few_connections(redis_store, redis_client):
-    pool = Pool("p", 100, store=redis_store)
+async def test_threads_share_few_connections(store, redis_client):
+    pool = Pool("p", 100, store=store)
     before = redis_client.info("clients")["connected_clients"]
     failures: list[BaseException] = []
 
@@ -89,11 +82,11 @@ async def test_threads_share_few_connections(redis_store, redis_client):
     assert redis_client.info("clients")["connected_clients"] - before <= 55
 
 
-async def test_cancelling_callers_disturbs_nobody_who_travels_with_them(redis_store):
+async def test_cancelling_callers_disturbs_nobody_who_travels_with_them(store):
     ping = Command("ECHO", ("x",))
 
     async def ask() -> bytes:
-        return await redis_store.execute(ping)
+        return await store.execute(ping)
 
     tasks = [asyncio.create_task(ask()) for _ in range(400)]
     await asyncio.sleep(0)
@@ -104,15 +97,15 @@ async def test_cancelling_callers_disturbs_nobody_who_travels_with_them(redis_st
     assert outcomes[1::2] == [b"x"] * 200
 
 
-async def test_a_lone_caller_that_is_cancelled_leaves_nobody_its_reply(redis_store, redis_client):
+async def test_a_lone_caller_that_is_cancelled_leaves_nobody_its_reply(store, redis_client):
     before = redis_client.info("clients")["connected_clients"]
     cancelled = 0
     for number in range(300):
-        lone = asyncio.create_task(redis_store.execute(Command("ECHO", (f"{number}",))))
+        lone = asyncio.create_task(store.execute(Command("ECHO", (f"{number}",))))
         for _ in range(number % 12):  # at every step of the way
             await asyncio.sleep(0)
         lone.cancel()
-        answers = await asyncio.gather(*(redis_store.execute(Command("ECHO", (f"{number} {at}",))) for at in range(3)))
+        answers = await asyncio.gather(*(store.execute(Command("ECHO", (f"{number} {at}",))) for at in range(3)))
         assert answers == [f"{number} {at}".encode() for at in range(3)]
         (outcome,) = await asyncio.gather(lone, return_exceptions=True)
         cancelled += isinstance(outcome, asyncio.CancelledError)
@@ -123,8 +116,8 @@ async def test_a_lone_caller_that_is_cancelled_leaves_nobody_its_reply(redis_sto
     )
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(redis_store, redis_client):
-    pool = Pool("p", 2, store=redis_store)
+async def test_scripts_that_the_server_forgot_are_sent_again(store, redis_client):
+    pool = Pool("p", 2, store=store)
     await pool.acquire()
     redis_client.script_flush()
     await asyncio.to_thread(pool.sync.acquire)
@@ -219,12 +212,12 @@ async def test_an_unreachable_server_is_unavailable_and_never_full():
     await store.close()
 
 
-async def test_a_refused_command_is_an_error_of_its_own(redis_store, redis_client):
+async def test_a_refused_command_is_an_error_of_its_own(store, redis_client):
     redis_client.set("text", "x", ex=60)
     for error in (
-        (await redis_store.execute_many([Command("LPUSH", ("text",), ("y",)), Command("GET", ("text",))])),
+        (await store.execute_many([Command("LPUSH", ("text",), ("y",)), Command("GET", ("text",))])),
         await asyncio.to_thread(
-            redis_store.sync.execute_many, [Command("LPUSH", ("text",), ("y",)), Command("GET", ("text",))]
+            store.sync.execute_many, [Command("LPUSH", ("text",), ("y",)), Command("GET", ("text",))]
         ),
     ):
         assert isinstance(error[0], StoreError)
@@ -273,8 +266,8 @@ def test_an_event_loop_that_has_ended_leaves_nothing_in_the_store(redis_url):
     store.sync.close()
 
 
-async def test_one_callers_text_that_cannot_be_sent_is_nobody_elses_error(redis_store):
-    pool = Pool("p", 5, store=redis_store)
+async def test_one_callers_text_that_cannot_be_sent_is_nobody_elses_error(store):
+    pool = Pool("p", 5, store=store)
     owners = ["ann", "\ud800", "bob"]
     first, unsendable, last = await asyncio.gather(
         *(pool.acquire(owner=owner) for owner in owners), return_exceptions=True
@@ -285,9 +278,7 @@ async def test_one_callers_text_that_cannot_be_sent_is_nobody_elses_error(redis_
     await pool.release(last)
 
 
-async def test_a_slot_is_given_back_although_its_caller_was_cancelled_before_the_question_was_sent(
-    redis_store, monkeypatch
-):
+async def test_a_slot_is_given_back_although_its_caller_was_cancelled_before_the_question_was_sent(store, monkeypatch):
     asking, may_go = asyncio.Event(), asyncio.Event()
     exchange = Wires.exchange
 
@@ -297,13 +288,13 @@ async def test_a_slot_is_given_back_although_its_caller_was_cancelled_before_the
         return await exchange(*args)
 
     monkeypatch.setattr(Wires, "exchange", slow)
-    pool = Pool("p", 1, store=redis_store)
+    pool = Pool("p", 1, store=store)
     caller = asyncio.create_task(pool.acquire())
     await asking.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    await await_until("the release is sent", lambda: not redis_store.keeper._later and not redis_store.keeper._senders)
+    await await_until("the release is sent", lambda: not store.keeper._later and not store.keeper._senders)
     may_go.set()
-    await await_until("the question is answered", lambda: not redis_store._links()._coalescers[""]._flights)
+    await await_until("the question is answered", lambda: not store._links()._coalescers[""]._flights)
     await await_until("nobody holds the slot", lambda: pool.sync.size() == 0)

@@ -16,13 +16,6 @@ from tests.harness.waiting import wait_until
 
 
 @pytest.fixture
-def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    store.sync.close()
-
-
-@pytest.fixture
 def relay():
     relay = Relay()
     yield relay
@@ -105,11 +98,12 @@ def test_a_pool_with_a_rate_and_a_slot_on_somebodys_account_pass_nothing_on(
         assert not end(relay, pool, slot)
 
 
-def test_nothing_is_kept_while_a_message_of_the_pool_is_in_the_room(relay: Relay, store: RedisStore) -> None:
+def test_nothing_is_kept_while_a_message_of_the_pool_is_in_the_room(
+    relay: Relay, store: RedisStore, room: Room
+) -> None:
     pool = Pool("p", 1, store=store)
-    room = Room(store, ["lane"])
-    first = room.sync.park(pool, b"first", lane="lane")
-    room.sync.park(pool, b"second", lane="lane")
+    first = room.sync.park(pool, b"first", lane="q")
+    room.sync.park(pool, b"second", lane="q")
     assert isinstance(first, Slot)
     pool.sync.release(first)
     taken = room.sync.take()
@@ -118,7 +112,6 @@ def test_nothing_is_kept_while_a_message_of_the_pool_is_in_the_room(relay: Relay
     assert not any(end(relay, pool, begin(relay, pool)) for _ in range(30)), "a copy of it may come"
     pool.sync.release(taken.slot)
     taken.sync.settle()
-    room.close()
 
 
 @pytest.mark.parametrize(("cap", "passes"), [(600, PASSES), (None, PASSES), (1, 0.05)])

@@ -25,26 +25,6 @@ from slotline.stores import Command
 from tests.harness.waiting import await_until
 
 
-@pytest.fixture
-async def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-def make_room(store):
-    rooms: list[Room] = []
-
-    def make(*lanes: str, of: RedisStore = store, **options) -> Room:
-        rooms.append(Room(of, lanes, **options))
-        return rooms[-1]
-
-    yield make
-    for room in rooms:
-        room.close()
-
-
 async def park_all(room: Room, pool: Pool, messages: list[bytes], lane: str = "q") -> list[Slot | Parked]:
     return [await room.park(pool, message, lane=lane, owner=message.decode()) for message in messages]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -11,22 +11,15 @@ from slotline import Pool, RedisStore
 from slotline.pools import Room, Slot, room
 
 
-@pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
-
-
 def indexes(client: redis.Redis) -> dict[bytes, dict[bytes, float]]:
     keys = client.keys("*lane*:pools")
     return {key: dict(client.zrange(key, 0, -1, withscores=True)) for key in keys}
 
 
 async def test_a_pool_that_nobody_has_parked_in_for_an_hour_is_forgotten_and_noted_anew(
-    store: RedisStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, make_room: Callable[..., Room], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parking, idle, busy = Room(store, ["q"]), Pool("idle", 1, store=store), Pool("busy", 1, store=store)
+    parking, idle, busy = make_room("q"), Pool("idle", 1, store=store), Pool("busy", 1, store=store)
     for pool in (idle, busy):
         slot = await parking.park(pool, b"first", lane="q")
         assert isinstance(slot, Slot)
@@ -36,31 +29,29 @@ async def test_a_pool_that_nobody_has_parked_in_for_an_hour_is_forgotten_and_not
             await parking.park(pool, b"second", lane="q")
     ((key, noted),) = indexes(redis_client).items()
     redis_client.zadd(key, {name: at - 2 * 3600_000 for name, at in noted.items()})
-    late = Room(store, ["q"])
+    late = make_room("q")
     assert await late.take() is None
     assert set(indexes(redis_client)[key]) == {b"busy"}
     monkeypatch.setattr(room, "_NOTE_AGAIN", 0.0)
     slot = await parking.park(idle, b"third", lane="q")
     assert isinstance(slot, Slot)
     assert set(indexes(redis_client)[key]) == {b"idle", b"busy"}
-    late.close()
 
 
 async def test_the_index_comes_back_after_a_server_lost_its_data(
-    store: RedisStore, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: RedisStore, make_room: Callable[..., Room], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "_NOTE_AGAIN", 0.0)
-    parking, pool = Room(store, ["q"]), Pool("p", 1, store=store)
+    parking, pool = make_room("q"), Pool("p", 1, store=store)
     await parking.park(pool, b"first", lane="q")
     redis_client.flushall()
     slot = await parking.park(pool, b"first", lane="q")
     await parking.park(pool, b"second", lane="q")
     assert isinstance(slot, Slot)
     await pool.release(slot)
-    worker = Room(store, ["q"])
+    worker = make_room("q")
     taken = await worker.take()
     assert taken is not None
     assert taken.message == b"second"
     await pool.release(taken.slot)
     await taken.settle()
-    worker.close()

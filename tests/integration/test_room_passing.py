@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from slotline import Limits, Pool, RedisStore, Slot
+from slotline import Limits, Pool, Slot
 from slotline.pools import Parked, Room, Taken
 from slotline.pools._wire import pool_keys
 from slotline.stores import Command
 from tests.harness.waiting import await_until
-
-
-@pytest.fixture
-async def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-def make_room(store):
-    rooms: list[Room] = []
-
-    def make(*lanes: str) -> Room:
-        rooms.append(Room(store, lanes))
-        return rooms[-1]
-
-    yield make
-    for room in rooms:
-        room.close()
 
 
 async def park_all(room: Room, pool: Pool, messages: list[bytes], lane: str = "q") -> list[Slot | Parked]:

@@ -84,33 +84,28 @@ async def test_parked_messages_run_once_each_at_the_rates_pace(
 
 
 async def test_an_idle_room_is_called_for_the_first_message_over_a_rate_and_again_when_its_start_is_allowed(
-    redis_url: str,
+    store: RedisStore, make_room: Callable[..., Room]
 ) -> None:
-    store, calls = RedisStore(redis_url), []
+    calls: list[float] = []
     pool = Pool("p", None, rate="5/s", store=store)
-    rooms = [Room(store, [lane], on_call=lambda: calls.append(time.monotonic())) for lane in ("a", "b")]
-    try:
-        for room in rooms:
-            assert await room.take() is None
-        await pool.release(await pool.acquire())
-        order = [("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"4")]
-        for lane, message in order:
-            await rooms[0].park(pool, message, lane=lane)
-        begun, served = time.monotonic(), []
+    rooms = [make_room(lane, on_call=lambda: calls.append(time.monotonic())) for lane in ("a", "b")]
+    for room in rooms:
+        assert await room.take() is None
+    await pool.release(await pool.acquire())
+    order = [("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"4")]
+    for lane, message in order:
+        await rooms[0].park(pool, message, lane=lane)
+    begun, served = time.monotonic(), []
 
-        async def all_served() -> bool:
-            for room in rooms:
-                if room.due and (one := await room.take()) is not None:
-                    served.append(one.message)
-                    await one.settle()
-                    await one.pool.release(one.slot)
-            return len(served) == len(order)
-
-        await await_until("all are served", all_served, timeout=6)
-        assert served == [message for _, message in order]
-        assert time.monotonic() - begun >= 0.6 * 0.95
-        assert calls
-    finally:
+    async def all_served() -> bool:
         for room in rooms:
-            room.close()
-        await store.close()
+            if room.due and (one := await room.take()) is not None:
+                served.append(one.message)
+                await one.settle()
+                await one.pool.release(one.slot)
+        return len(served) == len(order)
+
+    await await_until("all are served", all_served, timeout=6)
+    assert served == [message for _, message in order]
+    assert time.monotonic() - begun >= 0.6 * 0.95
+    assert calls

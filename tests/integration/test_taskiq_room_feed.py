@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -25,11 +24,9 @@ from tests.integration.taskiq_rooms import LEASE, QueueBroker, Work, in_room, in
 
 
 @pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+def store(store: RedisStore) -> RedisStore:
     configure(heartbeat_lease=LEASE)
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
+    return store
 
 
 async def test_a_busy_worker_lets_no_slot_wait_behind_its_queue_and_starves_no_parked_message(

@@ -20,11 +20,9 @@ from tests.integration.taskiq_rooms import LEASE, QueueBroker, Work, info, waiti
 
 
 @pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+def store(store: RedisStore) -> RedisStore:
     configure(heartbeat_lease=LEASE)
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
+    return store
 
 
 class Results(InmemoryResultBackend[Any]):

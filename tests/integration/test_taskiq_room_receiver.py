@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
@@ -22,11 +21,9 @@ from tests.integration.taskiq_rooms import LEASE, QueueBroker, Work, free, in_ro
 
 
 @pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+def store(store: RedisStore) -> RedisStore:
     configure(heartbeat_lease=LEASE)
-    store = RedisStore(redis_url)
-    yield store
-    await store.close()
+    return store
 
 
 async def test_what_is_parked_is_acknowledged_at_once_and_runs_byte_for_byte(

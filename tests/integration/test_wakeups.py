@@ -14,13 +14,6 @@ from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 
 
-@pytest.fixture
-def store(redis_url):
-    store = RedisStore(redis_url)
-    yield store
-    store.sync.close()
-
-
 def test_who_cannot_tell_the_thread_of_a_new_channel_is_heard_at_its_next_check(store, monkeypatch):
     monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.2)
     hub, connect = store.wakeups, store.wakeups._connect
