@@ -10,6 +10,7 @@ from typing import Any
 from slotline.steps import Step
 from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key
+from slotline.stores.scanning import glob
 
 _AGES_MS = 10 * 365 * 24 * 3600 * 1000
 """How long a tag remembers an entry without expiry."""
@@ -46,7 +47,7 @@ class Names:
         self._prefix = prefix
         self.namespace = namespace
         self._tag_kind = f"{namespace}-tag"
-        self.patterns = (f"{_glob(prefix)}:{{{_glob(namespace)}:*", f"{_glob(prefix)}:{{{_glob(self._tag_kind)}:*")
+        self.patterns = (f"{glob(prefix)}:{{{glob(namespace)}:*", f"{glob(prefix)}:{{{glob(self._tag_kind)}:*")
         self.channel = f"{prefix}:{{{namespace}}}:gone"
         """Where the names of values that were set or removed are announced, for copies in other processes."""
         self._shown_from = len(f"{prefix}:{{{namespace}:")
@@ -71,10 +72,6 @@ def writable(name: str) -> str:
     except UnicodeEncodeError:  # half a surrogate pair: redis-py cannot send it
         return "~" + hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
     return name
-
-
-def _glob(text: str) -> str:
-    return "".join("\\" + character if character in "*?[]\\^-" else character for character in text)
 
 
 def _three(base: str) -> tuple[str, str, str]:
@@ -160,10 +157,6 @@ def tag(name: str, base: str, life_ms: int) -> Command:
 
 def untag(name: str, done: list[bytes]) -> Command:
     return Command("cache_untag", (name,), (_BATCH, *done))
-
-
-def scan(cursor: str | int, pattern: str) -> Command:
-    return Command("SCAN", (), (cursor, "MATCH", pattern, "COUNT", _BATCH))
 
 
 def unlink(name: str) -> Command:

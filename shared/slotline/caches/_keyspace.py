@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from slotline.caches import _commands as commands
 from slotline.steps import Call, Steps
+from slotline.stores.scanning import keys_like, scan
 
 if TYPE_CHECKING:
     from slotline.stores.base import Command, Store
-
-_END = (0, "0", b"0")
-"""Cursors of a scan that has ended."""
 
 
 def all_or_error(store: Store, batch: list[Command]) -> Steps[list[Any]]:
@@ -44,15 +42,13 @@ def invalidate_tagged(store: Store, tag_name: str, channel: str) -> Steps[int]:
 
 def clear_matching(store: Store, pattern: str, channel: str) -> Steps[None]:
     """Remove whatever is named like ``pattern``, and take their claims from those who create values now."""
-    cursor: str | int = 0  # opaque: on a Cluster it says which server it is of
-    while True:
-        cursor, found = yield Call(store, commands.scan(cursor, pattern))
+    cursor: str | int | None = 0
+    while cursor is not None:
+        cursor, found = yield from scan(store, pattern, cursor)
         names = [name.decode("utf-8", "surrogateescape") for name in found]
         if names:
             yield from all_or_error(store, [_removal(name, channel) for name in names])
-        if cursor in _END:
-            yield Call(store, commands.announce(channel, commands.EVERYTHING))
-            return
+    yield Call(store, commands.announce(channel, commands.EVERYTHING))
 
 
 def _removal(name: str, channel: str) -> Command:
@@ -64,10 +60,25 @@ def _removal(name: str, channel: str) -> Command:
 def stored_keys(store: Store, names: commands.Names, limit: int) -> Steps[list[str]]:
     """Return the user's keys of entries on the server, ``limit`` at the most."""
     found: list[str] = []
-    cursor: str | int = 0
-    while True:
-        cursor, batch = yield Call(store, commands.scan(cursor, names.patterns[0]))
+    cursor: str | int | None = 0
+    while cursor is not None and len(found) < limit:
+        cursor, batch = yield from scan(store, names.patterns[0], cursor)
         shown = (names.shown(name.decode("utf-8", "replace")) for name in batch)
         found.extend(key for key in shown if key is not None)
-        if cursor in _END or len(found) >= limit:
-            return found[:limit]
+    return found[:limit]
+
+
+class Survey(NamedTuple):
+    """What there is of a cache on a server: values, tags, and claims of those who make values now."""
+
+    entries: int
+    tags: int
+    claims: int
+
+
+def survey(store: Store, names: commands.Names) -> Steps[Survey]:
+    """Count what there is of a cache."""
+    of_entries = yield from keys_like(store, names.patterns[0])
+    tags = yield from keys_like(store, names.patterns[1])
+    ends = [name.decode("utf-8", "replace").rpartition("}")[2] for name in of_entries]
+    return Survey(ends.count(commands.ENTRY), len(tags), ends.count(commands.CLAIM))

@@ -3,7 +3,7 @@
 from slotline.pools._sync import SyncLimit, SyncPool
 from slotline.pools._sync_room import SyncRoom, SyncTaken
 from slotline.pools.holding import Holding
-from slotline.pools.info import Holder, PoolInfo
+from slotline.pools.info import Holder, PoolInfo, Waiter
 from slotline.pools.limit import Limit
 from slotline.pools.limits import Limits
 from slotline.pools.place import Place, SyncPlace
@@ -32,5 +32,6 @@ __all__ = [
     "SyncRoom",
     "SyncTaken",
     "Taken",
+    "Waiter",
     "pooled",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from slotline.pools._share import Partition, Weight
-from slotline.pools.info import PoolInfo
+from slotline.pools.info import PoolInfo, Waiter
 from slotline.pools.slot import Slot
 from slotline.steps import run_blocking
 
@@ -57,6 +57,10 @@ class SyncPool(SyncLimit[Slot]):
     def info(self, *, holders: int = 100) -> PoolInfo:
         """See :meth:`Pool.info`."""
         return run_blocking(self._pool.informing(holders))
+
+    def waiting(self, *, most: int = 100) -> tuple[Waiter, ...]:
+        """See :meth:`Pool.waiting`."""
+        return run_blocking(self._pool.listing(most))
 
     def pause(self) -> bool:
         """See :meth:`Pool.pause`."""

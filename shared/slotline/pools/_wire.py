@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from slotline.pools.info import Holder, PoolInfo
+from slotline.pools.info import Holder, PoolInfo, Waiter
 from slotline.pools.rate import Rate
 from slotline.stores.base import Command, Store
 from slotline.stores.layout import base_key, grouped_key
@@ -130,7 +130,7 @@ def info_command(keys: tuple[bytes, ...], declared: int, holders: int) -> Comman
 
 def read_info(key: str, reply: Any) -> PoolInfo:
     """Read a reply of ``pool_info``."""
-    size, used, waiting, _, listed, paused = reply
+    size, used, waiting, now_ms, listed, paused, rate, share = reply
     holders = []
     for token, expires_ms, record in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
         fence, acquired_ms, _, weight, partition, owner = _text(record).split("|", 5)
@@ -138,7 +138,19 @@ def read_info(key: str, reply: Any) -> PoolInfo:
         ends = None if expires < 0 else expires / 1000
         holders.append(Holder(_text(token), owner, int(fence), acquired, ends, int(weight), partition or None))
     limit = None if int(size) >= UNLIMITED else int(size)
-    return PoolInfo(key, limit, int(used), int(waiting), bool(paused), tuple(holders))
+    return PoolInfo(
+        *(key, limit, int(used), int(waiting), bool(paused), tuple(holders)),
+        rate=Rate.from_wire(_text(rate)),
+        max_per_partition=int(share) if share else None,
+        now=int(now_ms) / 1000,
+    )
+
+
+def read_waiter(token: bytes, record: bytes) -> Waiter:
+    """Read what is told of one who waits, as ``lib_waiting.lua`` says."""
+    place, weight, partition, parked, several, owner = _text(record).split("|", 5)
+    since = int(place, 16) / 1_000_000
+    return Waiter(_text(token), owner, since, int(weight), partition or None, parked == "1", several == "1")
 
 
 def _full(pool: Any, owners: Any, rated_ms: Any) -> Full:

@@ -24,8 +24,9 @@ from slotline.pools._wire import (
     pool_name,
     read_answer,
     read_info,
+    read_waiter,
 )
-from slotline.pools.info import PoolInfo
+from slotline.pools.info import PoolInfo, Waiter
 from slotline.pools.limit import Limit
 from slotline.pools.place import Place
 from slotline.pools.rate import Rate
@@ -138,6 +139,13 @@ class Pool(Limit[Slot]):
         """Return the limit in force, what is used, who waits, and at most ``holders`` of the holders."""
         return await run_awaiting(self.informing(holders))
 
+    async def waiting(self, *, most: int = 100) -> tuple[Waiter, ...]:
+        """Return who waits in line, callers and parked messages, those who came first, ``most`` of them.
+
+        Partitions are served in turn, and limits made smaller are heeded, so the next one served may be another.
+        """
+        return await run_awaiting(self.listing(most))
+
     async def resize(self, max_size: int) -> int:
         """Change the limit for everybody, at once; holders keep their slots, waiters get new ones.
 
@@ -245,6 +253,12 @@ class Pool(Limit[Slot]):
         most = _checks.whole_number("holders", holders, at_least=0)
         store, keys = self._where()
         return read_info(self.key, (yield Call(store, info_command(keys, self.max_size, most))))
+
+    def listing(self, most: int) -> Steps[tuple[Waiter, ...]]:
+        """Read who waits."""
+        store, keys = self._where()
+        told = yield Call(store, Command("pool_waiting", keys, (_checks.whole_number("most", most),)))
+        return tuple(map(read_waiter, told[::2], told[1::2]))
 
     def resizing(self, max_size: int) -> Steps[int]:
         """Change the limit."""

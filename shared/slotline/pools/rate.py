@@ -48,6 +48,19 @@ class Rate:
             raise refuse("rate", rate, _ALLOWED)
         return cls(rate, interval_us, 1 if burst is None else whole_number("burst", burst))
 
+    @classmethod
+    def from_wire(cls, wire: str) -> Rate | None:
+        """Return the rate that :attr:`wire` was made of, in its shortest form; ``None`` for an empty text."""
+        if not wire:
+            return None
+        interval_us, burst = map(int, wire.split("/"))
+        for unit, seconds in _UNITS.items():
+            period_us = seconds * _MICROSECONDS
+            count = round(period_us / interval_us)
+            if count and round(period_us / count) == interval_us:
+                return cls(f"{count}/{unit}", interval_us, burst)
+        return cls(f"1/{interval_us / _MICROSECONDS:g}s", interval_us, burst)
+
     @property
     def wire(self) -> str:
         """The rate as the store knows it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from slotline.stores.base import Command
@@ -13,7 +14,7 @@ class Waiting(NamedTuple):
     """One place in line; a waiter in this process cannot die without it, so it needs no patience.
 
     Of one who wants slots of other pools, too, ``several`` is the command by which it leaves. ``place`` is the same in
-    all lines.
+    all lines. ``since_ms`` is when it came.
     """
 
     cap_ms: int
@@ -22,6 +23,7 @@ class Waiting(NamedTuple):
     partition: str
     several: Command | None = None
     place: int = 0
+    since_ms: int = 0
 
 
 places_in_line = itertools.count(1)
@@ -41,14 +43,15 @@ class Line:
     def __len__(self) -> int:
         return len(self._partitions)
 
+    def items(self) -> Iterator[tuple[str, Waiting]]:
+        """Return all who stand here, by token."""
+        for places in (*self.turns.values(), *self.stopped.values()):
+            yield from places.items()
+
     @property
     def alone(self) -> int:
         """How many want a slot of this pool alone."""
-        return sum(
-            not waiting.several
-            for places in (*self.turns.values(), *self.stopped.values())
-            for waiting in places.values()
-        )
+        return sum(not waiting.several for _, waiting in self.items())
 
     def __contains__(self, token: str) -> bool:
         return token in self._partitions

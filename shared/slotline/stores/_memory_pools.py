@@ -33,12 +33,13 @@ class Held(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """One who wants slots of several pools; since when it moves between them, and until when it keeps what it has."""
+    """One who wants slots of several pools; since when it moves between them, until when it keeps what it has."""
 
     place: int
     owner: str
     since_ms: int = 0
     kept_until_ms: int = 0
+    came_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -192,7 +193,9 @@ def known(pools: Pools, key: str | bytes, spec: Any) -> PoolState:
 
 def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
     token, spec, first, patience_ms = str(command.args[0]), str(command.args[2]), command.args[3], command.args[8]
-    waiting = Waiting(int(command.args[5]), str(command.args[1]), int(command.args[6]), str(command.args[7]))
+    waiting = Waiting(
+        *(int(command.args[5]), str(command.args[1]), int(command.args[6]), str(command.args[7])), since_ms=now_ms
+    )
     declared_before = pools[command.keys[0]].declared.encode() if command.keys[0] in pools else b""
     pool = known(pools, command.keys[0], spec)
     if first and pool.declared != spec:
@@ -266,17 +269,33 @@ def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Repl
     most, declared = int(command.args[0]), int(command.args[1])
     pool = pools.get(command.keys[0])
     if pool is None:
-        return [declared, 0, 0, now_ms, [], 0]
+        return [declared, 0, 0, now_ms, [], 0, b"", b""]
     pool.drop_expired(now_ms)
     listed: list[bytes] = []
     for token, held in list(pool.slots.items())[:most]:
         record = f"{held.fence}|{held.acquired_ms}|0|{held.weight}|{held.partition}|{held.owner}"
         listed += [token.encode(), b"%d" % held.expires_ms, record.encode()]
-    return [pool.max, pool.used, pool.waiting, now_ms, listed, int(pool.paused)]
+    rate = f"{pool.interval_us}/{pool.burst}" if pool.interval_us else ""
+    share = str(pool.share or "")
+    return [pool.max, pool.used, pool.waiting, now_ms, listed, int(pool.paused), rate.encode(), share.encode()]
+
+
+def pool_waiting(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature
+    pool = pools.get(command.keys[0])
+    if pool is None:
+        return []
+    found = [(one.place, token, one.since_ms, one, 0) for token, one in pool.line.items() if one.several is None]
+    for queue in pool.queues.values():
+        found += [(one.place, token, one.came_ms, Waiting(0, one.owner, 1, ""), 1) for token, one in queue.items()]
+    told: list[bytes] = []
+    for _, token, since_ms, one, several in sorted(found)[: int(command.args[0])]:
+        record = f"{since_ms * 1000:x}|{one.weight}|{one.partition}|0|{several}|{one.owner}"
+        told += [token.encode(), record.encode()]
+    return told
 
 
 Script: TypeAlias = Callable[[Pools, int, Command, Rings], Reply]
 SCRIPTS: dict[str, Script] = {
     function.__name__: function
-    for function in (pool_acquire, pool_release, pool_resize, pool_pause, pool_evict, pool_info)
+    for function in (pool_acquire, pool_release, pool_resize, pool_pause, pool_evict, pool_info, pool_waiting)
 }

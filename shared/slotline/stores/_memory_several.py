@@ -43,7 +43,7 @@ class _Several:
     def enqueue(self, token: str, owner: str) -> None:
         queue = self.pools[0].queues.setdefault(self.queue, {})
         if token not in queue:
-            queue[token] = Queued(next(places_in_line), owner)
+            queue[token] = Queued(next(places_in_line), owner, came_ms=self.now_ms)
 
     def leaving(self, token: str) -> Command:
         args = (token, *self.command.args[1 : 3 + 3 * len(self.pools)])

@@ -2,7 +2,8 @@
 --
 -- KEYS  slots, line, state, claims, ring
 -- ARGV  1 most holders to list (0: only counts)   2 declared size of the caller
--- Returns  {max, used, waiting, now_ms, {token, expires_ms, record, ...}, 1 if it is paused else 0}
+-- Returns  {max, used, waiting, now_ms, {token, expires_ms, record, ...}, 1 if it is paused else 0,
+--          rate: "interval_us/burst", or '', most that a partition may have, or ''}
 --          used is what the holders weigh; a record is "fence|acquired_ms|cap_at_ms|weight|partition|owner"
 -- include: lib_pool
 
@@ -27,4 +28,5 @@ end
 -- Who waits for several pools is counted in the queue at the first of them, and not where it stands.
 local waiting = redis.call('ZCARD', line)
 if waiting > 0 then waiting = waiting - redis.call('ZLEXCOUNT', line, '[+', '(,') end
-return {max, used + heavier, waiting, now_ms, listed, redis.call('HEXISTS', state, 'paused')}
+local known = redis.call('HMGET', state, 'paused', 'rate', 'share')
+return {max, used + heavier, waiting, now_ms, listed, known[1] and 1 or 0, known[2] or '', known[3] or ''}
