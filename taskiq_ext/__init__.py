@@ -1,11 +1,21 @@
-"""Slotline for Taskiq: limits, cached results and leased executors, as middlewares that read a task's labels."""
+"""Slotline for Taskiq: limits, cached results and leased executors, as middlewares that read a task's labels.
 
-from taskiq_ext._limits import PoolLimit
-from taskiq_ext.cache import CacheMiddleware
-from taskiq_ext.dependencies import current_slot, executor, executor_lease
-from taskiq_ext.executors import ExecutorMiddleware
-from taskiq_ext.invalidation import invalidate
-from taskiq_ext.pools import PoolLimitMiddleware
+Names are looked up when they are used: each ``taskiq`` command imports this package for its subcommand ``slotline``,
+and needs nothing else of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskiq_ext._limits import PoolLimit
+    from taskiq_ext.cache import CacheMiddleware
+    from taskiq_ext.dependencies import current_slot, executor, executor_lease
+    from taskiq_ext.executors import ExecutorMiddleware
+    from taskiq_ext.invalidation import invalidate
+    from taskiq_ext.pools import PoolLimitMiddleware
 
 __all__ = [
     "CacheMiddleware",
@@ -17,3 +27,23 @@ __all__ = [
     "executor_lease",
     "invalidate",
 ]
+
+_HOMES = {
+    "CacheMiddleware": "cache",
+    "ExecutorMiddleware": "executors",
+    "PoolLimit": "_limits",
+    "PoolLimitMiddleware": "pools",
+    "current_slot": "dependencies",
+    "executor": "dependencies",
+    "executor_lease": "dependencies",
+    "invalidate": "invalidation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,25 @@
+"""``celery -A app slotline ...``: the operator's commands on the store of an app.
+
+Each ``celery`` command imports this module; what only this one needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    "slotline",
+    add_help_option=False,  # the commands have their own
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Look at limits and caches: pools, holders, waiting, explain, resize, ...",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def slotline(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Look at limits and caches."""
+    from celery_ext.config import runtime  # noqa: PLC0415 - see above
+    from slotline.cli import main  # noqa: PLC0415 - see above
+
+    store = runtime(context.obj.app).store
+    context.exit(main(arguments, store=store, prog="celery slotline", setting="slotline_redis_url"))
