@@ -21,6 +21,7 @@ def fail(request: Any, error: BaseException) -> None:
     task that fails in the worker's main process; the task's own ``on_failure`` and ``after_return`` run there, too.
     """
     info = info_of(error)
+    logger.info("%s does not run: %s", request, error)  # Celery's own line does not name the task
     try:
         request.on_failure(info)
     finally:
@@ -34,20 +35,32 @@ def fail(request: Any, error: BaseException) -> None:
     error.__traceback__ = None  # it would keep this frame, and the request with it
 
 
+class _Decision(ExceptionInfo):  # type: ignore[misc] # billiard ships no types
+    """Something that was decided here, and not raised by anybody's code: Celery logs it without a traceback."""
+
+    @property
+    def exc_info(self) -> None:
+        return None
+
+
 def info_of(error: BaseException) -> ExceptionInfo:
     """Return what a pool would report of an error that was raised in one of its processes."""
     try:
         raise error.with_traceback(None) from None
     except type(error):
-        return ExceptionInfo()
+        return _Decision()
 
 
 def turn_away(request: Any, on_full: str | None, error: PoolFullError) -> None:
-    """End a request that finds its pool full as ``on_full`` says: dropped, cancelled, or failed with ``error``."""
-    if on_full == "drop" and not isinstance(error, PoolTimeoutError):
+    """End a request that finds its pool full as ``on_full`` says: dropped, cancelled, or failed with ``error``.
+
+    One that is dropped out of a chord's header is cancelled, so that the chord fails instead of waiting for it.
+    """
+    drops = on_full == "drop" and not isinstance(error, PoolTimeoutError)
+    if drops and request.chord is None:
         logger.info("%s is dropped: %s", request, error)
         _drop(request)
-    elif on_full == "cancel_newest":
+    elif drops or on_full == "cancel_newest":  # a chord would wait for the result of what is dropped for ever
         logger.info("%s is cancelled: %s", request, error)
         _cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
     else:

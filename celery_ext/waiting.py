@@ -133,7 +133,7 @@ class Waiting:
         # A held request is not one that the pool has: workers that count those must go on to take others.
         state.reserved_requests.discard(held.request)
         self._consumer.qos.increment_eventually()
-        if not self._warned and getattr(self._consumer, "qos_global", None) is False:  # before 5.7 it does not tell
+        if not self._warned and self._prefetch_is_fixed():
             logger.warning(
                 "%s is held. What a worker holds counts in its prefetch count, which is fixed on quorum queues: "
                 "with as many held as that it takes no other tasks, as it would if they were parked.",
@@ -144,6 +144,12 @@ class Waiting:
         logger.debug("%s is held: pool %r has no slot for it", held.request, held.limit.key)
         self._processes.give_back()
         self._tick_later()
+
+    def _prefetch_is_fixed(self) -> bool:
+        consumer = self._consumer
+        if getattr(consumer, "qos_global", None) is not False:  # before 5.7 it does not tell
+            return False
+        return bool(consumer.connection.transport.driver_type == "amqp")  # others have no such queues
 
     def _stand(self, line: Line) -> Slot | None:
         return self._watch.ask(

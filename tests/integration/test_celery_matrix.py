@@ -113,6 +113,20 @@ def test_groups_chains_and_chords_over_limited_tasks(made: Deployment) -> None:
         made.wait_free("ident")
 
 
+def test_a_chord_fails_whose_header_lacks_a_task_that_was_dropped(made: Deployment) -> None:
+    app = made.module
+    with made.worker("prefork", concurrency=3):
+        first = app.one.delay("full", None)
+        wait_until("the first has begun", lambda: made.list("started:full"), 20)
+        header = [app.ident.s(1), app.one.s("full").set(pool_on_full="drop")]
+        total = chord(header, app.total.s()).apply_async()
+        wait_until("the chord has failed", lambda: total.state == "FAILURE", 20)
+        assert sorted(result.state for result in total.parent.results) == ["REVOKED", "SUCCESS"]
+        made.history.set("celery-test:go:one-full", 1, ex=60)
+        first.get(timeout=20)
+        assert made.list("started:full") == [first.id]
+
+
 def test_a_rate_limit_of_celery_beside_a_pool(made: Deployment) -> None:
     app = made.module
     with made.worker("threads", concurrency=3, args=("--prefetch-multiplier", "10")):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
@@ -22,6 +24,7 @@ from slotline.pools import demand as demand_module
 from slotline.stores import MemoryStore
 
 pytestmark = pytest.mark.lowest
+celery_logger = get_logger(__name__)
 
 
 class Timer:
@@ -103,7 +106,7 @@ class Request:
         self.id, self.name = f"id-{next(self.numbers)}", task.name
         self.request_dict = {} if options is None else {"slotline": options}
         self.delivery_info: dict[str, Any] = {}
-        self.message = None
+        self.message = self.chord = None
         self.expires = self.worker_pid = None
         self._already_revoked = self.acknowledged = False
         self.events: list[str] = []
@@ -123,7 +126,11 @@ class Request:
     def on_success(self, result: Any) -> None:
         self.acknowledge()
 
+    def __str__(self) -> str:
+        return self.id
+
     def on_failure(self, info: Any, **_: Any) -> None:
+        celery_logger.error("as Celery does", exc_info=info.exc_info)
         self.error = getattr(info.exception, "exc", info.exception)
         state.task_ready(self)
 
@@ -244,14 +251,21 @@ def test_a_granted_request_is_the_next_to_get_a_process(app: Celery, make_worker
     ("options", "error"), [({"pool_on_full": "fail"}, PoolFullError), ({"pool_timeout": 0}, PoolTimeoutError)]
 )
 def test_a_full_pool_refuses_who_does_not_wait(
-    app: Celery, make_worker: Callable[..., Worker], options: dict[str, Any], error: type[Exception]
+    app: Celery,
+    make_worker: Callable[..., Worker],
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+    error: type[Exception],
 ) -> None:
+    caplog.set_level("INFO")
     worker = make_worker()
     first = worker.receive(Request(app.tasks["unit.keyed"], "a"))
     refused = worker.receive(Request(app.tasks["unit.keyed"], "a", options=options))
     assert worker.ran == [first]
     assert type(refused.error) is error
     assert refused.acknowledged
+    assert f"{refused.id} does not run: {refused.error}" in caplog.text
+    assert "Traceback" not in caplog.text
     assert worker.semaphore.value == 99
 
 
@@ -262,6 +276,19 @@ def test_a_dropped_request_is_acknowledged_without_a_result(app: Celery, make_wo
     assert dropped.acknowledged
     assert dropped.error is None
     assert dropped.events == ["task-rejected"]
+
+
+@pytest.mark.parametrize(("driver", "warns"), [("redis", False), ("amqp", True)])
+def test_a_fixed_prefetch_count_is_warned_about_where_there_are_quorum_queues(
+    app: Celery, make_worker: Callable[..., Worker], caplog: pytest.LogCaptureFixture, driver: str, warns: bool
+) -> None:
+    worker = make_worker()
+    worker.consumer.qos_global = False
+    worker.consumer.connection = SimpleNamespace(transport=SimpleNamespace(driver_type=driver))
+    for _ in range(2):
+        worker.receive(Request(app.tasks["unit.keyed"], "a"))
+    assert worker.gate.counts()["held"] == {"key:a": 1}
+    assert ("quorum queues" in caplog.text) is warns
 
 
 def test_who_does_not_wait_does_not_overtake_who_does(app: Celery, make_worker: Callable[..., Worker]) -> None:
