@@ -7,7 +7,7 @@ Expected output:
 
     30 messages, never more than 3 calls of the API at once
     2 tenants, 1 run each at a time: never more than 2 at once
-    pool_on_full="fail": PoolFullError: Pool 'report' is full: all of its 1 slots are taken, held by report-1.
+    pool_on_full="fail": PoolFullError: Pool 'report' is full: its one slot is taken, held by report-1.
     pool_timeout=0.05: PoolTimeoutError: No slot of pool 'report' came free within 0.05 s.
     pool_on_full="drop": no result
     a bad label is refused where it is written: pool_size=0 is not allowed: it must be a whole number of at least 1.

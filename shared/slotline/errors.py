@@ -51,13 +51,13 @@ class PoolFullError(SlotlineError):
             return f"Pool {self.key!r} has only {self.max_size} slots now, and {self.weight} were asked for."
         if self.retry_after:
             return f"Pool {self.key!r} has used up its rate: the next start is allowed in {self.retry_after:.3g} s."
-        if self.holders and len(self.holders) < min(self.max_size, 100):
+        if len(self.holders) < min(self.max_size, 100):
             return (
                 f"Pool {self.key!r} has no room for this now: it is paused, others wait for what is free, or what is "
                 "free, or left to the partition, is not enough."
             )
-        held = f", held by {', '.join(self.holders)}" if self.holders else ""
-        return f"Pool {self.key!r} is full: all of its {self.max_size} slots are taken{held}."
+        taken = "its one slot is" if self.max_size == 1 else f"all of its {self.max_size} slots are"
+        return f"Pool {self.key!r} is full: {taken} taken, held by {', '.join(self.holders)}."
 
 
 class PoolTimeoutError(PoolFullError, TimeoutError):

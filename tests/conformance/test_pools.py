@@ -230,6 +230,13 @@ async def test_the_newest_declaration_of_a_size_wins_and_both_are_logged(store, 
     assert "declared as 2 here and was as 1 before" in caplog.text
 
 
+async def test_declarations_are_logged_in_words(store, caplog):
+    await Pool("p", 9, rate="100/m", burst=3, max_per_partition=2, store=store).acquire()
+    await Pool("p", None, rate="2/s", store=store).acquire(timeout=20)
+    assert "declared as a start every 0.5 s (burst 1) here and was as 9, a start every 0.6 s (burst 3)" in caplog.text
+    assert "2 of a partition before" in caplog.text
+
+
 async def test_a_repeated_declaration_leaves_a_live_resize_alone(store):
     await (first := Pool("p", 1, store=store)).acquire()
     await first.resize(3)

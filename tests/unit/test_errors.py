@@ -34,6 +34,13 @@ def test_is_made_anew_from_its_arguments_as_json(error):
     assert str(copy) == str(error)
 
 
+def test_a_pool_that_lets_nobody_in_is_not_said_to_be_taken():
+    assert "its one slot is taken, held by ann" in str(errors.PoolFullError("api", 1, ["ann"]))
+    assert "all of its 2 slots are taken, held by ann, bob" in str(errors.PoolFullError("api", 2, ["ann", "bob"]))
+    for holders in ([], ["ann"]):  # it is paused, or others wait
+        assert "it is paused, others wait" in str(errors.PoolFullError("api", 2, holders))
+
+
 def test_full_and_unavailable_share_no_class_but_the_root():
     shared = set(errors.PoolFullError.__mro__) & set(errors.StoreUnavailableError.__mro__)
     assert shared == {errors.SlotlineError, Exception, BaseException, object}

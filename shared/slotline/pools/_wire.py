@@ -42,6 +42,19 @@ def declaration(size: int, rate: Rate | None, most: int | None) -> str:
     return f"{size}{f'@{rate.wire}' if rate else ''}{f'%{most}' if most else ''}"
 
 
+def in_words(declared: str) -> str:
+    """Return a :func:`declaration` as people write it: ``"5, a start every 0.6 s (burst 10), 2 of a partition"``."""
+    rest, _, most = declared.partition("%")
+    size, _, rate = rest.partition("@")
+    words = [] if int(size) >= UNLIMITED else [size]
+    if rate:
+        interval_us, _, burst = rate.partition("/")
+        words.append(f"a start every {int(interval_us) / 1_000_000:.9g} s (burst {burst})")
+    if most:
+        words.append(f"{most} of a partition")
+    return ", ".join(words)
+
+
 @lru_cache(maxsize=256)
 def milliseconds(seconds: float | None, none: int = NO_CAP) -> int:
     """Return whole milliseconds, at least one."""

@@ -209,8 +209,8 @@ class Limit(ABC, Generic[Held]):
 
     def note(self, answer: Answer) -> None:
         """Take notice of what an answer says about the pools' declarations."""
-        for pool, size, declared in zip(self.pools, answer.sizes, answer.declared, strict=True):
-            pool.note_declared(size, declared)
+        for pool, declared in zip(self.pools, answer.declared, strict=True):
+            pool.note_declared(declared)
 
     def acquiring(
         self, owner: str | None, timeout: float | None, weight: Weight, partition: Partition, *, evict: bool

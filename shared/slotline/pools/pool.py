@@ -18,6 +18,7 @@ from slotline.pools._wire import (
     Answer,
     Granted,
     declaration,
+    in_words,
     info_command,
     milliseconds,
     pool_keys,
@@ -215,14 +216,14 @@ class Pool(Limit[Slot]):
         """The command that gives a slot or a place back."""
         return Command("pool_release", self._where()[1], (token,))
 
-    def note_declared(self, size: int, declared: str) -> None:
-        """Take notice of the limit in force, and of what was declared before."""
+    def note_declared(self, declared: str) -> None:
+        """Take notice of what was declared before."""
         if not self._declared:
             self._declared = True
             if declared not in ("", self._declaration):
                 logger.warning(
-                    "pool %r is declared as %s here and was as %s before; the newest declaration counts, with %d slots",
-                    *(self.key, self._declaration, declared, size),
+                    "pool %r is declared as %s here and was as %s before; the newest declaration counts",
+                    *(self.key, in_words(self._declaration), in_words(declared)),
                 )
 
     def hold(self, token: str, owner: str, grant: Granted, since: float, shares: Shares = SINGLE) -> Slot:  # noqa: ARG002 - of several pools
