@@ -81,7 +81,7 @@ class _Foreign:
     """A task without our base class: it may carry a limit, and nothing that needs the base class to work."""
 
     def __init__(self, task: Any) -> None:
-        self.run = task.run
+        self.run, self.name = task.run, task.name
         for name in _CACHE_ONLY:
             if hasattr(task, name):
                 raise refuse(

@@ -272,11 +272,12 @@ def options_of(task: Any, config: Config) -> TaskOptions:
         InvalidOptionError: An option is unknown, impossible, or contradicts the others or the app's settings.
     """
     values: dict[str, Any] = {}
-    for name in NAMES:
-        value = getattr(task, name, _UNSET)
-        if value is not _UNSET:
-            values[name] = check_option(name, value)
-    return _coherent(TaskOptions(values, signature_of(task), config))
+    with _checks.of_task(task.name):
+        for name in NAMES:
+            value = getattr(task, name, _UNSET)
+            if value is not _UNSET:
+                values[name] = check_option(name, value)
+        return _coherent(TaskOptions(values, signature_of(task), config))
 
 
 def refuse_unknown(cls: type, stop: type) -> None:

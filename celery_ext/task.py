@@ -15,6 +15,7 @@ from celery_ext.config import read_config, runtime
 from celery_ext.options import HEADER, TaskOptions, options_of, refuse_unknown, split_call
 from celery_ext.slot import TaskSlot, failure_of, slot_of
 from celery_ext.step import setup
+from slotline._checks import of_task
 from slotline.caches.line import failure_in
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class Task(celery.Task):  # type: ignore[misc] # Celery ships no types
         """
         super().on_bound(app)
         setup(app)
-        refuse_unknown(cls, Task)
+        with of_task(cls.name):
+            refuse_unknown(cls, Task)
         cls._slotline_options = None
 
     @property

@@ -10,7 +10,7 @@ from taskiq.brokers.inmemory_broker import InMemoryBroker
 from taskiq.events import TaskiqEvents
 from taskiq.labels import parse_label
 
-from slotline._checks import refuse
+from slotline._checks import of_task, refuse
 from slotline.errors import InvalidOptionError
 from taskiq_ext._interception import check_registrations, intercept, plan_for
 from taskiq_ext._labels import from_wire, pick
@@ -91,7 +91,8 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
             InvalidOptionError: A task has bad labels.
         """
         for task in self.broker.get_all_tasks().values():
-            self._check(task.original_func, task.labels)
+            with of_task(task.task_name):
+                self._check(task.original_func, task.labels)
             intercept(task)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from taskiq.decor import AsyncTaskiqDecoratedTask
 
+from slotline._checks import of_task
 from taskiq_ext._tether import Tethered
 
 if TYPE_CHECKING:
@@ -205,8 +206,9 @@ class InterceptedTask(AsyncTaskiqDecoratedTask[Any, Any]):
     def __init__(
         self, broker: AsyncBroker, task_name: str, original_func: Function, labels: dict[str, Any], **rest: Any
     ) -> None:
-        for check in _checks.get(broker, ()):
-            check(original_func, labels)
+        with of_task(task_name):
+            for check in _checks.get(broker, ()):
+                check(original_func, labels)
         super().__init__(broker=broker, task_name=task_name, original_func=original_func, labels=labels, **rest)
 
     @property
@@ -268,7 +270,8 @@ def intercept(task: AnyTask) -> None:
 def check_registrations(broker: AsyncBroker, check: RegistrationCheck) -> None:
     """Call ``check(function, labels)`` for each task that ``broker`` knows, and for each before it is registered."""
     for task in broker.get_all_tasks().values():
-        check(task.original_func, task.labels)
+        with of_task(task.task_name):
+            check(task.original_func, task.labels)
         intercept(task)
     _checks.setdefault(broker, []).append(check)
     broker.decorator_class = intercepted_class(broker.decorator_class)

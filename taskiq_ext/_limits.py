@@ -171,7 +171,7 @@ def pool_options(
     """Read the labels of the limit; ``pools`` are the declared ones. See :func:`cache_options` for the rest."""
     refuse_unknown(POOL_LABELS, labels)
     if labels.get("pool") is None:
-        for name in POOL_LABELS[1:]:
+        for name in () if "pool" in labels else POOL_LABELS[1:]:  # None lifts the limit, whatever else the task says
             if labels.get(name) is not None:
                 raise refuse(name, labels[name], "used together with pool, the key of the limit")
         return None

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from slotline.errors import InvalidOptionError
@@ -21,6 +22,18 @@ def refuse(option: str, value: object, allowed: str) -> InvalidOptionError:
     except ValueError:  # more digits than Python likes to show
         shown = f"an int of {value.bit_length()} bits" if isinstance(value, int) else object.__repr__(value)
     return InvalidOptionError(option, shown if len(shown) <= 200 else shown[:197] + "...", allowed)  # noqa: PLR2004 - the docstring names the number
+
+
+@contextmanager
+def of_task(name: str) -> Iterator[None]:
+    """Have a refusal of a task's options name the task: an app has hundreds, and checks all of them as it starts."""
+    try:
+        yield
+    except InvalidOptionError as error:
+        note = f"It is an option of task {name!r}."
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
 
 
 def whole_number(option: str, value: Any, *, at_least: int = 1) -> int:

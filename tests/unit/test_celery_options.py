@@ -86,6 +86,7 @@ def test_a_bad_option_is_refused_at_the_task(app: Celery, name: str, value: Any,
         bind(app, **{**companions(name), name: value})
     assert caught.value.option.startswith(name)
     assert allowed in str(caught.value)
+    assert caught.value.__notes__ == ["It is an option of task 'unit.body'."]
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), BAD, ids=lambda value: repr(value)[:24])
@@ -104,6 +105,7 @@ def test_an_unknown_option_is_refused_by_name(app: Celery, name: str) -> None:
     with pytest.raises(InvalidOptionError, match=f"{name}=5") as caught:
         app.task(lambda_like, name="unit.unknown", shared=False, **{name: 5}).delay()
     assert caught.value.allowed == "one of the options " + ", ".join(NAMES)
+    assert caught.value.__notes__ == ["It is an option of task 'unit.unknown'."]
     with pytest.raises(InvalidOptionError, match=f"{name}=5"):
         bind(app).apply_async(("t",), **{name: 5})
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from taskiq import InMemoryBroker, TaskiqMessage
+from taskiq import InMemoryBroker, TaskiqDepends, TaskiqMessage
 from taskiq.brokers.shared_broker import async_shared_broker
 
+from slotline import Slot
 from slotline.errors import InvalidOptionError, PoolFullError
 from slotline.stores import MemoryStore
-from taskiq_ext import PoolLimitMiddleware
+from taskiq_ext import PoolLimitMiddleware, current_slot
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
 from tests.unit.test_taskiq_labels import function
 
@@ -67,8 +68,9 @@ async def test_a_task_registered_before_the_middleware_is_checked_when_it_comes(
     @broker.task(pool_size=3)
     async def early() -> None: ...
 
-    with pytest.raises(InvalidOptionError, match="pool_size"):
+    with pytest.raises(InvalidOptionError, match="pool_size") as caught:
         broker.add_middlewares(PoolLimitMiddleware(MemoryStore()))
+    assert caught.value.__notes__ == [f"It is an option of task {early.task_name!r}."]
     await broker.shutdown()
 
 
@@ -77,8 +79,9 @@ async def test_a_bad_shared_task_is_refused_at_startup(broker: InMemoryBroker) -
     async def shared() -> None: ...
 
     try:
-        with pytest.raises(InvalidOptionError, match="pool_size"):
+        with pytest.raises(InvalidOptionError, match="pool_size") as caught:
             broker.middlewares[0].startup()
+        assert caught.value.__notes__ == [f"It is an option of task {shared.task_name!r}."]
     finally:
         async_shared_broker.global_task_registry.pop(shared.task_name)
 
@@ -93,6 +96,16 @@ async def test_bad_labels_of_a_call_are_refused_when_it_is_sent(broker: InMemory
             await work.kicker().with_labels(**labels).kiq(1)
     sent = await work.kicker().with_labels(pool_size=2, pool_timeout=None).kiq(1)  # type: ignore[arg-type] # taskiq's own hint forbids None
     assert (await sent.wait_result(check_interval=0.01)).return_value == 1
+
+
+async def test_a_call_may_lift_the_limit(broker: InMemoryBroker) -> None:
+    @broker.task(pool="a", pool_size=1)
+    async def limited(slot: Annotated[Slot | None, TaskiqDepends(current_slot)]) -> bool:
+        return slot is not None
+
+    for pool, expected in (("a", True), (None, False), ("None", False)):
+        sent = await limited.kicker().with_labels(pool=pool).kiq()  # type: ignore[arg-type, call-overload] # as above
+        assert (await sent.wait_result(check_interval=0.01)).return_value is expected
 
 
 async def test_a_message_that_arrives_with_bad_labels_ends_with_the_error_as_its_result(broker: InMemoryBroker) -> None:
