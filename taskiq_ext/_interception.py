@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from taskiq.decor import AsyncTaskiqDecoratedTask
 
 from slotline._checks import of_task
-from taskiq_ext._tether import Tethered
+from taskiq_ext._tether import AtWork, Tethered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -48,13 +48,14 @@ class Plan:
         outcome: Stands in for the function altogether: a cached value, an error.
         runner: Runs the function elsewhere; an ``outcome`` comes before it.
         guard: Can end the run, where :attr:`can_be_ended`.
+        at_work: Knows whether a thread is at the run, where one may be.
         killable: Whether what the ``runner`` runs ends when it is cancelled.
         hit: The ``outcome`` is the function's own, of an earlier run.
         runs_later: Nothing runs for this copy of the message, and nothing of it may become a result.
     """
 
     __slots__ = (
-        "_cleanups", "_home", "_opener", "_parent", "_seen",
+        "_cleanups", "_home", "_opener", "_parent", "_seen", "at_work",
         "guard", "hit", "killable", "message_id", "outcome", "runner", "runs_later", "settled", "slot", "task",
     )  # fmt: skip
 
@@ -65,6 +66,7 @@ class Plan:
         self.outcome: Function | None = None
         self.runner: Function | None = None
         self.guard: Guard | None = None
+        self.at_work: AtWork | None = None
         self.settled = self.hit = self.killable = self.runs_later = False
         self._opener = opener
         self._home = asyncio.current_task()
@@ -96,11 +98,14 @@ class Plan:
         if self.settled:
             return self.real
         function, guard = self.runner or self.real, self.guard
-        if self.outcome is not None or guard is None:
+        if self.outcome is not None or self.slot is None:
             return self.outcome or function
-        if self.can_be_ended or guard.error:
+        if guard is not None and (self.can_be_ended or guard.error):
             return self._standing_in(lambda args, kwargs: guard.run(lambda: function(*args, **kwargs)))
-        return function if self.runner is not None else Tethered(function, os.getpid())
+        if self.runner is not None or inspect.iscoroutinefunction(function):
+            return function
+        self.at_work = self.at_work or AtWork()
+        return Tethered(function, os.getpid(), self.at_work)
 
     @property
     def can_be_ended(self) -> bool:

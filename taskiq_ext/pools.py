@@ -220,6 +220,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if held is None:
             return None
         plan.let_go(self)
+        if self._goes_on(plan, *held):
+            return None
         self._runs.remove(held[1])
         if plan not in self._from_room:
             return None if not result.is_err and self._relay.keep(*held) else _release(*held)
@@ -308,12 +310,40 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     def _abandon(self, plan: Plan) -> None:
         self._from_room.discard(plan)
         held = self._held.pop(plan, None)
-        if held is not None:
-            self._runs.remove(held[1])
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it the process: the lease runs out
-                releasing = asyncio.get_running_loop().create_task(_release(*held))
-                self._releasing.add(releasing)
-                releasing.add_done_callback(self._releasing.discard)
+        if held is not None and not self._goes_on(plan, *held):
+            self._release_soon(*held)
+
+    def _release_soon(self, pool: Limit[Any], slot: Slot) -> None:
+        self._runs.remove(slot)
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it the process: the lease runs out
+            releasing = asyncio.get_running_loop().create_task(_release(pool, slot))
+            self._releasing.add(releasing)
+            releasing.add_done_callback(self._releasing.discard)
+
+    def _goes_on(self, plan: Plan, pool: Limit[Any], slot: Slot) -> bool:
+        """Whether a thread is still at the run, whose message is over: it keeps the slot until it is done."""
+        if plan.at_work is None:
+            return False
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+
+        def over() -> None:  # in the thread
+            try:
+                loop.call_soon_threadsafe(self._release_soon, pool, slot)
+            except RuntimeError:  # the loop is closed
+                with contextlib.suppress(StoreError):
+                    pool.sync.release(slot)
+
+        goes_on = plan.at_work.when_over(over)
+        if goes_on:
+            self._from_room.discard(plan)
+            logger.warning(
+                "The message %s of task %s is over, and its thread is not: it keeps its slot of pool %r until then.",
+                *(plan.message_id, plan.task.task_name, slot.key),
+            )
+        return goes_on
 
 
 def _run_later(plan: Plan) -> None:
