@@ -23,7 +23,8 @@ class StoreWatch:
     """Asks a store for the gate, whose thread must not wait for one that does not answer.
 
     The first question that fails takes the time of the store's own retries. From then on questions fail at once and
-    releases are put by, while a thread of its own looks for the store, until that answers again.
+    releases are put by, while a thread of its own looks for the store, until that answers again, and is heard again by
+    those who wait: until then a question that needs that would fail, and the store be taken to be away once more.
 
     Args:
         store: The store.
@@ -94,6 +95,8 @@ class StoreWatch:
         while not self._ended.wait(PAUSE):
             try:
                 self.store.sync.execute(Command("PING", ()))
+                self.store.wakeups.hasten()
+                self.store.wakeups.listen_blocking()
             except StoreError:
                 continue
             with self._lock:

@@ -94,6 +94,11 @@ class NodeWakeups(Wakeups):
             for ear in ears:
                 ear.listening()
 
+    def hasten(self) -> None:
+        """See :meth:`Wakeups.hasten`."""
+        for ear in list(self._ears.values()):
+            ear.hasten()
+
     def listen_blocking(self) -> None:
         """Block until messages of every server reach this process, or of one, when others do not answer."""
         if not self._topology.masters:

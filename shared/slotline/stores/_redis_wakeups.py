@@ -67,6 +67,7 @@ class RedisWakeups(Wakeups):
         self._thread: threading.Thread | None = None
         self._heard: Future[None] = Future()
         self._closing = False
+        self._hurry = threading.Event()
         self._away = False
         self._pubsub: Any = None
         self._begun = 0.0
@@ -125,6 +126,16 @@ class RedisWakeups(Wakeups):
                     self._thread = threading.Thread(target=self._run, name="slotline-wakeups", daemon=True)
                     self._thread.start()
         return self._heard
+
+    def hasten(self) -> None:
+        """See :meth:`Wakeups.hasten`."""
+        with self._lock:
+            if self._thread is None or not self._heard.done() or self._heard.exception() is None:
+                return
+            self._heard = Future()
+            self._heard.set_running_or_notify_cancel()
+            self._missed = True
+        self._hurry.set()
 
     def _run(self) -> None:
         client = self._connect()
@@ -229,7 +240,8 @@ class RedisWakeups(Wakeups):
                 self._heard.set_exception(unreachable)
             self.nudge_all()
             pause = 1.0
-        threading.Event().wait(pause)
+        self._hurry.wait(pause)
+        self._hurry.clear()
 
     def close(self) -> None:
         """End the thread; whoever waits finds the store's next doorbells when it looks again."""

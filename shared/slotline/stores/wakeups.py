@@ -147,6 +147,9 @@ class Wakeups(ABC):
         for heard in self._joined.get(channel, ()):
             _call(heard, message)
 
+    def hasten(self) -> None:  # noqa: B027 - only what was lost is made anew
+        """Try to be heard again at once, where that could not be: the store answers by now."""
+
     @abstractmethod
     def listen_blocking(self) -> None:
         """Return when messages on the channel reach this process."""
