@@ -172,3 +172,19 @@ async def test_what_other_partitions_may_not_have_is_nobodys_reason(store):
 async def test_what_can_never_be_had_is_refused(store, call, share):
     with pytest.raises(InvalidOptionError, match=next(iter(share))):
         await call(Pool("p", 2, store=store), "evict", **share)
+
+
+async def test_a_holder_is_named_by_its_fence_too(store, call):
+    told: list = []
+    pool = Pool("p", 2, store=store, on_lost=told.append)
+    before = await pool.acquire()
+    await pool.release(before)
+    slot = await pool.acquire()
+    assert await call(pool, "evict", slot.token, fence=before.fence) is None
+    assert await call(pool, "evict", slot.token, fence=slot.fence) == slot.token
+    await await_until("its holder is told", lambda: told)
+    assert told == [slot]
+    for fence, token in ((7, None), (0, "t"), ("7", "t")):
+        with pytest.raises(InvalidOptionError, match="fence"):
+            await call(pool, "evict", token, fence=fence)
+    await pool.release(slot)

@@ -197,6 +197,8 @@ def test_pause_and_resume_say_whether_they_changed_anything(store, run, facts):
 def test_release_frees_a_slot_and_evict_only_tells_its_holder(store, run, facts):
     pool = Pool("p", 1, store=store)
     slot = pool.sync.acquire()
+    assert run("evict", "p", slot.token, "--fence", str(slot.fence - 1))[0] == 1
+    assert facts("evict", "p", slot.token, "--fence", str(slot.fence))["told"] is True
     assert facts("evict", "p", slot.token)["told"] is True
     assert pool.sync.size() == 1
     assert facts("release", "p", slot.token)["released"] is True

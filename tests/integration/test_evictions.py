@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from slotline import Pool, RedisStore, configure
@@ -67,3 +68,36 @@ async def test_a_line_for_a_cached_value_leaves_nothing_with_those_who_hear_of_e
     await run_awaiting(line.ending(taken.slot))
     assert not evictions_on(store)._told
     assert taken.slot.lost is False
+
+
+async def test_an_eviction_that_is_asked_twice_since_its_answer_was_lost_tells_nobody_else(store, monkeypatch):
+    told: list = []
+    pool = Pool("p", 2, store=store, on_lost=told.append)
+    slots = [await pool.acquire() for _ in range(2)]
+    waiters = [asyncio.create_task(pool.acquire(timeout=None))]
+    await await_until("it waits", lambda: _waiting(pool, 1))
+    execute = store.execute
+
+    async def is_asked_again(command):
+        reply = await execute(command)
+        if command.script != "pool_evict":
+            return reply
+        await pool.release(slots[0])  # whoever was told has ended, and others have come
+        await waiters[0]
+        waiters.append(asyncio.create_task(pool.acquire(timeout=None)))
+        await await_until("another waits", lambda: _waiting(pool, 1))
+        return await execute(command)
+
+    monkeypatch.setattr(store, "execute", is_asked_again)
+    assert await pool.evict() == slots[0].token
+    monkeypatch.setattr(store, "execute", execute)
+    assert slots[1] not in told
+    assert await pool.evict() == slots[1].token, "who asks for the other one is another"
+    await await_until("it is told", lambda: slots[1] in told)
+    await pool.release(slots[1])
+    await pool.release(await waiters[1])
+    await pool.release(await waiters[0])
+
+
+async def _waiting(pool, count):
+    return (await pool.info()).waiting == count

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from slotline import Limits, Pool, RedisStore, configure
 from slotline.pools import Limit
 from slotline.pools._several import Ask
-from slotline.pools._tokens import digest_of, lane_id_of
+from slotline.pools._tokens import digest_of, lane_id_of, new_token
 from slotline.stores import Command
 from slotline.stores._scripts import load
 from slotline.stores.base import undoing
@@ -157,7 +157,7 @@ class Scripts(RuleBasedStateMachine):
     @rule(pick=PICK, name=st.sampled_from(list(LIMITS)), partition=PARTITIONS)
     def evict(self, pick: int, name: str, partition: str | None) -> None:
         token = self.tokens[-1 - pick % len(self.tokens)][1] if self.tokens and pick % 2 else ""
-        self.send(Command("pool_evict", self.pools[name].keys, (token, "evict", 1, partition or "")))
+        self.send(Command("pool_evict", self.pools[name].keys, (token, "evict", 1, partition or "", "", new_token())))
 
     @rule(name=st.sampled_from(list(LIMITS)), change=st.sampled_from([-1, 0, 0, 1]))
     def resize(self, name: str, change: int) -> None:

@@ -29,7 +29,7 @@ def pool(store):
 
 def begin(relay: Relay, pool: Pool, owner: str = "run") -> Slot:
     """Do as a queue does for a run."""
-    return relay.take(pool, owner) or pool.sync.acquire(owner=owner)
+    return relay.take(pool, owner) or pool.sync.acquire(owner=owner, timeout=None)
 
 
 def end(relay: Relay, pool: Pool, slot: Slot) -> bool:
@@ -81,7 +81,7 @@ def test_a_process_that_begins_a_run_now_and_then_keeps_nothing(relay: Relay, po
 @pytest.mark.parametrize("used", [1, 2])
 def test_a_pool_that_is_more_than_half_used_keeps_nothing(relay: Relay, store: RedisStore, used: int) -> None:
     pool = Pool("p", 2 * used, store=store)
-    others = [pool.sync.acquire() for _ in range(used)]
+    others = [pool.sync.acquire(timeout=None) for _ in range(used)]
     assert not any(end(relay, pool, begin(relay, pool)) for _ in range(30))
     for slot in others:
         pool.sync.release(slot)
@@ -94,7 +94,7 @@ def test_a_pool_with_a_rate_and_a_slot_on_somebodys_account_pass_nothing_on(
     pool = Pool("p", 10, store=store, **options)
     partition = "ann" if "max_per_partition" in options else None
     for _ in range(30):
-        slot = relay.take(pool, "run") or pool.sync.acquire(partition=partition)
+        slot = relay.take(pool, "run") or pool.sync.acquire(partition=partition, timeout=None)
         assert not end(relay, pool, slot)
 
 
@@ -120,7 +120,7 @@ def test_a_slot_passes_on_for_a_while_only_and_less_where_slot_exp_is_short(
 ) -> None:
     pool = Pool("p", 10, cap, store=store)
     asked_at = time.monotonic()
-    slot = pool.sync.acquire()
+    slot = pool.sync.acquire(timeout=None)
     busy(relay, pool)
     wait_until("its time is over", lambda: time.monotonic() > asked_at + passes + 0.2, 5)
     busy(relay, pool)
@@ -147,7 +147,7 @@ def test_the_store_learns_who_has_a_slot_now_if_the_run_is_no_short_one(relay: R
 
 def test_fences_grow_even_where_the_stores_clock_was_set_back(relay: Relay, store: RedisStore, redis_client) -> None:
     pool = Pool("p", 10, store=store)
-    pool.sync.release(pool.sync.acquire())
+    pool.sync.release(pool.sync.acquire(timeout=None))
     ahead = int((time.time() + 3600) * 1_000_000)
     redis_client.hset("slotline:{pool:p}:state", "fence", ahead)
     first = busy(relay, pool)
@@ -178,7 +178,7 @@ def test_a_run_that_has_a_slot_from_another_is_evicted_as_any_other(relay: Relay
     before = busy(relay, pool)
     slot = relay.take(pool, "run")
     assert slot is not None
-    assert pool.sync.evict(slot.token) == slot.token
+    assert pool.sync.evict(slot.token, fence=slot.fence) == slot.token
     wait_until("it is told", lambda: told, 5)
     assert (told, slot.evicted, before.evicted) == ([slot], True, False)
     assert not relay.keep(pool, slot)

@@ -166,7 +166,7 @@ def resume(console: Console, store: Store, args: Namespace) -> int:
 def evict(console: Console, store: Store, args: Namespace) -> int:
     """Tell a holder to end."""
     pool = known(store, args)
-    if pool.sync.evict(args.token) is None:
+    if pool.sync.evict(args.token, fence=args.fence) is None:
         raise NotFoundError(f"nobody holds a slot of pool {pool.key!r} by the token {args.token!r}")
     told = f"The holder {args.token} of pool {pool.key!r} is told to end; it keeps its slot until it has."
     console.tell(told, {"pool": pool.key, "token": args.token, "told": True})

@@ -133,7 +133,10 @@ def _add_pools(commands: Commands, common: ArgumentParser) -> None:
             _pools.release,
         ),
     ):
-        about_one(name, says, run).add_argument("token", metavar="TOKEN", help="as slotline holders shows it")
+        parser = about_one(name, says, run)
+        parser.add_argument("token", metavar="TOKEN", help="as slotline holders shows it")
+        if run is _pools.evict:
+            parser.add_argument("--fence", type=_whole, help="its fence, too: nobody is told who has the slot after it")
     top = about_all("top", "show the pools live, the busiest first", _top.top)
     top.add_argument("--interval", type=_seconds, default=2.0, help="seconds between two looks (2)")
     top.add_argument("--count", type=_whole, help="how many looks; default: until interrupted")

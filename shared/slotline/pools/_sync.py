@@ -38,9 +38,16 @@ class SyncLimit(Generic[Held]):
         """See :meth:`Limit.release`."""
         return run_blocking(self._limit.releasing(slot))
 
-    def evict(self, token: str | None = None, *, weight: Weight = 1, partition: Partition = None) -> str | None:
+    def evict(
+        self,
+        token: str | None = None,
+        *,
+        fence: int | None = None,
+        weight: Weight = 1,
+        partition: Partition = None,
+    ) -> str | None:
         """See :meth:`Limit.evict`."""
-        return run_blocking(self._limit.evicting(token, self._limit.shares_of(weight, partition)))
+        return run_blocking(self._limit.evicting(token, self._limit.shares_of(weight, partition), fence))
 
 
 class SyncPool(SyncLimit[Slot]):

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from slotline.pools._share import Share
+from slotline.pools._tokens import new_token
 from slotline.pools._wire import milliseconds
 from slotline.pools.slot import Slot
-from slotline.steps import Call, Steps
+from slotline.steps import Call, Sleep, Steps
 from slotline.stores.base import Command, Store
 from slotline.stores.wakeups import Wakeups
 
 logger = logging.getLogger("slotline.pools")
 
 OnLost = Callable[[Slot], None]
+LOOKS_FOR_RESTING = 0.05
+"""Seconds between two looks at a pool of which a slot may only rest; it is given back about then."""
 
 
 def tend(
@@ -73,19 +76,22 @@ class Tending:
         if self._on_lost is not None and not slot.evicted:  # then it was told already
             self._on_lost(slot)
 
-    def evicted(self) -> None:
-        """Its holder is to end."""
+    def evicted(self, fence: int = 0) -> bool:
+        """Its holder is to end, that of ``fence`` if it is known; return whether the slot is not another's by now."""
         with self.turn:
             slot = self.slot
             if slot is None:
                 self.spoilt = True
-                return
+                return True
+            if fence not in (0, slot.fence):
+                return False
             if slot.evicted or slot._ended is not None:  # noqa: SLF001 - of this package
-                return
+                return True
             slot._evicted = True  # noqa: SLF001 - of this package
         logger.warning("slot %s of pool %r, held by %s, is evicted", slot.token, slot.key, slot.owner)
         if self._on_lost is not None:
             self._on_lost(slot)
+        return True
 
 
 def leave(store: Store, slot: Slot) -> bool:
@@ -107,11 +113,11 @@ class Evictions:
     """The slots of this process, on one store, whose holders can be told to end."""
 
     def __init__(self) -> None:
-        self._told: dict[str, Callable[[], None]] = {}
+        self._told: dict[str, Callable[[int], bool]] = {}
         self._hub: Wakeups | None = None
 
-    def watch(self, store: Store, token: str, tell: Callable[[], None]) -> None:
-        """Call ``tell`` once, in any thread, when the holder of ``token`` is to end."""
+    def watch(self, store: Store, token: str, tell: Callable[[int], bool]) -> None:
+        """Call ``tell`` with the fence, in any thread, when a holder of ``token`` is to end, until it returns true."""
         self._told[token] = tell
         self.listen(store)
 
@@ -131,9 +137,10 @@ class Evictions:
 
     def heard(self, message: bytes) -> None:
         """Tell a holder, if it is one of this process."""
-        tell = self._told.pop(message.decode(), None)
-        if tell is not None:
-            tell()
+        token, fence = message.decode().split(" ")
+        tell = self._told.get(token)
+        if tell is not None and tell(int(fence)):
+            self.forget(token)
 
 
 _evictions: WeakKeyDictionary[Store, Evictions] = WeakKeyDictionary()
@@ -144,12 +151,19 @@ def evictions_on(store: Store) -> Evictions:
     return _evictions.get(store) or _evictions.setdefault(store, Evictions())
 
 
-def evicting(store: Store, keys: tuple[bytes, ...], token: str | None, share: Share) -> Steps[str | None]:
+def evicting(
+    store: Store, keys: tuple[bytes, ...], token: str | None, share: Share, fence: int | None
+) -> Steps[str | None]:
     """Tell a holder to end, ``None`` for the longest ones, which one who waits for ``share`` needs; return a token."""
-    marked = yield Call(store, Command("pool_evict", keys, (token or "", _channel(store), *share)))
-    for holder in marked:
-        evictions_on(store).heard(holder)  # this process need not wait for the message
-    return marked[0].decode() if marked else None
+    named = "" if fence is None else fence
+    evict = Command("pool_evict", keys, (token or "", _channel(store), *share, named, new_token()))
+    resting_ms, *marked = yield Call(store, evict)
+    while resting_ms:
+        yield Sleep(min(resting_ms / 1000, LOOKS_FOR_RESTING))
+        resting_ms, *marked = yield Call(store, evict)
+    for told in marked:
+        evictions_on(store).heard(told)  # this process need not wait for the message
+    return marked[0].decode().split(" ")[0] if marked else None
 
 
 def _channel(store: Store) -> str:

@@ -85,11 +85,15 @@ class Queued(NamedTuple):
 
 
 class Full(NamedTuple):
-    """No slot, and no place asked for; which of the pools that were asked is full."""
+    """No slot, and no place asked for; which of the pools that were asked is full.
+
+    ``resting``: for so many seconds one of its slots may only rest between two runs; see ``Relay``.
+    """
 
     pool: int
     owners: tuple[str, ...]
     retry_after: float
+    resting: float
 
 
 class Answer(NamedTuple):
@@ -109,8 +113,8 @@ def read_answer(reply: Any) -> Answer:
     if code == 0:
         _, place, expiry, size, declared, clock = reply
         return Answer(Queued(int(place), _life(int(expiry)), int(clock) / 1000), (int(size),), (_text(declared),))
-    _, size, owners, declared, rated_ms = reply
-    return Answer(_full(1, owners, rated_ms), (int(size),), (_text(declared),))
+    _, size, owners, declared, *times = reply
+    return Answer(_full(1, owners, *times), (int(size),), (_text(declared),))
 
 
 def read_answer_of_several(reply: Any) -> Answer:
@@ -166,8 +170,8 @@ def read_waiter(token: bytes, record: bytes) -> Waiter:
     return Waiter(_text(token), owner, since, int(weight), partition or None, parked == "1", several == "1")
 
 
-def _full(pool: Any, owners: Any, rated_ms: Any) -> Full:
-    return Full(int(pool) - 1, tuple(_text(owner) for owner in owners), int(rated_ms) / 1000)
+def _full(pool: Any, owners: Any, rated_ms: Any, resting_ms: Any) -> Full:
+    return Full(int(pool) - 1, tuple(_text(owner) for owner in owners), int(rated_ms) / 1000, int(resting_ms) / 1000)
 
 
 def _life(ms: int) -> float | None:

@@ -11,12 +11,12 @@ from slotline import _checks, settings
 from slotline.errors import PoolFullError, StoreError
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
 from slotline.pools._share import Caller, Partition, Shares, Weight
-from slotline.pools._tending import OnLost, leave
+from slotline.pools._tending import LOOKS_FOR_RESTING, OnLost, leave
 from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Answer, Full, Granted
 from slotline.pools.place import Place
 from slotline.pools.slot import Slot
-from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.steps import Call, Sleep, Steps, run_awaiting, run_blocking
 from slotline.stores.base import Command, Store
 from slotline.stores.keeper import end_of
 
@@ -104,7 +104,14 @@ class Limit(ABC, Generic[Held]):
         """
         return await run_awaiting(self.releasing(slot))
 
-    async def evict(self, token: str | None = None, *, weight: Weight = 1, partition: Partition = None) -> str | None:
+    async def evict(
+        self,
+        token: str | None = None,
+        *,
+        fence: int | None = None,
+        weight: Weight = 1,
+        partition: Partition = None,
+    ) -> str | None:
         """Tell a holder, in whatever process, to end; its slot counts until it is released, or its lease ends.
 
         A queue's task is cancelled or killed, as when its slot is lost. Another holder's ``on_lost`` is called, with
@@ -113,13 +120,15 @@ class Limit(ABC, Generic[Held]):
         Args:
             token: The token of its slot. ``None``: the holder that has held its slot longest, if somebody waits for
                 whom no slot is free and no other holder was told yet.
+            fence: Its fence: nobody is told who has the slot after that holder. ``None``: whoever the store knows to
+                have it, see :class:`Relay`.
             weight: How many slots the one who waits asks for: as many holders are told as it needs.
             partition: On whose account it waits: if that has all that it may have, its own holders are told.
 
         Returns:
             The token of the slot whose holder was told, of the longest if there are several; ``None`` if there is none.
         """
-        return await run_awaiting(self.evicting(token, self.shares_of(weight, partition)))
+        return await run_awaiting(self.evicting(token, self.shares_of(weight, partition), fence))
 
     def slot(
         self, *, timeout: float | None = None, owner: str | None = None, weight: Weight = 1, partition: Partition = None
@@ -188,7 +197,7 @@ class Limit(ABC, Generic[Held]):
         """Make the slot that was granted to ``token``, and keep it alive."""
 
     @abstractmethod
-    def evicting(self, token: str | None, shares: Shares) -> Steps[str | None]:
+    def evicting(self, token: str | None, shares: Shares, fence: int | None = None) -> Steps[str | None]:
         """Tell a holder to end."""
 
     def asking(self, command: Command) -> Steps[tuple[Answer, float]]:
@@ -227,6 +236,9 @@ class Limit(ABC, Generic[Held]):
         command = self.acquire_command(caller, 0, "")
         try:
             answer, asked_at = yield from self.asking(command)
+            while isinstance(answer.outcome, Full) and answer.outcome.resting:
+                yield Sleep(min(answer.outcome.resting, LOOKS_FOR_RESTING))
+                answer, asked_at = yield from self.asking(command)
             if isinstance(answer.outcome, Granted):
                 return self.hold(caller.token, caller.owner, answer.outcome, asked_at, caller.shares)
         except BaseException:
@@ -234,7 +246,7 @@ class Limit(ABC, Generic[Held]):
             self.store.settle(self.release_command(caller.token, caller.shares), self.patience)
             raise
         assert isinstance(answer.outcome, Full)  # noqa: S101 - nobody stands in line without patience
-        at, owners, retry_after = answer.outcome
+        at, owners, retry_after, _ = answer.outcome
         raise PoolFullError(self.pools[at].key, answer.sizes[at], owners, retry_after, caller.shares[at].weight)
 
     def releasing(self, slot: Held) -> Steps[bool]:

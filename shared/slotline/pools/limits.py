@@ -116,12 +116,12 @@ class Limits(Limit[Holding]):
             pool.tend(slot, life, since, None if self._on_lost is None else on_lost)
         return holding
 
-    def evicting(self, token: str | None, shares: Shares) -> Steps[str | None]:
+    def evicting(self, token: str | None, shares: Shares, fence: int | None = None) -> Steps[str | None]:
         """Tell a holder to end: of the pool that is full and waited for, or the one of the holding ``token``."""
         if token is not None:
-            return (yield from self.pools[0].evicting(f"{_checks.text('token', token)}.1"))
+            return (yield from self.pools[0].evicting(f"{_checks.text('token', token)}.1", fence=fence))
         for pool, share in zip(self.pools, shares, strict=True):
-            told = yield from pool.evicting(None, (share,))
+            told = yield from pool.evicting(None, (share,), fence)
             if told is not None:
                 return told
         return None

@@ -181,11 +181,13 @@ class Pool(Limit[Slot]):
             return SINGLE
         return (Share.of(weight, partition, key=self.key, size=self.max_size, most=self.max_per_partition),)
 
-    def evicting(self, token: str | None, shares: Shares = SINGLE) -> Steps[str | None]:
+    def evicting(self, token: str | None, shares: Shares = SINGLE, fence: int | None = None) -> Steps[str | None]:
         """Tell a holder to end."""
         store, keys = self._where()
         named = None if token is None else _checks.text("token", token)
-        return (yield from evicting(store, keys, named, shares[0]))
+        if fence is not None and (_checks.whole_number("fence", fence), named)[1] is None:
+            raise _checks.refuse("fence", fence, "used with a token")
+        return (yield from evicting(store, keys, named, shares[0], fence))
 
     def acquire_command(self, caller: Caller | Place, patience_ms: int, channel: str) -> Command:
         """The command by which ``caller`` asks."""

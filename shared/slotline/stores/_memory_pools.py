@@ -214,7 +214,7 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
         return [1, b"%d" % held.fence, life, pool.max, declared_before, 0]
     if not patience_ms:
         owners = [other.owner.encode() for other in list(pool.slots.values())[:100]]
-        return [-1, pool.max, owners, declared_before, pool.next_start_ms(now_ms)]
+        return [-1, pool.max, owners, declared_before, pool.next_start_ms(now_ms), 0]
     ahead = pool.line.add(token, waiting)
     return [0, ahead, pool.look_again_ms(ahead, now_ms), pool.max, declared_before, now_ms]
 
@@ -252,17 +252,17 @@ def pool_pause(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Rep
 def pool_evict(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature
     pool, token = pools.get(command.keys[0]), str(command.args[0])
     if pool is None:
-        return []
+        return [0]
     pool.drop_expired(now_ms)
     pool.evicted &= pool.slots.keys()
     if token:
-        marked = [token] if token in pool.slots else []
+        marked = [token] if token in pool.slots and command.args[4] in ("", pool.slots[token].fence) else []
     else:
         one = Waiting(0, "", int(command.args[2]), str(command.args[3]))
         rated = pool.next_start_ms(now_ms) > 0 and pool.has_room(one)
         marked = [] if pool.paused or rated else Endings(pool).longest(one.weight, one.partition)
     pool.evicted.update(marked)
-    return [holder.encode() for holder in marked]
+    return [0, *(f"{holder} {pool.slots[holder].fence}".encode() for holder in marked)]
 
 
 def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:  # noqa: ARG001 - every script's signature

@@ -184,7 +184,7 @@ def several_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -
         ahead = list(several.queued).index(token)
         return [0, *head, ahead, several.look_again_ms(token, ahead, at), now_ms, at + 1]
     owners = [other.owner.encode() for other in list(mine[at].slots.values())[:100]]
-    return [-1, *head, at + 1, owners, mine[at].next_start_ms(now_ms)]
+    return [-1, *head, at + 1, owners, mine[at].next_start_ms(now_ms), 0]
 
 
 def several_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:

@@ -45,7 +45,7 @@ class Kept:
     deadline: float
     on_lost: Callable[[], None]
     work: float | None
-    on_evict: Callable[[], None] | None
+    on_evict: Callable[[], object] | None
     shortened: bool = False
     gone: bool = False
     to_end: bool = False
@@ -101,7 +101,7 @@ class Keeper:
         on_lost: Callable[[], None],
         *,
         work: float | None = None,
-        on_evict: Callable[[], None] | None = None,
+        on_evict: Callable[[], object] | None = None,
     ) -> Kept:
         """Renew ``token`` every third of its lease until it is dropped.
 
@@ -272,7 +272,7 @@ def _evict(due: list[Kept]) -> None:
             _tell(on_evict, kept)
 
 
-def _tell(callback: Callable[[], None], kept: Kept) -> None:
+def _tell(callback: Callable[[], object], kept: Kept) -> None:
     try:
         callback()
     except Exception:

@@ -2,18 +2,21 @@
 -- has no limit but its size, and in which nobody waits. They need none of the libraries, whose setting up takes as long.
 
 -- The reply of pool_acquire for a token that gets a slot so; nil where there is more to decide. Its last part is 1 where
--- the pool is roomy: at most half of it is used, and no message of it is in the room, or was just now.
+-- the pool is roomy: at most half of it is used, no message of it is in the room, or was just now, and all who have asked
+-- in the last hour wait if they have to.
 local function take_plainly()
   if ARGV[4] ~= '0' or ARGV[7] ~= '1' or ARGV[8] ~= '' then return nil end
   local others = redis.call('EXISTS', KEYS[2], KEYS[4])
   if others > 0 and redis.call('EXISTS', KEYS[2]) > 0 then return nil end
-  local known = redis.call('HMGET', KEYS[3], 'max', 'declared', 'fence', 'rate', 'paused', 'extra')
+  local known = redis.call('HMGET', KEYS[3], 'max', 'declared', 'fence', 'rate', 'paused', 'extra', 'impatient')
   if not known[1] or known[4] or known[5] or (known[6] or '0') ~= '0' then return nil end
   local max, held = tonumber(known[1]), redis.call('ZCARD', KEYS[1])
   if held >= max then return nil end
   local clock = redis.call('TIME')
   local now_us = clock[1] * 1000000 + clock[2]
   local now_ms = math.floor(now_us / 1000)
+  local impatient_ms = tonumber(known[7] or 0) - now_ms
+  if ARGV[9] == '0' and impatient_ms < 1800000 then return nil end  -- it is noted
   local life, cap_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
   if cap_ms >= 0 and (life == 0 or cap_ms < life) then life = cap_ms end
   if redis.call('ZADD', KEYS[1], 'NX', now_ms + life, ARGV[1]) == 0 then return nil end
@@ -24,5 +27,5 @@ local function take_plainly()
   if clock[2] % 16 == 0 and redis.call('PTTL', KEYS[3]) < 6 * 24 * 3600 * 1000 then
     redis.call('PEXPIRE', KEYS[3], 7 * 24 * 3600 * 1000)
   end
-  return {1, fence, life, max, known[2], 2 * (held + 1) <= max and others == 0 and 1 or 0}
+  return {1, fence, life, max, known[2], 2 * (held + 1) <= max and others == 0 and impatient_ms <= 0 and 1 or 0}
 end

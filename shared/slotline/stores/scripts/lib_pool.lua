@@ -7,7 +7,8 @@
 --                 and a weight of 1 are empty. And the queues of lib_several: "!<lane>|<queue>|<place>|<token>"
 --   state   hash  max, declared, fence, place; rate ("interval_us/burst") and arrival, which is GCRA's theoretical arrival
 --                 time (us); share, the most that a partition may have; extra, by how much the holders weigh more than 1
---                 each; paused; name and wake (what to publish, and where, when a lane is called); of a cache
+--                 each; paused; impatient and resting, see note_impatience; name and wake (what to publish, and where,
+--                 when a lane is called); evictions, the last ones (packed: {id, ms, reply of pool_evict}, ...); of a cache
 --                 entry's line also verdict ("place|payload": what messages up to that place get) and fleeting (nothing
 --                 is kept of it when it is empty);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|weight|partition|owner"  (cap_at_ms:
@@ -18,7 +19,7 @@
 --                 "o:<digest>" who has taken it    "token|", and where it stood: "lane|partition|place|weight", or
 --                              "!<queue>|place|" and how to ask for all of its pools
 --                 "x:<token>"  the digest of the message that the holder `token` has taken
---                 "e:<token>"  since when the holder is to end (ms)
+--                 "e:<token>"  since when the holder is to end (ms), and its fence: "ms|fence"
 --                 "s:<token>"  one in a queue of lib_several
 --                 "k:<token>"  whether a slot is only kept, for one who wants slots of other pools, too
 --                 "c:<lane>"   since when a lane has been called without an answer (ms)
@@ -38,6 +39,8 @@ local FOR_EVER = '9999999999999'
 local CALL_MS = 1000
 local REPEATED_MS = 60000
 local MARKS = 10000
+local IMPATIENT_MS = 3600000
+local RESTING_MS = 350  -- a slot passes on for 250 ms (slot.py), rests for 50 at the most (relay.py), and is then sent back
 local CALLERS, SEVERAL = '-', '+-'
 
 local slots, line, state, claims, ring = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -135,6 +138,21 @@ end
 local function left_of(partition)
   if not share or partition == '' then return math.huge end
   return share - tonumber(redis.call('HGET', state, 'u:' .. partition) or 0)
+end
+
+-- Notes that somebody asks who does not wait, or who has a holder end: for an hour no slot passes from run to run then,
+-- see lib_plain, since one that rests between two runs would be his reason. Returns for how many ms one may rest still.
+local function note_impatience()
+  local known = redis.call('HMGET', state, 'impatient', 'resting')
+  local until_ms, resting_until = tonumber(known[1] or 0), tonumber(known[2] or 0)
+  if until_ms < now_ms + IMPATIENT_MS / 2 then
+    redis.call('HSET', state, 'impatient', text(now_ms + IMPATIENT_MS))
+    if until_ms <= now_ms and max > 1 and not interval_us and redis.call('ZCARD', slots) > 0 then
+      resting_until = now_ms + RESTING_MS
+      redis.call('HSET', state, 'resting', text(resting_until))
+    end
+  end
+  return math.max(0, resting_until - now_ms)
 end
 
 -- Gives `token` a slot, unless it has one; returns whether it had none. lib_plain does so by itself, for a plain slot.

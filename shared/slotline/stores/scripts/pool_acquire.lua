@@ -9,7 +9,8 @@
 --           the token has a slot
 --          {0, place from 0 in its partition, ms after which to look again (-1: no reason to), max, declared_before,
 --           now_ms}   the token stands in line
---          {-1, max, owners of at most 100 slots, declared_before, ms until the rate allows a start (0: it does)}   full
+--          {-1, max, owners of at most 100 slots, declared_before, ms until the rate allows a start (0: it does), ms for
+--           which one of the slots may only rest, see note_impatience}   full
 -- include: lib_plain
 
 local plain = take_plainly()
@@ -17,6 +18,7 @@ if plain then return plain end
 -- include: lib_admit
 
 local patience_ms, channel = tonumber(ARGV[9]), ARGV[10]
+local resting_ms = patience_ms == 0 and note_impatience() or 0
 local admitted = admit_at_once()
 if admitted then return admitted end
 -- include: lib_admit_in_turn
@@ -25,7 +27,7 @@ if admitted then return admitted end
 
 if patience_ms == 0 then
   local _, rated_ms = starts()
-  return {-1, max, owners(), declared_before, rated_ms}
+  return {-1, max, owners(), declared_before, rated_ms, resting_ms}
 end
 
 local place = string.match(redis.call('HGET', state, 'w:' .. token) or '', '^[^|]*|(%x+)|') or next_place()

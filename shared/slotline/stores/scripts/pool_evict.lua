@@ -1,32 +1,45 @@
 -- Marks holders that are to end: the one that is named; or, for one who waits in line, those that have held their slots
 -- longest, as many as it needs: in its partition, if that has all that it may have, else in all.
 -- Their slots count until they are released or their leases end. Their processes hear of it now, and at their renewals.
--- Safe to repeat: a holder is marked once, and no more of them are than those who wait need.
+-- Safe to repeat: a holder is marked once, and no more of them are than those who wait need; a request that has marked
+-- some marks nobody else, though they may have ended and others wait by now.
 --
 -- KEYS  slots, line, state, claims, ring
 -- ARGV  1 token of the holder ('': for one who waits)   2 channel on which the processes of holders listen
 --       3 what the one who waits weighs   4 its partition ('': none)
--- Returns  the tokens of the holders that are marked, the longest first
+--       5 the fence of the holder that is named ('': whoever the store knows to have the slot)   6 id of the request
+-- Returns  {0, the holders that are marked, the longest first, as they are told: "token fence", ...}
+--          {ms for which a slot may only rest, see note_impatience}   nobody is marked; ask again
 -- include: lib_pool
 -- include: lib_line
 
-local COUNTED = 1000
-local token, weight, partition = ARGV[1], tonumber(ARGV[3]), ARGV[4]
+local COUNTED, REMEMBERED = 1000, 100
+local token, weight, partition, id = ARGV[1], tonumber(ARGV[3]), ARGV[4], ARGV[6]
 tell_time()
 drop_expired()
 
-local marked = {}
-local function mark(holder)
-  redis.call('HSETNX', state, 'e:' .. holder, text(now_ms))
-  redis.call('PUBLISH', ARGV[2], holder)
-  marked[#marked + 1] = holder
+local marked = {0}
+local function mark(holder, fence)
+  local told = holder .. ' ' .. fence
+  redis.call('HSET', state, 'e:' .. holder, text(now_ms) .. '|' .. fence)
+  redis.call('PUBLISH', ARGV[2], told)
+  marked[#marked + 1] = told
 end
 
+-- A slot passes from one holder to the next before the store knows: the fence says which of them is meant.
 if token ~= '' then
-  if redis.call('ZSCORE', slots, token) then mark(token) end
+  local known = string.match(redis.call('HGET', state, 'h:' .. token) or '', '^%d+') or '0'
+  local meant = ARGV[5] == '' and known or ARGV[5]
+  if redis.call('ZSCORE', slots, token) and tonumber(meant) >= tonumber(known) then mark(token, meant) end
   return marked
 end
 if not know() or paused then return marked end
+local asked, recent = redis.call('HGET', state, 'evictions'), {}
+for _, one in ipairs(asked and cmsgpack.unpack(asked) or {}) do
+  if one[1] == id then return one[3] end
+  if one[2] > now_ms - REPEATED_MS then recent[#recent + 1] = one end
+end
+local resting_ms = note_impatience()
 local free = max - redis.call('ZCARD', slots) - extra
 -- Its rate is what it waits for.
 if (starts()) == 0 and free >= weight and left_of(partition) >= weight then return marked end
@@ -38,7 +51,7 @@ for _, holder in ipairs(redis.call('ZRANGE', slots, 0, -1)) do
   if known[2] and since then
     ending, ends[where] = ending + weighs, (ends[where] or 0) + weighs
   elseif since and not known[3] then
-    staying[#staying + 1] = {token = holder, since = tonumber(since), weight = tonumber(weighs), partition = where}
+    staying[#staying + 1] = {token = holder, fence = since, since = tonumber(since), weight = tonumber(weighs), partition = where}
   end
 end
 table.sort(staying, function(one, other) return one.since < other.since end)
@@ -90,7 +103,7 @@ local freed = 0
 local function mark_longest(only)
   for at, holder in ipairs(staying) do
     if not only or holder.partition == only then
-      mark(holder.token)
+      mark(holder.token, holder.fence)
       table.remove(staying, at)
       freed, ending = freed + holder.weight, ending + holder.weight
       ends[holder.partition] = (ends[holder.partition] or 0) + holder.weight
@@ -99,6 +112,14 @@ local function mark_longest(only)
   end
 end
 
+if resting_ms > 0 and (partition_lacks() or pool_lacks()) then return {resting_ms} end
 while freed < weight and partition_lacks() and mark_longest(partition) do end
 while freed < weight and pool_lacks() and mark_longest() do end
+if #marked > 1 then
+  if #recent == REMEMBERED then table.remove(recent, 1) end
+  recent[#recent + 1] = {id, now_ms, marked}
+  redis.call('HSET', state, 'evictions', cmsgpack.pack(recent))
+elseif #recent == 0 and asked then
+  redis.call('HDEL', state, 'evictions')
+end
 return marked

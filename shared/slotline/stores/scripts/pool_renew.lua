@@ -20,4 +20,7 @@ if tonumber(redis.call('ZSCORE', slots, token) or 0) <= now_ms then return 0 end
 if ARGV[3] then pass_on(token, ARGV[3], ARGV[4]) end
 local life = prolong(token, tonumber(ARGV[2]))
 keep_key(state, STATE_MS - 2 * SLACK_MS)
-return redis.call('HEXISTS', state, 'e:' .. token) == 1 and -life or life
+local known = redis.call('HMGET', state, 'e:' .. token, 'h:' .. token)
+local meant, fence = tonumber(string.match(known[1] or '', '|(%d+)$')), tonumber(string.match(known[2] or '', '^%d+') or 0)
+if meant and meant < fence then redis.call('HDEL', state, 'e:' .. token) end  -- who was to end has ended
+return meant == fence and -life or life

@@ -8,13 +8,19 @@
 --          {0, {max, ...}, {declared_before, ...}, place from 0 in its queue, ms after which to look again (-1: no
 --           reason to), now_ms, number of a pool that is full}   the token stands in line
 --          {-1, {max, ...}, {declared_before, ...}, number of a pool that is full, owners of at most 100 of its slots, ms
---           until its rate allows a start (0: it does)}
+--           until its rate allows a start (0: it does), ms for which one of them may only rest, see note_impatience}
 -- include: lib_several
 
 local owner, patience_ms, channel = unpack(ARGV, 5 * pools + 4)
 patience_ms = tonumber(patience_ms)
 tell_time()
 local sizes, before, free = declare_all(3 * pools + 4)
+local resting_ms = {}
+for at = 1, patience_ms == 0 and pools or 0 do
+  use(at)
+  know()
+  resting_ms[at] = note_impatience()
+end
 local fences, lives = held_by(token)
 local place = string.match(queued(token) or '', '^(%x+)|')
 if fences and not place then return {1, sizes, before, fences, lives} end
@@ -39,7 +45,7 @@ use(blocked)
 know()
 if patience_ms == 0 then
   local _, rated_ms = starts()
-  return {-1, sizes, before, blocked, owners(), rated_ms}
+  return {-1, sizes, before, blocked, owners(), rated_ms, resting_ms[blocked]}
 end
 local ahead = ahead_of(token, place)
 local look_ms, kept_ms = look_again_ms(ahead), string.match(queued(token), '^%x+|%d+|(%d+)|') - now_ms
