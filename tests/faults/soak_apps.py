@@ -1,6 +1,32 @@
 """The applications of the soak run: one of each queue, whose tasks share pools, and write down when they live."""
 
+from __future__ import annotations
+
+from slotline import Pool, Store
+from tests.faults.soak_runs import LIMITS
+
+KINDS = (*LIMITS, "cached", "plain")
+"""The tasks."""
+HISTORIES = ("both", "tenants", "held", "paced", "scale", "left", "right", "cached", "plain")
+"""What they write down: of each pool, and of those that need none."""
+
+
+def pools(store: Store) -> list[Pool]:
+    """Return the pools, as the tasks declare them."""
+    return [
+        Pool("both", 3, store=store),
+        Pool("tenants", 3, max_per_partition=1, store=store),
+        Pool("held", 2, store=store),
+        Pool("paced", None, rate="3/s", burst=3, store=store),
+        Pool("scale", 3, store=store),
+        Pool("left", 2, rate="6/s", burst=2, group="pairs", store=store),
+        Pool("right", 3, group="pairs", store=store),
+    ]
+
+
 CELERY = """
+from tests.faults.soak_runs import LIMITS, fences_of, live
+
 app.conf.update(
     task_acks_late=True,
     slotline_cache_on_send=False,
@@ -8,36 +34,29 @@ app.conf.update(
 )
 
 
-@app.task(shared=False, name="app.both", pool="both", pool_size=3, pool_slot_exp=None, bind=True)
-def both(self, seconds):
-    return beat(STORE, "both", self.slot.fence, seconds, self.request.id)
+def limited(name, **limits):
+    def run(self, seconds, tenant=0):
+        live(STORE, fences_of(self.slot), seconds, self.request.id)
+
+    return app.task(shared=False, name=f"app.{name}", bind=True, pool_slot_exp=None, **limits)(run)
 
 
-@app.task(
-    shared=False, name="app.tenants", pool="tenants", pool_size=3, pool_slot_exp=None, bind=True,
-    pool_partition="{tenant}", pool_max_per_partition=1,
-)
-def tenants(self, seconds, tenant):
-    return beat(STORE, "tenants", self.slot.fence, seconds, self.request.id)
-
-
-@app.task(shared=False, name="app.held", pool="held", pool_size=2, pool_slot_exp=None, bind=True, pool_on_full="wait")
-def held(self, seconds):
-    return beat(STORE, "held", self.slot.fence, seconds, self.request.id)
+for name, limits in LIMITS.items():
+    globals()[name] = limited(name, **limits)
 
 
 @app.task(shared=False, name="app.cached", cache_ttl=600, bind=True)
 def cached(self, seconds, item):
-    return beat(STORE, "cached", time.time_ns(), seconds, self.request.id)
+    live(STORE, {"cached": time.time_ns()}, seconds, self.request.id)
 
 
 @app.task(shared=False, name="app.plain", bind=True)
 def plain(self, seconds):
-    return beat(STORE, "plain", time.time_ns(), seconds, self.request.id)
+    live(STORE, {"plain": time.time_ns()}, seconds, self.request.id)
 """
 
 TASKIQ = """
-import asyncio, os, time
+import os, time
 from typing import Annotated
 import redis
 from taskiq import Context, TaskiqDepends
@@ -45,7 +64,7 @@ from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 from slotline import RedisStore, Slot, configure
 from slotline.caches import RedisCacheAdapter
 from taskiq_ext import CacheMiddleware, PoolLimitMiddleware, current_slot
-from tests.integration.losing_slots import PULSE, sign
+from tests.faults.soak_runs import LIMITS, alive, fences_of
 
 HISTORY, URL = {history!r}, os.environ.get("STORE_URL", {store!r})
 configure(heartbeat_lease={lease})
@@ -57,47 +76,27 @@ broker = RedisStreamBroker(
 broker.add_middlewares(CacheMiddleware(RedisCacheAdapter(store=store)), PoolLimitMiddleware(store))
 client = redis.Redis.from_url(HISTORY)
 
-
-def fence_of(slot: Annotated[Slot, TaskiqDepends(current_slot)]) -> int:
-    return slot.fence
-
-
-Fence = Annotated[int, TaskiqDepends(fence_of)]
+Held = Annotated[Slot, TaskiqDepends(current_slot)]
 Here = Annotated[Context, TaskiqDepends()]
 
 
-async def live(name, fence, seconds, task):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        sign(client, name, fence, task)
-        await asyncio.sleep(PULSE)
-    sign(client, name, fence, task, "ends")
-    return fence
+def limited(name, **limits):
+    async def run(seconds: float, tenant: int = 0, *, slot: Held, here: Here) -> None:
+        await alive(client, fences_of(slot), seconds, here.message.task_id)
+
+    return broker.task(task_name=name, pool_slot_exp=None, **limits)(run)
 
 
-@broker.task(pool="both", pool_size=3, pool_slot_exp=None)
-async def both(seconds: float, fence: Fence, here: Here) -> int:
-    return await live("both", fence, seconds, here.message.task_id)
-
-
-@broker.task(
-    pool="tenants", pool_size=3, pool_slot_exp=None, pool_partition="{{tenant}}", pool_max_per_partition=1
-)
-async def tenants(seconds: float, tenant: int, fence: Fence, here: Here) -> int:
-    return await live("tenants", fence, seconds, here.message.task_id)
-
-
-@broker.task(pool="held", pool_size=2, pool_slot_exp=None, pool_on_full="wait")
-async def held(seconds: float, fence: Fence, here: Here) -> int:
-    return await live("held", fence, seconds, here.message.task_id)
+for name, limits in LIMITS.items():
+    globals()[name] = limited(name, **limits)
 
 
 @broker.task(cache_ttl=600, cache_key="taskiq:{{item}}")
-async def cached(seconds: float, item: int, here: Here) -> int:
-    return await live("cached", time.time_ns(), seconds, here.message.task_id)
+async def cached(seconds: float, item: int, here: Here) -> None:
+    await alive(client, {{"cached": time.time_ns()}}, seconds, here.message.task_id)
 
 
 @broker.task
-async def plain(seconds: float, here: Here) -> int:
-    return await live("plain", time.time_ns(), seconds, here.message.task_id)
+async def plain(seconds: float, here: Here) -> None:
+    await alive(client, {{"plain": time.time_ns()}}, seconds, here.message.task_id)
 """

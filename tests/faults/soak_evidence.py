@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import redis
 
+from tests.faults.soak_journal import journalled
+from tests.faults.soak_ledger import Ledger, tokens_of
 from tests.integration.losing_slots import entries
 
 AROUND = 12
@@ -49,6 +49,12 @@ def crowds(signs: Sequence[Sign]) -> list[list[int]]:
     """
     last = {sign.fence: sign.at for sign in signs}
     return [[one for one in sorted(last) if one <= fence <= last[one]] for fence in sorted(last)]
+
+
+def too_many(signs: Sequence[Sign], ledger: Ledger, most: float = math.inf) -> list[int] | None:
+    """Return the fences of the first crowd that weighs more than the limit in force then, or than ``most``."""
+    heavy = (crowd for crowd in crowds(signs) if ledger.weigh(crowd) > min(ledger.size_at(max(crowd)), most))
+    return next(heavy, None)
 
 
 def outlived(signs: Sequence[Sign], ends: Mapping[int, int]) -> list[int] | None:
@@ -97,51 +103,6 @@ def report(
     return "\n".join(lines)
 
 
-def keep_journal(directory: Path, into: Path) -> Path:
-    """Copy a server's append-only file, which has all that it was ever told, to where it outlives the server."""
-    into.mkdir()
-    for path in directory.rglob("appendonly*"):
-        if path.is_file():
-            shutil.copy(path, into)
-    return into
-
-
-def slot_ends(journal: Path) -> dict[int, int]:
-    """Return by its fence until when each slot counted (us), as it was last renewed."""
-    scores: dict[bytes, int] = {}
-    holders: dict[bytes, int] = {}
-    ends: dict[int, int] = {}
-    for command in _journalled(journal):
-        name, key, arguments = command[0].upper(), b"".join(command[1:2]), command[2:]
-        if name == b"ZADD" and key.endswith(b":slots"):
-            until, token = arguments[-2:]
-            scores[token] = int(until)
-            if token in holders:
-                ends[holders[token]] = int(until) * 1000
-        elif name == b"HSET" and key.endswith(b":state"):
-            for field, value in zip(arguments[::2], arguments[1::2], strict=True):
-                if field.startswith(b"h:"):
-                    holders[field[2:]] = int(value.partition(b"|")[0])
-                    ends[holders[field[2:]]] = scores[field[2:]] * 1000
-        elif name == b"HDEL" and key.endswith(b":state"):
-            for field in arguments:
-                if field.startswith(b"h:"):
-                    holders.pop(field[2:], None)
-    return ends
-
-
-def last_pushed(journal: Path, names: Iterable[str]) -> set[str]:
-    """Return those messages of which the last that the server was told is that they are in a queue of kombu's."""
-    left = {name: b'"%s"' % name.encode() for name in names}
-    pushed = set()
-    for command in reversed(list(_journalled(journal))):
-        for name in [name for name, word in left.items() if any(word in part for part in command)]:
-            del left[name]
-            if command[0].upper() in {b"LPUSH", b"RPUSH"}:
-                pushed.add(name)
-    return pushed
-
-
 def _clock(us: int) -> str:
     return datetime.fromtimestamp(us / 1_000_000).strftime("%H:%M:%S.%f")  # noqa: DTZ006 - as the logs have it
 
@@ -155,39 +116,10 @@ def _mentions(logs: Path, tasks: set[str]) -> Iterator[str]:
 
 def _about(journal: Path, fences: set[int]) -> list[str]:
     """Return the commands about the tokens that had these fences, each with how many commands came before it."""
-    commands = list(_journalled(journal))
-    known, tokens = {b"%d" % fence for fence in fences}, set()
-    for command in commands:
-        for field, value in pairwise(command):
-            fence, bar, _ = value.partition(b"|")
-            if field.startswith(b"h:") and bar and fence in known:
-                tokens.add(field[2:])
+    tokens = tokens_of(journal, fences)
     about = [
         f"{at} {b' '.join(command)[:300].decode(errors='replace')}"
-        for at, command in enumerate(commands)
+        for at, command in enumerate(journalled(journal))
         if any(token in part for part in command for token in tokens)
     ]
     return about[-_LINES:]
-
-
-def _journalled(journal: Path) -> Iterator[list[bytes]]:
-    for path in sorted(journal.iterdir()):
-        yield from _commands(path.read_bytes())
-
-
-def _commands(raw: bytes) -> Iterator[list[bytes]]:
-    """Read what a server has written down, up to a command that it had not finished."""
-    at = 0
-    while raw[at : at + 1] in {b"*", b"#"}:
-        end = raw.find(b"\r\n", at)
-        parts = [] if raw[at : at + 1] == b"#" else [b""] * int(raw[at + 1 : end])
-        at = end + 2
-        for number in range(len(parts)):
-            end = raw.find(b"\r\n", at)
-            if end < 0:
-                return
-            size = int(raw[at + 1 : end])
-            parts[number] = raw[end + 2 : end + 2 + size]
-            at = end + 4 + size
-        if parts:
-            yield parts

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
+from slotline import Pool
+from slotline.pools._wire import UNLIMITED
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.workers import CeleryWorker, Worker
@@ -50,6 +52,7 @@ class Monkey:
         server: The Redis that has the slots, the room, the caches and one queue.
         proxies: What all connections go through.
         lease: The heartbeat's lease.
+        pools: Those that it may pause and resize, as they are declared.
         only: The names of the ideas that it may have; default: all.
 
     Attributes:
@@ -66,12 +69,15 @@ class Monkey:
         server: RedisServer,
         proxies: list[TcpProxy],
         lease: float,
+        pools: list[Pool],
         only: Collection[str] | None = None,
     ) -> None:
         self.server, self._chance, self.fleet, self._proxies, self._lease = server, chance, fleet, proxies, lease
+        self._pools = pools
+        self._paused: list[Pool] = []
         self.done: Counter[str] = Counter()
         self.deeds: list[tuple[int, str]] = []
-        ideas: dict[Callable[[], None], int] = {
+        ideas: dict[Callable[[], str | None], int] = {
             self.kill_worker: 4,
             self.kill_child: 4,
             self.kill_main_process: 2,
@@ -81,6 +87,8 @@ class Monkey:
             self.restart_redis: 2,
             self.pause_redis: 2,
             self.pause_redis_for_long: 1,
+            self.pause_pool: 3,
+            self.resize_pool: 3,
         }
         self._ideas = {idea: often for idea, often in ideas.items() if only is None or idea.__name__ in only}
 
@@ -89,8 +97,8 @@ class Monkey:
         (idea,) = self._chance.choices(list(self._ideas), list(self._ideas.values()))
         self.done[idea.__name__] += 1
         self.deeds.append((time.time_ns() // 1000, idea.__name__))
-        idea()
-        self.deeds.append((time.time_ns() // 1000, f"{idea.__name__} is over"))
+        what = idea() or ""
+        self.deeds.append((time.time_ns() // 1000, f"{idea.__name__} {what} is over"))
         self.fleet.replace_the_dead()
 
     def kill_worker(self) -> None:
@@ -131,6 +139,29 @@ class Monkey:
 
     def pause_redis_for_long(self) -> None:
         self._pause(self._lease + 2)
+
+    def pause_pool(self) -> str:
+        """Pause a pool, or let the one go on that is paused."""
+        if self._paused:
+            pool = self._paused.pop()
+            pool.sync.resume()
+            return f"{pool.key}, which goes on,"
+        pool = self._chance.choice(self._pools)
+        pool.sync.pause()
+        self._paused.append(pool)
+        return pool.key
+
+    def resize_pool(self) -> str:
+        pool = self._chance.choice([pool for pool in self._pools if pool.max_size < UNLIMITED])
+        size = self._chance.randint(1, pool.max_size + 1)
+        pool.sync.resize(size)
+        return f"{pool.key} to {size}"
+
+    def let_all_go_on(self) -> None:
+        """Leave all pools as they are declared."""
+        for pool in self._pools:
+            pool.sync.resume()
+            pool.sync.resize(pool.max_size)
 
     def _pause(self, seconds: float) -> None:
         self.server.pause()
