@@ -11,7 +11,6 @@ from slotline._checks import flag, optional_seconds, refuse
 from slotline.caches import BaseCacheAdapter, CacheAdapter, InMemoryCacheAdapter
 from slotline.caches.line import shared_part
 from slotline.errors import CacheRecursionError, SerializationError, StoreError
-from slotline.stores import MemoryStore
 from taskiq_ext import _sending
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._calls import calls_of
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from slotline.caches import Hit
     from slotline.settings import OnStoreError
+    from slotline.stores import MemoryStore
     from slotline.stores.base import Store
     from taskiq_ext._interception import AnyTask, Plan
 
@@ -238,6 +238,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         store: Store | None = getattr(getattr(self.cache, "shared", self.cache), "store", None)
         if store is not None:
             return store
+        from slotline.stores import MemoryStore  # noqa: PLC0415 - its import is dear
+
         self._memory = self._memory or MemoryStore()
         return self._memory
 

@@ -46,6 +46,11 @@ sockets = [fd for fd in os.listdir("/proc/self/fd") if "socket" in os.path.realp
 assert not sockets, sockets
 """
 
+FEW_NEED = """
+loaded = {"pydantic", "slotline.leases.manager", "slotline.stores.memory"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
 ALL = (
     "taskiq",
     "taskiq_redis",
@@ -88,6 +93,10 @@ def test_celery_extension_needs_neither_taskiq_nor_redis():
 @pytest.mark.parametrize("package", ["slotline", "taskiq_ext", "celery_ext"])
 def test_importing_starts_no_thread_no_process_no_loop_and_opens_no_connection(package):
     run(EVERY_MODULE + NOTHING_RUNS, package, without=("nothing",), flags=())
+
+
+def test_a_celery_worker_starts_without_what_only_some_applications_use():
+    run(FEW_NEED, "celery_ext", without=("nothing",), flags=())
 
 
 def test_redis_store_without_the_extra_says_what_is_missing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -11,7 +12,7 @@ from slotline import InvalidOptionError, MemoryStore, Pool, RedisStore, configur
 
 def test_the_defaults_are_those_of_the_documentation():
     current = settings.current()
-    assert current.model_dump() == {
+    assert asdict(current) == {
         "redis_url": None,
         "prefix": "slotline",
         "default_pool_slot_expiration": 600.0,

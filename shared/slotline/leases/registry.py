@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotline._checks import refuse
 from slotline.errors import InvalidOptionError
-from slotline.leases.manager import LeasedExecutorManager
+
+if TYPE_CHECKING:
+    from slotline.leases.manager import LeasedExecutorManager
 
 
 class ManagerRegistry:
@@ -83,6 +85,8 @@ class ManagerRegistry:
 
 
 def _declared(name: str, value: Any) -> LeasedExecutorManager:
+    from slotline.leases.manager import LeasedExecutorManager  # noqa: PLC0415 - its import is dear, and few declare one
+
     if not isinstance(name, str) or not name:
         raise refuse("executors", name, "names that are strings and not empty")
     if isinstance(value, LeasedExecutorManager):

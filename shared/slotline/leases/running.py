@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slotline._checks import optional_seconds, refuse, whole_number
 from slotline.errors import LeaseExpiredError, WorkTimeLimitError
-from slotline.leases._proxy import LeasedExecutor
-from slotline.leases.lease import ExecutorLease
-from slotline.leases.manager import LeasedExecutorManager
+
+if TYPE_CHECKING:
+    from slotline.leases._proxy import LeasedExecutor
+    from slotline.leases.lease import ExecutorLease
+    from slotline.leases.manager import LeasedExecutorManager
 
 T = TypeVar("T")
 

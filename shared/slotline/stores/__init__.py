@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slotline.stores.base import Command, Store, SyncStore
-from slotline.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from slotline.stores.memory import MemoryStore
     from slotline.stores.redis import RedisStore
 
 __all__ = ["Command", "MemoryStore", "RedisStore", "Store", "SyncStore"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "MemoryStore":
+        from slotline.stores.memory import MemoryStore  # noqa: PLC0415 - a worker on Redis never needs it
+
+        return MemoryStore
     # redis is an extra: the rest works without it.
     if name == "RedisStore":
         try:
