@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -356,3 +358,23 @@ def test_enable_timeouts_is_accepted_and_limits_work_without_it():
             executor.apply(tasks.pid)
             with pytest.raises(TimeLimitExceeded):
                 executor.apply_async(tasks.sleep, (60,), timeout=0.2).get(30)
+
+
+UNDER_GEVENT = """
+from gevent import monkey
+
+monkey.patch_all()
+from slotline.errors import UnsupportedBackendError
+from slotline.workers import BilliardExecutor
+
+try:
+    BilliardExecutor(1)
+except UnsupportedBackendError as error:
+    print(error)
+"""
+
+
+def test_under_gevent_making_one_says_what_to_use_there():
+    done = subprocess.run([sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("BilliardExecutor does not run under gevent"), done.stderr
+    assert "'process' backend" in done.stdout

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
+from slotline._gevent import under_gevent
 from slotline.errors import UnsupportedBackendError
 from slotline.leases._child import start_logging
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases._importable import keep_importable
-from slotline.leases.backend import Backend, ExecutorBackend, under_gevent
+from slotline.leases.backend import Backend, ExecutorBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
 from slotline.workers.options import check_pool_options
 

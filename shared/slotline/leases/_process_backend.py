@@ -11,13 +11,14 @@ from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 from slotline._checks import refuse, whole_number
+from slotline._gevent import under_gevent
 from slotline.errors import UnsupportedBackendError
 from slotline.leases._child import WorkerSetup
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases._importable import keep_importable
 from slotline.leases._process_threads import ProcessThreads
 from slotline.leases._worker_process import WorkerProcess
-from slotline.leases.backend import Backend, ExecutorBackend, under_gevent
+from slotline.leases.backend import Backend, ExecutorBackend
 from slotline.leases.process_logging import ProcessLoggingConfig
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
@@ -87,12 +86,6 @@ class Backend(ABC):
         """Return the constructor's arguments that a user may give; raises UnsupportedBackendError."""
         parameters = inspect.signature(cls.executor_class()).parameters.values()
         return [it.name for it in parameters if it.kind is not it.VAR_KEYWORD and it.name not in cls.taken]
-
-
-def under_gevent() -> bool:
-    """Whether the threads of this process are greenlets."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 class ThreadBackend(Backend):

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from slotline._gevent import under_gevent
+from slotline.errors import UnsupportedBackendError
 from slotline.workers import _billiard, lifetime, wire
 from slotline.workers.dispatch import Phase, leave
 from slotline.workers.errors import ExecutorClosedError, UnpicklableError
@@ -61,7 +63,7 @@ class BilliardExecutor(PoolManagement, TaskMethods):
 
     Raises:
         InvalidOptionError: an option has a value that it cannot have.
-        UnsupportedBackendError: billiard is not installed.
+        UnsupportedBackendError: billiard is not installed, or this process runs under gevent.
         UnpicklableError: the initializer, its arguments or ``on_process_exit`` cannot be sent to a worker.
     """
 
@@ -122,6 +124,11 @@ class BilliardExecutor(PoolManagement, TaskMethods):
     def _start(self) -> Supervisor:
         if self._running is not None:
             return self._running
+        if under_gevent():
+            raise UnsupportedBackendError(
+                "BilliardExecutor does not run under gevent, where its threads would be greenlets: use a "
+                "LeasedExecutorManager with the 'process' backend there."
+            )
         supervisor = Supervisor(self._options, self._packed_spec)
         self._places = self._options.semaphore or Places(self._options.processes)
         kind = type(self)
