@@ -190,6 +190,45 @@ def test_a_malformed_url_is_refused_at_construction(url):
         RedisStore(url)
 
 
+def logged(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "slotline.stores"]
+
+
+@pytest.mark.parametrize("option", ["health_check_interval=1", "socket_timeout=0.000001", "max_connections=1"])
+async def test_what_the_store_decides_itself_is_left_out_of_a_url_with_a_warning(redis_url, caplog, option):
+    store = RedisStore(f"{redis_url}?{option}&client_name=crm")
+    (said,) = logged(caplog)
+    assert said.startswith(f"redis-py's {option.partition('=')[0]} is left out for redis://")
+    slots = [Pool(f"p{number}", 1, store=store).sync.acquire() for number in range(2)]
+    assert slots[0].fence != slots[1].fence
+    assert store.sync.execute(Command("CLIENT", ("GETNAME",))) == b"crm"
+    await Pool("q", 1, store=store).acquire()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["unix:///s?socket_timeout=1", "redis+cluster://h?protocol=3", "redis+sentinel://h/m?timeout=1"]
+)
+def test_a_url_of_any_kind_may_say_what_is_left_out(url, caplog):
+    RedisStore(url)
+    assert len(logged(caplog)) == 1
+
+
+async def test_a_client_that_looks_at_its_connections_in_its_own_way_is_taken_with_a_warning(redis_url, caplog):
+    store = RedisStore(redis.Redis.from_url(redis_url, health_check_interval=30))
+    assert logged(caplog)[0].startswith("redis-py's health_check_interval is left out for redis://")
+    assert await Pool("p", 1, store=store).acquire()
+    RedisStore(redis.Redis.from_url(redis_url))
+    assert len(logged(caplog)) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize("url", ["redis://h?nonsense=1", "redis://h?db=x", "redis+cluster://h?nonsense=1"])
+def test_a_url_with_a_parameter_that_nobody_knows_is_refused_at_construction(url):
+    with pytest.raises(InvalidOptionError, match="url"):
+        RedisStore(url)
+
+
 def test_credentials_are_never_shown():
     store = RedisStore("redis://ann:secret@127.0.0.1:1/0?client_name=x", retries=0, timeout=0.5)
     with pytest.raises(StoreUnavailableError) as caught:

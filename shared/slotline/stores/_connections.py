@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import redis
@@ -13,13 +14,20 @@ from redis.retry import Retry
 
 from slotline._checks import refuse
 from slotline.stores._topology import ClusterTopology, SentinelTopology, Topology
-from slotline.stores.url import Servers, read_url, shown_url
+from slotline.stores.url import Servers, read_url, shown_url, without
 
 _ALLOWED = (
     "a Redis URL, or a client of redis-py for one server (redis.Redis or redis.asyncio.Redis); "
     "Sentinels and a Cluster are named by URL: redis+sentinel://host:port/service, redis+cluster://host:port"
 )
 _LONGEST_QUESTION = 2.0
+_DECIDED_HERE = frozenset({
+    "decode_responses", "health_check_interval", "max_connections", "protocol", "retry_on_error", "retry_on_timeout",
+    "socket_connect_timeout", "socket_timeout", "timeout",
+})  # fmt: skip
+"""Options of redis-py for what the store does itself, or needs as it is."""
+
+logger = logging.getLogger("slotline.stores")
 
 
 class Connections:
@@ -46,15 +54,33 @@ class Connections:
             if not hasattr(redis.connection, self._connection_class):  # one that a Sentinel manages
                 raise refuse("url", target, _ALLOWED)
             where = self._kwargs
+            ignored = ["health_check_interval"] if self._kwargs.pop("health_check_interval", 0) else []
             self.name = (
                 where.get("path")
                 or f"redis://{where.get('host', 'localhost')}:{where.get('port', 6379)}/{where.get('db') or 0}"
             )
         elif isinstance(target, str):
+            read_url("url", target)
+            target, ignored = without(_DECIDED_HERE, target)
             self._servers = read_url("url", target)
             self.name = shown_url(target)
+            self._check_parameters(self._servers)
         else:
             raise refuse("url", target, _ALLOWED)
+        if ignored:
+            logger.warning(
+                "redis-py's %s is left out for %s: the store connects, checks and repeats in its own way; "
+                "see its timeout, retries and max_connections",
+                *(", ".join(sorted(ignored)), self.name),
+            )
+
+    def _check_parameters(self, servers: Servers) -> None:
+        """Make a connection and leave it unconnected, which says what redis-py does not know."""
+        node = servers.nodes[0] if servers.nodes else ""
+        try:
+            redis.ConnectionPool.from_url(servers.url(node)).make_connection()
+        except (TypeError, ValueError) as error:
+            raise refuse("url", self.name, f"a URL with parameters that redis-py knows ({error})") from None
 
     def topology(self) -> Topology:
         """Return what finds out which of the servers answers for what, for one process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -56,6 +57,15 @@ class Servers:
         login = f"{user}:{password}@" if user or password else ""
         query = urlencode(options)
         return f"{parts.scheme.partition('+')[0]}://{login}{node}/{'?' if query else ''}{query}"
+
+
+def without(names: Collection[str], url: str) -> tuple[str, list[str]]:
+    """Return the URL without the parameters called so, and the names of those that it had."""
+    whole, _, query = url.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    gone = [name for name, _ in pairs if name in names]
+    left = urlencode([pair for pair in pairs if pair[0] not in names])
+    return (f"{whole}?{left}" if left else whole) if gone else url, gone
 
 
 def check_url(option: str, value: Any) -> str:
