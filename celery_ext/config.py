@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -207,7 +207,7 @@ class Runtime:
             store = self.config.store
             if store is None and "redis_url" not in mine and "prefix" not in mine:
                 store = settings.default_store()
-            settings.configure(store, **{**asdict(settings.current()), **mine})
+            settings.configure(store, **{**settings.current().model_dump(), **mine})
 
     def _here(self) -> None:
         if self._pid != os.getpid():

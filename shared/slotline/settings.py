@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from slotline._checks import key_prefix, one_of, optional_seconds, refuse, seconds, text, whole_number
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from slotline._checks import key_prefix, optional_seconds, refuse, seconds, whole_number
 
 if TYPE_CHECKING:
     from slotline.stores.base import Store
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 OnStoreError = Literal["wait", "open", "fail"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(BaseModel):
     """What holds for every primitive of this process that is not told otherwise.
 
     Attributes:
@@ -34,26 +33,36 @@ class Settings:
             ``None`` means no such limit.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     redis_url: str | None = None
-    prefix: str = "slotline"
+    prefix: str = Field(default="slotline", min_length=1)
     default_pool_slot_expiration: float | None = 600.0
     heartbeat_lease: float = 30.0
     on_store_error: OnStoreError = "wait"
     max_parked_bytes: int | None = 4 * 1024 * 1024
 
-    def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+    @field_validator("default_pool_slot_expiration", mode="before")
+    @classmethod
+    def _expiration(cls, value: Any) -> float | None:
+        return optional_seconds("default_pool_slot_expiration", value)
+
+    @field_validator("heartbeat_lease", mode="before")
+    @classmethod
+    def _lease(cls, value: Any) -> float:
+        return seconds("heartbeat_lease", value)
+
+    @field_validator("max_parked_bytes", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> int | None:
+        return None if value is None else whole_number("max_parked_bytes", value)
+
+    @field_validator("prefix", mode="after")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        return key_prefix("prefix", value)
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "redis_url": lambda option, value: None if value is None else text(option, value),
-    "prefix": key_prefix,
-    "default_pool_slot_expiration": optional_seconds,
-    "heartbeat_lease": seconds,
-    "on_store_error": lambda option, value: one_of(option, value, get_args(OnStoreError)),
-    "max_parked_bytes": lambda option, value: None if value is None else whole_number(option, value),
-}
 _lock = threading.RLock()
 _settings: Settings | None = None
 _store: Store | None = None
@@ -73,10 +82,7 @@ def configure(store: Store | None = None, **options: Any) -> Settings:
         InvalidOptionError: An option is unknown or has an impossible value; nothing has changed then.
     """
     global _settings, _store
-    for name, value in options.items():
-        if name not in _CHECKS:
-            raise refuse(name, value, "one of " + ", ".join(_CHECKS))
-    settings = Settings(**{**_from_environment(), **options})
+    settings = _validated({**_from_environment(), **options})
     if store is not None:
         from slotline.stores.base import Store  # noqa: PLC0415 - the stores import this module
 
@@ -97,7 +103,7 @@ def current() -> Settings:
     if _settings is None:
         with _lock:
             if _settings is None:
-                _settings = Settings(**_from_environment())
+                _settings = _validated(_from_environment())
     return _settings
 
 
@@ -137,7 +143,7 @@ def _from_environment() -> dict[str, Any]:
         if not variable.startswith(_VARIABLE):
             continue
         name = variable.removeprefix(_VARIABLE).lower()
-        if name not in _CHECKS:
+        if name not in Settings.model_fields:
             # Its value may be a secret under a name that was misspelt.
             raise refuse(variable, "...", "unset: the variables are " + ", ".join(_variables()))
         if name not in _NUMBERS:
@@ -153,4 +159,18 @@ def _from_environment() -> dict[str, Any]:
 
 
 def _variables() -> list[str]:
-    return [_VARIABLE + name.upper() for name in _CHECKS]
+    return [_VARIABLE + name.upper() for name in Settings.model_fields]
+
+
+def _validated(options: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            raise refuse(name, problem["input"], "one of " + ", ".join(Settings.model_fields)) from None
+        cause = problem.get("ctx", {}).get("error")
+        if cause is not None and hasattr(cause, "allowed"):
+            raise cause from None
+        raise refuse(name, problem["input"], f"valid ({problem['msg']})") from None

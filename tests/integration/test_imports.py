@@ -47,7 +47,7 @@ assert not sockets, sockets
 """
 
 FEW_NEED = """
-loaded = {"pydantic", "slotline.leases.manager", "slotline.stores.memory"} & set(sys.modules)
+loaded = {"slotline.leases.manager", "slotline.stores.memory"} & set(sys.modules)
 assert not loaded, loaded
 """
 

@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
@@ -169,7 +168,7 @@ def test_the_index_lists_every_page() -> None:
 
 def test_the_configuration_page_names_every_setting() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
-    assert all(f"`SLOTLINE_{field.name.upper()}`" in page for field in fields(Settings))
+    assert all(f"`SLOTLINE_{name.upper()}`" in page for name in Settings.model_fields)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

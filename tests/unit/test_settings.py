@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import pytest
 
@@ -12,7 +11,7 @@ from slotline import InvalidOptionError, MemoryStore, Pool, RedisStore, configur
 
 def test_the_defaults_are_those_of_the_documentation():
     current = settings.current()
-    assert asdict(current) == {
+    assert current.model_dump() == {
         "redis_url": None,
         "prefix": "slotline",
         "default_pool_slot_expiration": 600.0,
