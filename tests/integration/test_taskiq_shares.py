@@ -39,13 +39,13 @@ broker = (
 
 
 @broker.task(pool="shared")
-async def share(tenant: str, weight: int = 1) -> None:
-    await asyncio.to_thread(run, URL, tenant, weight)
+async def share(tenant: str, weight: int = 1, slot: Slot = TaskiqDepends(current_slot)) -> None:
+    await asyncio.to_thread(run, URL, tenant, weight, slot.fence)
 
 
 @broker.task(pool=["db", "api:{{tenant}}"], pool_size=[2, 1])
 async def both(tenant: str, slot: Annotated[Slot, TaskiqDepends(current_slot)]) -> list[Any]:
-    await asyncio.to_thread(run, URL, tenant, 1)
+    await asyncio.to_thread(run, URL, tenant, 1, slot.slot_of("db").fence)
     slots = [slot.slot_of("db"), slot.slot_of("api:" + tenant)]
     return [slot.key, *(one.key for one in slot.slots), *(one.fence for one in slots)]
 
@@ -102,7 +102,7 @@ async def test_one_tenants_hundred_tasks_delay_nobody_else(
     await all_ended([await app.free.kiq()])
     held.let_go()
     await all_ended(sent)
-    check_turns(events(redis_client), NOISY)
+    check_turns(redis_client, NOISY)
     assert await Pool("shared", 3, store=app.store).size() == 0
 
 
@@ -149,7 +149,7 @@ async def test_partitions_weights_and_several_pools_hold_on_rabbitmq(
     await await_until("all wait", lambda: held.waiting() == len(sent), 60)
     held.let_go()
     await all_ended(sent)
-    check_turns(events(redis_client), 30)
+    check_turns(redis_client, 30)
     redis_client.delete(HISTORY)
     heavy = {"pool": "heavy", "pool_size": 3}
     weights = [("light", 1)] * 10 + [("heavy", 2)] * 10 + [("light", 1)] * 10
