@@ -268,26 +268,6 @@ async def test_tenants_take_turns_in_the_pool_that_they_share(store):
     assert await is_empty(shared, *tenants.values())
 
 
-async def test_a_rate_spaces_the_starts_of_those_who_also_need_another_pool(store):
-    slow, b = Pool("slow", None, rate="10/s", store=store, group="g"), Pool("b", 5, store=store, group="g")
-    limits = Limits(b, slow)
-    loop = asyncio.get_running_loop()
-    starts: list[float] = []
-
-    async def use() -> None:
-        async with limits.slot(timeout=30):
-            starts.append(loop.time())
-
-    await limits.release(await limits.acquire())
-    with pytest.raises(PoolFullError) as caught:
-        await limits.acquire()
-    assert (caught.value.key, 0 < caught.value.retry_after <= 0.1) == ("slow", True)
-    began = loop.time()
-    await asyncio.gather(*(use() for _ in range(5)))
-    assert max(starts) - began >= 0.4
-    assert await is_empty(slow, b)
-
-
 async def test_a_paused_pool_keeps_those_who_need_it_and_nobody_else(pools, limits, call):
     a, b = pools
     await b.pause()

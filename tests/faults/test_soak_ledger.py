@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,31 @@ async def test_the_scripts_as_they_are_give_nothing_against_a_limit(
 
     ledger = await ledger_after(make_redis, refused, tmp_path)
     assert ledger.broken == []
+
+
+async def test_starts_of_those_who_want_several_pools_are_never_earlier_than_the_rates_allow(
+    make_redis: Any, tmp_path: Path
+) -> None:
+    wants = ["p", "q", "r", "s", "pq", "pr", "ps", "qr", "rs", "pqrs"]
+    begun = Counter[str]()
+
+    async def contend(store: RedisStore) -> None:
+        pools = {
+            "p": Pool("p", 2, rate="30/s", store=store, group="g"),
+            "q": Pool("q", 2, store=store, group="g"),
+            "r": Pool("r", 3, rate="50/s", burst=3, store=store, group="g"),
+            "s": Pool("s", 1, store=store, group="g"),
+        }
+
+        async def go_on(keys: str) -> None:
+            limit = Limits(*(pools[key] for key in keys)) if len(keys) > 1 else pools[keys]
+            while min(begun[one] for one in wants) < 5:
+                async with limit.slot(timeout=60):
+                    begun[keys] += 1
+                    await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(go_on(keys) for keys in wants * 2))
+
+    ledger = await ledger_after(make_redis, contend, tmp_path)
+    assert ledger.broken == []
+    assert any(grant.kept for grant in ledger.grants.values())

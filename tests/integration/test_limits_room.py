@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
-from slotline import Holding, Limits, Pool, Slot, configure
+from slotline import Holding, Limits, Pool, PoolFullError, Slot, configure
 from slotline.pools import Parked, Room, Taken
 from slotline.stores.base import undoing
 from tests.harness.waiting import wait_until
@@ -239,6 +240,40 @@ def test_a_rate_is_kept_by_those_who_need_another_pool_too(store, room):
         end(taken)
     assert time.monotonic() - began >= 0.4
     assert states(slow, b) == [(0, 0), (0, 0)]
+
+
+def test_a_message_that_has_a_start_kept_begins_no_sooner_after_another_than_the_rate_allows(store, room):
+    interval = 0.2
+    a = Pool("a", 2, rate="5/s", store=store, group="g")
+    b, c = (Pool(key, 1, store=store, group="g") for key in "bc")
+    in_b, in_c = b.sync.acquire(), c.sync.acquire()
+    room.sync.park(Limits(a, b, c), b"message", lane="q")
+    asked = 0.0
+
+    def acquires(pool: Pool) -> Slot | None:
+        assert room.sync.take() is None
+        with suppress(PoolFullError):
+            return pool.sync.acquire()
+        return None
+
+    def other_begins() -> bool:
+        nonlocal asked
+        asked = time.monotonic()
+        with suppress(PoolFullError):
+            return a.sync.release(a.sync.acquire())
+        return False
+
+    b.sync.release(in_b)
+    in_b = wait_until("the message has moved to c", lambda: acquires(b))
+    time.sleep(3 * interval)  # from its next move on it keeps what it can have, for as long as that
+    c.sync.release(in_c)
+    wait_until("it waits for b again, and keeps a start of a", lambda: not room.sync.take() and a.sync.size() == 1)
+    wait_until("another has had the next start", other_begins)
+    b.sync.release(in_b)
+    taken = take(room)
+    assert time.monotonic() - asked >= interval
+    end(taken)
+    assert states(a, b, c) == [(0, 0)] * 3
 
 
 def test_calls_are_safe_to_repeat_and_to_undo(store, pools, limits, room):

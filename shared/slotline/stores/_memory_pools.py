@@ -47,7 +47,8 @@ class PoolState:
     """One pool.
 
     ``queues`` are those for slots of this pool and others; see ``lib_several.lua``.
-    ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time; ``share`` is the most
+    ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time, and ``started_us`` is
+    the same without what is only kept; ``share`` is the most
     that a partition may have, ``used`` what all holders weigh, and ``used_by`` what those of each partition do.
     """
 
@@ -57,6 +58,7 @@ class PoolState:
     interval_us: int = 0
     burst: int = 1
     arrival_us: int = 0
+    started_us: int = 0
     paused: bool = False
     share: int | None = None
     used: int = 0
@@ -69,7 +71,7 @@ class PoolState:
     def declare(self, spec: str) -> None:
         limit, _, share = spec.partition("%")
         size, _, rate = limit.partition("@")
-        self.max, self.declared, self.interval_us, self.arrival_us = int(size), spec, 0, 0
+        self.max, self.declared, self.interval_us, self.arrival_us, self.started_us = int(size), spec, 0, 0, 0
         self.share = int(share) if share else None
         for partition in list(self.line.stopped):
             self.line.go_on(partition)
@@ -88,6 +90,8 @@ class PoolState:
         if held is None:
             return False
         self.used -= held.weight
+        if held.kept:  # it was no start; those who have started meanwhile count from when they did
+            self.arrival_us = max(self.arrival_us - self.interval_us, self.started_us)
         if held.partition:
             self.used_by[held.partition] -= held.weight
             if not self.used_by[held.partition]:
@@ -95,11 +99,11 @@ class PoolState:
             self.line.go_on(held.partition)
         return True
 
-    def next_start_ms(self, now_ms: int) -> int:
-        """Milliseconds until the rate allows a start; 0: it does."""
+    def next_start_ms(self, now_ms: int, *, kept: bool = False) -> int:
+        """Milliseconds until the rate allows a start, or one that is kept; 0: it does."""
         if not self.interval_us:
             return 0
-        early_us = self.arrival_us - (self.burst - 1) * self.interval_us - now_ms * 1000
+        early_us = (self.started_us if kept else self.arrival_us) - (self.burst - 1) * self.interval_us - now_ms * 1000
         return max(0, -(-early_us // 1000))
 
     def may_start(self, now_ms: int) -> bool:
@@ -128,6 +132,8 @@ class PoolState:
             self.used_by[held.partition] = self.used_by.get(held.partition, 0) + held.weight
         if self.interval_us:
             self.arrival_us = max(self.arrival_us, now_ms * 1000) + self.interval_us
+            if not kept:
+                self.started_us = max(self.started_us, now_ms * 1000) + self.interval_us
         return held
 
     def serve(self, now_ms: int, rings: Rings, me: str = "") -> bool:
@@ -152,7 +158,8 @@ class PoolState:
             else:
                 self.line.served(token)
                 if waiting.several is not None:
-                    self.take(token, waiting._replace(cap_ms=CALL_MS), now_ms, kept=True)
+                    if token not in self.slots:  # else it has waited for the rate alone
+                        self.take(token, waiting._replace(cap_ms=CALL_MS), now_ms, kept=True)
                     rings.append((str(waiting.several.args[0]), b"", waiting.several))
                 else:
                     held = self.take(token, waiting, now_ms)

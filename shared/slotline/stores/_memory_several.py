@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotline.stores._memory_line import Waiting, places_in_line
-from slotline.stores._memory_pools import ForEver, Held, Pools, PoolState, Queued, Reply, Rings, Script, known
+from slotline.stores._memory_pools import CALL_MS, ForEver, Held, Pools, PoolState, Queued, Reply, Rings, Script, known
 from slotline.stores.base import Command
 
 _PARTS = 5
@@ -23,6 +23,8 @@ class _Several:
     queue: str
     now_ms: int
     rings: Rings
+    rated_ms: int = 0
+    """When the one who asks is to ask again, if it has all but the leave of a rate."""
 
     @classmethod
     def of(cls, command: Command, pools: list[PoolState], now_ms: int, rings: Rings) -> _Several:
@@ -74,11 +76,7 @@ class _Several:
         return pool.take(slot, self.wanted[at]._replace(owner=owner, cap_ms=cap_ms), self.now_ms, kept=kept)
 
     def take_back(self, token: str, at: int) -> bool:
-        pool = self.pools[at]
-        had = pool.let_go(_slot(token, at))
-        if had:
-            pool.arrival_us -= pool.interval_us
-        return had
+        return self.pools[at].let_go(_slot(token, at))
 
     def take_all(self, token: str, owner: str) -> list[Held]:
         for at in range(len(self.pools)):
@@ -88,13 +86,22 @@ class _Several:
     def stands(self, token: str, at: int) -> bool:
         return _slot(token, at) in self.pools[at].line
 
-    def wait_at(self, token: str, blocked: int, found: list[str]) -> None:
+    def rated(self, found: list[str]) -> tuple[int, int]:
+        """Milliseconds until the rates allow the starts that are kept, and the number of the pool that is the last."""
+        pools = enumerate(self.pools)
+        waits = [(pool.next_start_ms(self.now_ms, kept=True), at) for at, pool in pools if found[at] == "kept"]
+        return max(waits, default=(0, 0))
+
+    def wait_at(self, token: str, blocked: int, found: list[str], rated_ms: int = 0) -> None:
         queued, now_ms = self.queued[token], self.now_ms
         stood = [self.stands(token, at) for at in range(len(self.pools))]
         moves = not stood[blocked] and (any(stood) or "kept" in found)
         if moves:
             since = queued.since_ms or now_ms
             queued = self.queued[token] = queued._replace(since_ms=since, kept_until_ms=2 * now_ms - since)
+        if rated_ms:
+            until = max(queued.kept_until_ms, now_ms + rated_ms + CALL_MS)
+            queued = self.queued[token] = queued._replace(kept_until_ms=until)
         life = queued.kept_until_ms - now_ms
         in_order = life > 0
         for at, pool in enumerate(self.pools):
@@ -105,9 +112,10 @@ class _Several:
             in_order = in_order and bool(found[at])
             if not in_order:
                 passes_on = self.take_back(token, at) or passes_on
-            elif slot in pool.slots:
+            elif slot in pool.slots and not rated_ms:
                 pool.slots[slot] = pool.slots[slot]._replace(expires_ms=now_ms + life)
-            elif moves:
+            elif moves or rated_ms:
+                self.take_back(token, at)  # of what has a rate, the next start is kept then
                 self.take_one(token, at, queued.owner, life, kept=True)
             if passes_on:
                 pool.serve(now_ms, self.rings)
@@ -124,6 +132,14 @@ class _Several:
                 at = next((at for at in blocked if self.stands(token, at)), blocked[0])
                 self.wait_at(token, at, found)
                 return at
+            rated_ms, at = self.rated(found)
+            if rated_ms:
+                self.wait_at(token, at, found, rated_ms)
+                if token == str(self.command.args[0]):
+                    self.rated_ms = rated_ms
+                else:  # no release tells when a rate allows the next start
+                    self.rings.append((token, b"", self.leaving(token)))
+                return at
             held = self.take_all(token, queued.owner)
             self.leave(token)
             if token != str(self.command.args[0]):
@@ -133,7 +149,7 @@ class _Several:
 
     def look_again_ms(self, token: str, ahead: int, at: int) -> int:
         kept_ms = self.queued[token].kept_until_ms - self.now_ms
-        look_ms = self.pools[at].look_again_ms(ahead, self.now_ms)
+        look_ms = self.rated_ms or self.pools[at].look_again_ms(ahead, self.now_ms)
         return min((ms for ms in (look_ms, kept_ms) if ms > 0), default=look_ms)
 
     def _lasting(self, held: list[Held]) -> list[tuple[int, int]]:

@@ -6,10 +6,15 @@ local called = false  -- whether a slot is kept for a worker that was called, or
 local kept = {}  -- what is kept in a partition, for called workers, or for one who needs more than is left
 local alone = true  -- whether all who wait are of one partition, so that there are no turns
 
--- Takes the slot from `token`; returns 1 if it had one, else 0.
+-- Takes the slot from `token`; returns 1 if it had one, else 0. What was only kept was no start; those who have started
+-- meanwhile count from when they did.
 local function let_go(token)
   local known = redis.call('HGET', state, 'h:' .. token)
-  redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token, 'k:' .. token)
+  redis.call('HDEL', state, 'h:' .. token, 'x:' .. token, 'e:' .. token)
+  if redis.call('HDEL', state, 'k:' .. token) == 1 then
+    know()
+    if interval_us then redis.call('HSET', state, 'arrival', text(math.max(arrival_us - interval_us, started_us))) end
+  end
   local weight, partition = string.match(known or '', '^%d+|%d+|%d+|(%d+)|([^|]*)|')
   if weight and weight ~= '1' then
     extra = math.max(0, tonumber(redis.call('HGET', state, 'extra') or 0) + 1 - weight)
@@ -130,8 +135,7 @@ local function grant_caller(lane, token, weight, partition)
     deaf[channel] = true
     return 'deaf'
   end
-  take(token, owner, life, cap_ms, weight, partition)
-  if lane == SEVERAL then redis.call('HSET', state, 'k:' .. token, '1') end
+  take(token, owner, life, cap_ms, weight, partition, lane == SEVERAL)
   return 'granted'
 end
 

@@ -6,9 +6,10 @@
 --                 parked messages, and "+<lane>" for those of a lane who want slots of other pools, too; no partition
 --                 and a weight of 1 are empty. And the queues of lib_several: "!<lane>|<queue>|<place>|<token>"
 --   state   hash  max, declared, fence, place; rate ("interval_us/burst") and arrival, which is GCRA's theoretical arrival
---                 time (us); share, the most that a partition may have; extra, by how much the holders weigh more than 1
---                 each; paused; impatient and resting, see note_impatience; name and wake (what to publish, and where,
---                 when a lane is called); evictions, the last ones (packed: {id, ms, reply of pool_evict}, ...); of a cache
+--                 time (us), and started, the same without what is only kept; share, the most that a partition may have;
+--                 extra, by how much the holders weigh more than 1 each; paused; impatient and resting, see
+--                 note_impatience; name and wake (what to publish, and where, when a lane is called); evictions, the
+--                 last ones (packed: {id, ms, reply of pool_evict}, ...); of a cache
 --                 entry's line also verdict ("place|payload": what messages up to that place get) and fleeting (nothing
 --                 is kept of it when it is empty);
 --                 "h:<token>"  a holder            "fence|acquired_ms|cap_at_ms|weight|partition|owner"  (cap_at_ms:
@@ -77,12 +78,13 @@ local function next_place()
 end
 
 -- What is known of the pool's limit, read once a script by know().
-local max, declared, fence, paused, interval_us, burst, arrival_us, share, extra
+local max, declared, fence, paused, interval_us, burst, arrival_us, started_us, share, extra
 local declared_anew = false  -- lib_line looks at all partitions again then
 
 -- Returns whether the pool is known.
 local function know()
-  local known = redis.call('HMGET', state, 'max', 'declared', 'fence', 'rate', 'arrival', 'paused', 'share', 'extra')
+  local known = redis.call('HMGET', state, 'max', 'declared', 'fence', 'rate', 'arrival', 'paused', 'share', 'extra',
+    'started')
   max, declared, fence, paused = tonumber(known[1] or 0), known[2] or '', known[3], known[6]
   share, extra = tonumber(known[7]), tonumber(known[8] or 0)
   interval_us = nil
@@ -90,6 +92,7 @@ local function know()
     interval_us, burst = string.match(known[4], '^(%d+)/(%d+)$')
     interval_us, burst = tonumber(interval_us), tonumber(burst)
     arrival_us = math.max(tonumber(known[5] or 0), clock[1] * 1000000 + clock[2])
+    started_us = math.max(tonumber(known[9] or 0), clock[1] * 1000000 + clock[2])
   end
   return known[1]
 end
@@ -102,7 +105,7 @@ local function declare(spec, first)
   if not known or (first == '1' and before ~= spec) then
     local size, rate, most = string.match(spec, '^(%d+)@?([^%%]*)%%?(%d*)$')
     redis.call('HSET', state, 'max', size, 'declared', spec)
-    if rate ~= '' then redis.call('HSET', state, 'rate', rate) else redis.call('HDEL', state, 'rate', 'arrival') end
+    if rate ~= '' then redis.call('HSET', state, 'rate', rate) else redis.call('HDEL', state, 'rate', 'arrival', 'started') end
     if most ~= '' then redis.call('HSET', state, 'share', most) else redis.call('HDEL', state, 'share') end
     declared_anew = true
     keep_key(state, STATE_MS)
@@ -113,13 +116,14 @@ local function declare(spec, first)
   return before
 end
 
--- GCRA: how many starts the rate allows now, and in how many milliseconds the next one (0: now).
-local function starts()
+-- GCRA: how many starts the rate allows now, and in how many milliseconds the next one (0: now). To one for whom a start
+-- is `kept`, what is kept for others, too, is none.
+local function starts(kept)
   if not interval_us then return math.huge, 0 end
-  local now_us = clock[1] * 1000000 + clock[2]
-  local allowed = math.floor((now_us + burst * interval_us - arrival_us) / interval_us)
+  local now_us, next_us = clock[1] * 1000000 + clock[2], kept and started_us or arrival_us
+  local allowed = math.floor((now_us + burst * interval_us - next_us) / interval_us)
   if allowed > 0 then return allowed, 0 end
-  return 0, math.ceil((arrival_us - (burst - 1) * interval_us - now_us) / 1000)
+  return 0, math.ceil((next_us - (burst - 1) * interval_us - now_us) / 1000)
 end
 
 -- How many slots are free now, none where the rate allows no start; and how many starts it allows.
@@ -156,7 +160,8 @@ local function note_impatience()
 end
 
 -- Gives `token` a slot, unless it has one; returns whether it had none. lib_plain does so by itself, for a plain slot.
-local function take(token, owner, life, cap_ms, weight, partition)
+-- What is only `kept` for one who wants slots of other pools, too, is no start yet, and nobody else's.
+local function take(token, owner, life, cap_ms, weight, partition, kept)
   if redis.call('ZADD', slots, 'NX', text(now_ms + life), token) == 0 then return false end
   fence = fence_after(fence)
   local cap_at = cap_ms >= 0 and now_ms + cap_ms or 0
@@ -164,9 +169,11 @@ local function take(token, owner, life, cap_ms, weight, partition)
     fence .. '|' .. text(now_ms) .. '|' .. text(cap_at) .. '|' .. text(weight) .. '|' .. partition .. '|' .. owner)
   if interval_us then
     arrival_us = arrival_us + interval_us
-    redis.call('HSET', state, 'arrival', text(arrival_us))
+    if not kept then started_us = started_us + interval_us end
+    redis.call('HSET', state, 'arrival', text(arrival_us), 'started', text(started_us))
     keep_key(state, arrival_us / 1000 - now_ms)
   end
+  if kept then redis.call('HSET', state, 'k:' .. token, '1') end
   if weight > 1 then
     extra = extra + weight - 1
     redis.call('HSET', state, 'extra', text(extra))

@@ -28,6 +28,7 @@ local lane = string.match(queue, '^([^|]*)|')
 local SEVERAL_HERE, parks = '+' .. lane, lane ~= CALLERS
 local pools = #KEYS / 5
 local cap_ms, weight, partition
+local look_rated_ms  -- when the one who asks is to ask again, if it has all but the leave of a rate
 local anew, in_turns = {}, {}  -- whether a pool was declared anew; whether its partitions take turns
 
 -- Turns to one of the pools.
@@ -64,22 +65,18 @@ local function ready(name, at)
     and not (share and turn_of(partition) == NO_TURN)
 end
 
-local function take_one(name, at, owner, life, cap, run)
+local function take_one(name, at, owner, life, cap, run, kept)
   use(at)
   know()
   if in_turns[at] then next_turn(partition) end
   leave_line(slot_of(name, at), SEVERAL_HERE)
-  take(slot_of(run or name, at), owner, life, cap, weight, partition)
+  take(slot_of(run or name, at), owner, life, cap, weight, partition, kept)
 end
 
--- Takes back what was given to `name` only until it has all; to a rate it was no start.
+-- Takes back what was given to `name` only until it has all.
 local function take_back(name, at)
   use(at)
-  if not redis.call('ZSCORE', slots, slot_of(name, at)) then return false end
-  know()
-  let_go(slot_of(name, at))
-  if interval_us then redis.call('HSET', state, 'arrival', text(arrival_us - interval_us)) end
-  return true
+  return let_go(slot_of(name, at)) == 1
 end
 
 -- Gives `name`, or the run that takes it, a slot of each pool.
@@ -134,8 +131,24 @@ local function stands_alone(name)
   end
 end
 
--- Lets the head of the queue wait in the line of the pool `blocked`.
-local function wait_at(name, place, blocked, found)
+-- Of the pools in which a start is kept, the one whose rate allows it last, and in how many milliseconds; nil where all
+-- do now: others may have started since.
+local function rated(found)
+  local last, last_ms
+  for at = 1, pools do
+    if found[at] == 'kept' then
+      use(at)
+      know()
+      local _, rated_ms = starts(true)
+      if rated_ms > (last_ms or 0) then last, last_ms = at, rated_ms end
+    end
+  end
+  return last, last_ms
+end
+
+-- Lets the head of the queue wait in the line of the pool `blocked`. Who has all but the leave of a rate, in `rated_ms`,
+-- keeps it until then.
+local function wait_at(name, place, blocked, found, rated_ms)
   local since_ms, kept_until, alive_until, channel, owner =
     string.match(queued(name, place), '^%x+|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$')
   since_ms, kept_until = tonumber(since_ms), tonumber(kept_until)
@@ -149,6 +162,9 @@ local function wait_at(name, place, blocked, found)
   if moves then
     if since_ms == 0 then since_ms = now_ms end
     kept_until = 2 * now_ms - since_ms
+  end
+  if rated_ms then kept_until = math.max(kept_until, now_ms + rated_ms + CALL_MS) end
+  if moves or rated_ms then
     redis.call('HSET', KEYS[3], 's:' .. name,
       table.concat({place, text(since_ms), text(kept_until), alive_until, channel, owner}, '|'))
   end
@@ -161,11 +177,11 @@ local function wait_at(name, place, blocked, found)
     in_order = in_order and found[at]
     if not in_order then
       passes_on = take_back(name, at) or passes_on
-    elseif found[at] == 'kept' then
+    elseif found[at] == 'kept' and not rated_ms then
       redis.call('ZADD', slots, 'XX', text(now_ms + life), slot_of(name, at))
-    elseif moves then
-      take_one(name, at, owner_of(name, owner), life, -1)
-      redis.call('HSET', state, 'k:' .. slot_of(name, at), '1')
+    elseif moves or rated_ms then
+      take_back(name, at)  -- of what has a rate, the next start is kept then, where others have begun since
+      take_one(name, at, owner_of(name, owner), life, -1, nil, true)
     end
     if passes_on then serve('') end
   end
@@ -180,6 +196,18 @@ local function wait_at(name, place, blocked, found)
   redis.call('HSET', state, 'w:' .. slot_of(name, blocked), table.concat(record, '|'))
   stand(SEVERAL_HERE, partition, place, member(SEVERAL_HERE, partition, place, weight, slot_of(name, blocked)),
     math.min(ROOM_MS, alive_until - now_ms), next_place())
+end
+
+-- Has the head of the queue ask again, unless it asks just now: no release tells when a rate allows the next start.
+local function tell_of_rate(name, run, blocked, rated_ms)
+  if run or name == token then
+    look_rated_ms = rated_ms
+  elseif parks then
+    use(blocked)
+    call_lane(SEVERAL_HERE)
+  else
+    redis.call('PUBLISH', string.match(queued(name), '^%x+|%d+|%d+|%d+|([^|]*)|'), name .. ' ')
+  end
 end
 
 local function hears(channel)
@@ -203,15 +231,17 @@ local function advance(run)
     elseif not parks and name ~= token and not hears(channel) then
       from = '(' .. head  -- its process does not listen just now: it keeps its place, and is passed over
     else
-      local found, blocked, stands = {}, nil, nil
+      local found, blocked, stands, rated_ms = {}, nil, nil, nil
       for at = 1, pools do
         found[at] = ready(name, at)
         if stands_in_line(name, at) then stands = at end
         if not found[at] and (not blocked or stands == at) then blocked = at end
       end
+      if not blocked then blocked, rated_ms = rated(found) end
       if blocked or (parks and not run) then
-        wait_at(name, place, blocked or stands or 1, found)
+        wait_at(name, place, blocked or stands or 1, found, rated_ms)
         if not blocked then serve('') end  -- which calls a worker
+        if rated_ms then tell_of_rate(name, run, blocked, rated_ms) end
         return blocked or stands or 1, fences, lives, message, stood
       end
       owner = owner_of(name, owner)

@@ -48,6 +48,6 @@ if patience_ms == 0 then
   return {-1, sizes, before, blocked, owners(), rated_ms, resting_ms[blocked]}
 end
 local ahead = ahead_of(token, place)
-local look_ms, kept_ms = look_again_ms(ahead), string.match(queued(token), '^%x+|%d+|(%d+)|') - now_ms
+local look_ms, kept_ms = look_rated_ms or look_again_ms(ahead), string.match(queued(token), '^%x+|%d+|(%d+)|') - now_ms
 if kept_ms > 0 then look_ms = look_ms < 0 and kept_ms or math.min(look_ms, kept_ms) end
 return {0, sizes, before, ahead, look_ms, now_ms, blocked}

@@ -34,4 +34,4 @@ end
 if not waits_at then return {0, 0, -1} end
 use(waits_at)
 know()
-return {0, waits_at, look_again_ms(0)}
+return {0, waits_at, look_rated_ms or look_again_ms(0)}
