@@ -23,11 +23,13 @@ pytestmark = pytest.mark.leaves("keys", reason="the broker's own queue, and the 
 
 APP = """
 import asyncio, inspect, json, os, time
+from typing import Annotated
 import redis
+from taskiq import TaskiqDepends
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
-from slotline import RedisStore
+from slotline import RedisStore, Slot
 from slotline.caches import RedisCacheAdapter
-from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware
+from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware, current_slot
 
 URL = "{url}"
 # One worker must not take all messages before the other has looked; older brokers cannot be told so.
@@ -62,7 +64,8 @@ async def limited(x: int) -> int:
 
 
 @broker.task(pool="api")
-def limited_sync(x: int) -> int:
+def limited_sync(x: int, slot: Annotated[Slot, TaskiqDepends(current_slot)]) -> int:
+    assert slot.key == "api" and slot.fence > 0
     enter("limited")
     time.sleep(0.04)
     leave("limited")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slotline.pools._share import SINGLE, Shares
 from slotline.stores.keeper import Kept
@@ -173,6 +173,12 @@ class Slot:
 
     def _until(self) -> float | None:
         return self._deadline if self._kept is None else self._kept.deadline
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from slotline.pools.sent import SentSlot  # noqa: PLC0415 - it is a slot itself
+
+        slots = () if self.slots == (self,) else self.slots
+        return SentSlot, (self.key, self.token, self.owner, self.fence, self.acquired_at, slots)
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "released" if self._ended is False else "held"
