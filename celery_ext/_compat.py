@@ -65,7 +65,7 @@ def check_redis_transport() -> None:
     parts = ("unacked_key", "unacked_index_key", "visibility_timeout", "conn_or_acquire", "qos", "global_keyprefix")
     _need(redis.Channel, "kombu's Redis channel", *parts, "_do_restore_message")
     _need(virtual.QoS, "kombu's QoS", "_delivered")
-    _need(redis.QoS, "kombu's QoS on Redis", "restore_visible")
+    _need(redis.QoS, "kombu's QoS on Redis", "restore_visible", "restore_by_tag")
 
 
 def has_semaphore(worker: Any, consumer: Any) -> bool:

@@ -44,6 +44,7 @@ class Freshness:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._refused = False
+        self._in_hand: InHand
 
     def open(self) -> None:
         """Begin, if the broker is reached by kombu's Redis transport; called anew with each connection.
@@ -55,7 +56,7 @@ class Freshness:
             return
         if self._thread is None:
             check_redis_transport()
-        take_over(self._consumer.connection.default_channel, lambda: not self._refused)
+        self._in_hand = take_over(self._consumer.connection.default_channel, lambda: not self._refused)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="slotline-unacked", daemon=True)
             self._thread.start()
@@ -70,10 +71,11 @@ class Freshness:
         seconds, overdue = 1.0, frozenset[bytes]()
         while not self._ended.wait(seconds):
             try:
-                channel = self._consumer.task_consumer.channel
+                in_hand = self._in_hand  # of the last connection
+                channel = in_hand.channel
                 seconds = channel.visibility_timeout / BEATS
                 if not channel.closed:
-                    refresh(channel)
+                    in_hand.speak()
                     overdue = restore(channel, overdue)
                     self._refused = False
             except Exception as error:  # noqa: BLE001 - whatever it is, the consumer notices and connects anew
@@ -112,15 +114,55 @@ def restore(channel: Any, before: frozenset[bytes]) -> frozenset[bytes]:
     return overdue
 
 
-def take_over(channel: Any, takes: Callable[[], bool]) -> None:
-    """Have kombu leave what is overdue to :func:`restore`, while ``takes()``: it does not look whether it still is."""
-    own = channel.qos.restore_visible
+class InHand:
+    """What a channel has in hand, and which of that may be another worker's by now, under the same tag.
+
+    Attributes:
+        channel: The worker's channel, which has been opened just now.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self.channel, self._spoken_at = channel, time.time()
+        self._doubtful: set[str] = set()
+
+    def speak(self) -> None:
+        """Speak for it; what nobody has spoken for in time may be another's all the same."""
+        self._look()
+        now = time.time()
+        refresh(self.channel)
+        self._spoken_at = now
+
+    def may_be_anothers(self, tag: str) -> bool:
+        """Whether another worker may have the message."""
+        self._look()
+        return tag in self._doubtful
+
+    def _look(self) -> None:
+        tags = frozenset(list(self.channel.qos._delivered))  # noqa: SLF001 - checked by check_redis_transport
+        self._doubtful &= tags
+        if time.time() - self._spoken_at > self.channel.visibility_timeout:
+            self._doubtful |= tags
+
+
+def take_over(channel: Any, takes: Callable[[], bool]) -> InHand:
+    """Have kombu leave what is overdue to :func:`restore`, while ``takes()``: it does not look whether it still is.
+
+    A channel that is closed does not put back either what may be another worker's by now. If nobody has it, it is
+    overdue a visibility timeout later, and put back then.
+    """
+    qos, in_hand = channel.qos, InHand(channel)
+    all_overdue, one = qos.restore_visible, qos.restore_by_tag
 
     def restore_visible(*args: Any, **kwargs: Any) -> None:
         if not takes():
-            own(*args, **kwargs)
+            all_overdue(*args, **kwargs)
 
-    channel.qos.restore_visible = restore_visible
+    def restore_by_tag(tag: Any, *args: Any, **kwargs: Any) -> None:
+        if not (takes() and in_hand.may_be_anothers(tag)):
+            one(tag, *args, **kwargs)
+
+    qos.restore_visible, qos.restore_by_tag = restore_visible, restore_by_tag
+    return in_hand
 
 
 def _is_refusal(error: Exception) -> bool:

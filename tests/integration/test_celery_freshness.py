@@ -203,3 +203,54 @@ def test_a_server_that_runs_no_scripts_is_left_to_kombu(own_redis: RedisServer) 
             found.client.execute_command("ACL", "SETUSER", "default", "+eval")
         found.channel.qos.restore_visible(num=10, interval=1)
         assert found.tags() == []
+
+
+@pytest.mark.lowest
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_channel_that_closes_after_a_standstill_leaves_what_another_worker_has_by_now_to_that(
+    own_redis: RedisServer, speaks: bool
+) -> None:
+    app = Celery("unit", broker=own_redis.url, set_as_current=False)
+    app.conf.broker_transport_options = {"visibility_timeout": 1}
+    ours, others = app.connection_for_read(), app.connection_for_read()
+    ours_queue, others_queue = ours.SimpleQueue("fresh"), others.SimpleQueue("fresh")
+    in_hand = take_over(ours.default_channel, lambda: True)
+    ours_queue.put(0)
+    message = ours_queue.get(timeout=10)
+    client, overdue = own_redis.client(), frozenset[bytes]()
+
+    def another_worker_takes_it() -> bool:
+        nonlocal overdue
+        overdue = restore(others.default_channel, overdue)
+        return client.llen("fresh") == 1
+
+    wait_until("it is another's", another_worker_takes_it, 10, 0.1)
+    again = others_queue.get(timeout=10)
+    assert again.delivery_tag == message.delivery_tag
+    if speaks:  # it goes on before it ends
+        in_hand.speak()
+    ours.close()
+    assert (client.llen("fresh"), client.hlen("unacked"), client.zcard("unacked_index")) == (0, 1, 1)
+    again.ack()
+    assert client.hlen("unacked") == 0
+    others_queue.close()
+    others.close()
+    client.close()
+    app.close()
+
+
+@pytest.mark.lowest
+def test_a_channel_that_closes_puts_back_at_once_what_is_its_own(own_redis: RedisServer) -> None:
+    app = Celery("unit", broker=own_redis.url, set_as_current=False)
+    app.conf.broker_transport_options = {"visibility_timeout": 60}
+    ours, others = app.connection_for_read(), app.connection_for_read()
+    ours_queue, others_queue = ours.SimpleQueue("fresh"), others.SimpleQueue("fresh")
+    in_hand = take_over(ours.default_channel, lambda: True)
+    ours_queue.put(0)
+    ours_queue.get(timeout=10)
+    in_hand.speak()
+    ours.close()
+    others_queue.get(timeout=10).ack()
+    others_queue.close()
+    others.close()
+    app.close()
