@@ -30,6 +30,17 @@ async def test_a_process_that_listens_hears_at_once(redis_url):
     await ours.close()
 
 
+async def test_a_process_that_may_have_missed_messages_waits_for_its_renewal(redis_url, caplog):
+    store = RedisStore(redis_url)
+    pool = Pool("p", 1, store=store)
+    slot = await pool.acquire()
+    store.wakeups.nudge_all()  # as when its connection was lost, and when it closes
+    assert not slot.evicted
+    assert not caplog.records
+    await pool.release(slot)
+    await store.close()
+
+
 async def test_a_lost_message_costs_a_delay_and_the_slot_goes_on_counting(redis_url, redis_client):
     configure(heartbeat_lease=1.5)
     theirs, ours = RedisStore(redis_url), RedisStore(redis_url)

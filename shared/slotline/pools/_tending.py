@@ -137,6 +137,8 @@ class Evictions:
 
     def heard(self, message: bytes) -> None:
         """Tell a holder, if it is one of this process."""
+        if not message:  # some may have been lost: the next renewal says so
+            return
         token, fence = message.decode().split(" ")
         tell = self._told.get(token)
         if tell is not None and tell(int(fence)):
