@@ -11,11 +11,11 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_ext import outcome
-from celery_ext.held import Held, Line, LineName, ended, is_over
+from celery_ext.held import Held, Line, LineName, ended, is_over, owner_of
 from celery_ext.mailbox import Mailbox
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
-from slotline.errors import PoolTimeoutError, StoreError
+from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
 from slotline.pools import Place, Slot
 
 logger = get_logger(__name__)
@@ -78,6 +78,8 @@ class Waiting:
         """
         name = (held.limit.line, ())
         line = self._lines.get(name)
+        if held.limit.timeout == 0:
+            return self._take_now(held, others_wait=line is not None)
         if line is None:
             line = Line(name)
             line.waiting.append(held)
@@ -89,15 +91,23 @@ class Waiting:
             if slot is not None:
                 line.serve()
                 return slot
-            if held.limit.timeout == 0:
-                line.leave()
-                raise PoolTimeoutError(held.limit.key, held.size, timeout=0.0)
             self._lines[line.name] = line
             self._wait_on(line)
         else:
             line.waiting.append(held)
         self._keep(held)
         return None
+
+    def _take_now(self, held: Held, *, others_wait: bool) -> Slot:
+        # Without a place in line: who does not wait at all is not turned away for a slot that only rests.
+        try:
+            if not others_wait:
+                owner, share = owner_of(held.request), held.limit.share
+                slot: Slot = self._watch.ask(lambda: held.pool.sync.acquire(owner=owner, **share))
+                return slot
+        except PoolFullError:
+            pass
+        raise PoolTimeoutError(held.limit.key, held.size, timeout=0.0)
 
     def hold_unasked(self, held: Held) -> None:
         """Hold a request whose pool cannot be asked, until it can; it is then admitted anew."""

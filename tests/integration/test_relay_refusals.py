@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.worker import state
 
+import celery_ext
 from slotline import Limits, Pool, PoolFullError, RedisStore, Slot, configure
 from slotline.pools import Place, Relay
 from slotline.pools.relay import RESTS
 from slotline.pools.slot import PASSES
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
+from tests.unit.test_celery_gate import Request, Worker, lambda_like
 
 
 @pytest.fixture
@@ -64,6 +68,31 @@ def test_who_does_not_wait_is_refused_for_no_slot_that_only_rests(
         limit.sync.acquire()
     limit.sync.release(slot)
     pool.sync.release(others.pop())
+
+
+def test_a_celery_task_that_does_not_wait_is_refused_for_no_slot_that_only_rests(
+    relay: Relay, store: RedisStore
+) -> None:
+    app = Celery("unit", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.Task, app.conf.slotline_store = celery_ext.Task, store
+    limit = {"pool": "p", "pool_size": 2, "pool_on_full": "wait", "pool_timeout": 0}
+    task = app.task(lambda_like, name="unit.task", shared=False, **limit)
+    worker, pool = Worker(app, 2), Pool("p", 2, store=store)
+    others: list[Slot] = []
+
+    def another_runs() -> None:
+        while others:
+            pool.sync.release(others.pop())
+        others.append(pool.sync.acquire(timeout=None))
+
+    rests(relay, pool, beside=another_runs)
+    request = worker.receive(Request(task))
+    assert (request.error, worker.ran) == (None, [request])
+    worker.finish(request)
+    pool.sync.release(others.pop())
+    worker.gate.close()
+    state.reset_state()
+    app.close()
 
 
 def test_where_somebody_may_be_refused_no_slot_passes_on_and_a_refusal_is_one_command(

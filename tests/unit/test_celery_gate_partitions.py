@@ -84,6 +84,10 @@ def test_partitions_have_no_line_in_common_for_those_who_do_not_wait(worker: Wor
         assert refused.acknowledged
     assert isinstance(send(worker, "c", pool_on_full="fail").error, PoolFullError)
     assert isinstance(send(worker, "c", pool_timeout=0).error, PoolTimeoutError)
+    send(worker, "c")
+    assert isinstance(send(worker, "c", pool_timeout=0).error, PoolTimeoutError), (
+        "it does not wait behind others either"
+    )
     assert tenants(worker) == ["noisy", "noisy", "b"]
     finish(worker, 0)
     assert nothing_is_left(worker)
