@@ -32,7 +32,7 @@ async def test_a_process_that_listens_hears_at_once(redis_url):
 
 async def test_a_process_that_may_have_missed_messages_waits_for_its_renewal(redis_url, caplog):
     store = RedisStore(redis_url)
-    pool = Pool("p", 1, store=store)
+    pool = Pool("p", 1, store=store, on_lost=print)
     slot = await pool.acquire()
     store.wakeups.nudge_all()  # as when its connection was lost, and when it closes
     assert not slot.evicted
