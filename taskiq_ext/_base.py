@@ -68,10 +68,14 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         """Serve ``broker``, whose tasks' labels are checked from now on.
 
         Raises:
-            InvalidOptionError: A task has bad labels, or the middleware serves another broker already.
+            InvalidOptionError: A task has bad labels, the middleware serves another broker already, or the broker has
+                one of its kind.
             UnsupportedFrameworkError: The installed Taskiq lacks a part that is needed.
         """
         assert_supported()
+        if any(isinstance(other, LabelledMiddleware) and other.family == self.family for other in broker.middlewares):
+            name = type(self).__name__  # two would read the same labels, and take two slots for each message
+            raise refuse("middlewares", f"a second {name}", f"one for each broker: a {name} is there already")
         if self._served is None:
             check_registrations(broker, self._check)
             skip_dependencies(broker)

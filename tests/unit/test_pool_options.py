@@ -37,6 +37,20 @@ def test_impossible_timeouts_are_refused_by_name(timeout):
         pool.slot(timeout=timeout)
 
 
+def a_generator():
+    yield 1
+
+
+async def an_async_generator():
+    yield 1
+
+
+@pytest.mark.parametrize("function", [a_generator, an_async_generator])
+def test_a_generator_is_refused_which_would_run_without_its_slot(function):
+    with pytest.raises(InvalidOptionError, match="a function that returns its result"):
+        pooled("p", 1)(function)
+
+
 def test_a_decorated_function_runs_in_a_slot_of_the_pool_that_its_arguments_name():
     store = MemoryStore()
 

@@ -13,7 +13,7 @@ from taskiq.brokers.shared_broker import async_shared_broker
 from slotline import Slot
 from slotline.errors import InvalidOptionError, PoolFullError
 from slotline.stores import MemoryStore
-from taskiq_ext import PoolLimitMiddleware, current_slot
+from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware, current_slot
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
 from tests.unit.test_taskiq_labels import function
 
@@ -179,3 +179,15 @@ async def test_one_middleware_serves_one_broker(broker: InMemoryBroker) -> None:
     with pytest.raises(InvalidOptionError, match="broker"):
         other.add_middlewares(broker.middlewares[0])
     await other.shutdown()
+
+
+def executors() -> ExecutorMiddleware:
+    return ExecutorMiddleware({"cpu": {"max_pools": 1}})
+
+
+@pytest.mark.parametrize("make", [PoolLimitMiddleware, CacheMiddleware, executors])
+async def test_a_broker_has_one_middleware_of_a_kind(make: Any) -> None:
+    broker = InMemoryBroker().with_middlewares(make())
+    with pytest.raises(InvalidOptionError, match="one for each broker"):
+        broker.add_middlewares(make())
+    await broker.shutdown()

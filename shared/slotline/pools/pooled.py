@@ -56,7 +56,7 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
 
     Raises:
         InvalidOptionError: An option has an impossible value, or a field of ``key`` or ``partition`` names no argument;
-            when the function is decorated.
+            or the function is a generator; when the function is decorated.
     """
     keys = [key] if isinstance(key, str) or not isinstance(key, Sequence) else list(key)
     sizes = [max_size] * len(keys) if not isinstance(max_size, Sequence) else list(max_size)
@@ -88,6 +88,7 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
         return None
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        _refuse_generator(function)
         signature = call_signature(function)
         for template in templates:
             template.validate(signature)
@@ -128,3 +129,9 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
         return cast("Callable[P, R]", run)
 
     return decorate
+
+
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        allowed = "a function that returns its result; a generator runs after its slot has been given back"
+        raise _checks.refuse("pooled", function, allowed)
