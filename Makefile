@@ -4,6 +4,9 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 LOWEST  = .venv-lowest
 
+# Where it is set, each of the many processes that tests start would compile every module of ours anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-lowest lint types bench soak clean
 
 $(STAMP): pyproject.toml
