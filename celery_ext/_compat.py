@@ -6,12 +6,16 @@ from typing import Any
 
 import celery
 from celery import bootsteps
+from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
 from slotline.errors import UnsupportedFrameworkError
 
+logger = get_logger(__name__)
+
 _SUPPORTED = ((5, 4), (5, 8))
+_TRIED_POOLS = frozenset(f"celery.concurrency.{name}" for name in ("prefork", "thread", "solo", "gevent"))
 
 
 def check_version() -> None:
@@ -52,6 +56,17 @@ def check_worker(worker: Any, consumer: Any) -> None:
     if has_semaphore(worker, consumer):
         _need(worker, "worker", "_quick_acquire", "_quick_release", "semaphore")
         _need(worker.semaphore, "kombu's semaphore", "value", "_waiting")
+
+
+def warn_of_pool(pool: Any) -> None:
+    """Say so where a worker's pool is of a kind that limits were not tried on: eventlet's, or the user's own."""
+    kind = type(pool)
+    if kind.__module__ not in _TRIED_POOLS:
+        logger.warning(
+            "Slotline was not tried with the worker pool %s.%s: limits are known to hold in prefork, threads, solo and "
+            "gevent, and tasks that lose their slots may run on in others.",
+            *(kind.__module__, kind.__qualname__),
+        )
 
 
 def check_redis_transport() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 
-from celery_ext._compat import check_version
+from celery_ext._compat import check_version, warn_of_pool
 from celery_ext.config import runtime
 from celery_ext.freshness import Freshness
 from celery_ext.gate import Gate
@@ -25,6 +25,7 @@ class GateStep(bootsteps.StartStopStep):  # type: ignore[misc] # Celery ships no
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self.gate = Gate(consumer.controller, consumer)
+        warn_of_pool(consumer.pool)
         self.freshness = Freshness(consumer) if runtime(consumer.app).config.keep_unacked_fresh else None
 
     def start(self, consumer: Any) -> None:  # noqa: ARG002 - the signature is Celery's

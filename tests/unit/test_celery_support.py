@@ -7,9 +7,10 @@ from typing import Any
 import celery
 import pytest
 from celery import Celery
+from celery.concurrency import prefork, solo, thread
 
 import celery_ext
-from celery_ext._compat import check_version
+from celery_ext._compat import check_version, warn_of_pool
 from celery_ext.gate import Gate
 from celery_ext.step import GateStep
 from slotline.errors import (
@@ -47,6 +48,18 @@ def test_an_untried_celery_is_refused(monkeypatch: pytest.MonkeyPatch, version: 
     monkeypatch.setattr(celery, "VERSION", version)
     with pytest.raises(UnsupportedFrameworkError, match=r"5\.4 to 5\.7"):
         check_version()
+
+
+@pytest.mark.parametrize(("pool", "warns"), [(prefork, False), (solo, False), (thread, False), (None, True)])
+def test_a_pool_that_limits_were_not_tried_on_is_warned_of(
+    caplog: pytest.LogCaptureFixture, pool: Any, warns: bool
+) -> None:
+    class TaskPool(solo.TaskPool):  # type: ignore[misc] # Celery ships no types
+        """As eventlet's, or the user's own."""
+
+    kind = TaskPool if pool is None else pool.TaskPool
+    warn_of_pool(kind.__new__(kind))
+    assert ("was not tried with the worker pool tests.unit.test_celery_support." in caplog.text) is warns
 
 
 def test_the_gate_is_installed_by_the_first_task_and_once(app: Celery) -> None:
