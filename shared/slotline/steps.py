@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -49,9 +49,9 @@ class Call(Step):
         """See :meth:`~slotline.stores.SyncStore.execute`."""
         return self.store.sync.execute(self.command)
 
-    async def awaiting(self) -> Any:
+    def awaiting(self) -> Coroutine[Any, Any, Any]:
         """See :meth:`~slotline.stores.Store.execute`."""
-        return await self.store.execute(self.command)
+        return self.store.execute(self.command)
 
 
 @dataclass(slots=True, frozen=True)

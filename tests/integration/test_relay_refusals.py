@@ -118,6 +118,15 @@ def test_where_somebody_may_be_refused_no_slot_passes_on_and_a_refusal_is_one_co
         pool.sync.release(slot)
 
 
+def test_who_does_not_wait_is_noted_although_the_slot_is_plain(store: RedisStore, redis_client: Any) -> None:
+    pool = Pool("p", 2, store=store)
+    pool.sync.release(pool.sync.acquire())
+    for timeout, noted in ((None, False), (0, True)):
+        redis_client.hdel("slotline:{pool:p}:state", "impatient")
+        pool.sync.release(pool.sync.acquire(timeout=timeout))
+        assert redis_client.hexists("slotline:{pool:p}:state", "impatient") is noted
+
+
 def test_a_pool_that_is_new_refuses_at_once(store: RedisStore, redis_server: RedisServer) -> None:
     pool = Pool("p", 2, store=store)
     slots = [pool.sync.acquire() for _ in range(2)]

@@ -60,6 +60,11 @@ class Tending:
         self.spoilt = False
         self.turn = threading.Lock()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody hears at once that its holder is to end."""
+        return self._on_lost is not None
+
     def lost(self) -> None:
         """Its lease has ended, or the store has said so."""
         with self.turn:
@@ -105,7 +110,8 @@ def leave(store: Store, slot: Slot) -> bool:
         return False
     if store.keeper is not None:
         store.keeper.drop(slot.token)
-    evictions_on(store).forget(slot.token)
+    if tending is not None and tending.is_watched:
+        evictions_on(store).forget(slot.token)
     return True
 
 

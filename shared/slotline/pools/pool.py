@@ -193,8 +193,8 @@ class Pool(Limit[Slot]):
         """The command by which ``caller`` asks."""
         store, keys = self._where()
         lease_ms = 0 if store.keeper is None else milliseconds(self.patience)
-        args = (*self._ask(caller.token, caller.owner, lease_ms, caller.shares), patience_ms, channel)
-        return Command("pool_acquire", keys, args)
+        args = self._ask(caller.token, caller.owner, lease_ms, caller.shares)
+        return Command("pool_acquire", keys, (*args, patience_ms, channel) if patience_ms else args)
 
     def read(self, reply: Any) -> Answer:
         """Read the reply to it."""

@@ -41,7 +41,12 @@ class Coalescer:
 
     def submit(self, command: Command) -> asyncio.Future[Any]:
         """Send ``command``; the future has its reply or its error."""
-        (reply,) = self.submit_all((command,))
+        reply = self._loop.create_future()
+        if self._flights or self._boarding:
+            self._waiting.append((command, reply))
+            self._board()
+        else:
+            self._take_off([(command, reply)])
         return reply
 
     def submit_all(self, commands: Sequence[Command]) -> list[asyncio.Future[Any]]:
@@ -65,14 +70,17 @@ class Coalescer:
         count = min(len(self._waiting), LARGEST_BATCH)
         batch = [entry for entry in (self._waiting.popleft() for _ in range(count)) if not entry[1].done()]
         if batch:
-            self._flights += 1
-            try:
-                self._fly([command for command, _ in batch], partial(self._landed, batch))
-            except Exception as error:  # noqa: BLE001 - it is the callers' to handle
-                self._landed(batch, [error] * len(batch))
+            self._take_off(batch)
         if self._waiting:
             self._board()
         self._rest()
+
+    def _take_off(self, batch: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
+        self._flights += 1
+        try:
+            self._fly([command for command, _ in batch], partial(self._landed, batch))
+        except Exception as error:  # noqa: BLE001 - it is the callers' to handle
+            self._landed(batch, [error] * len(batch))
 
     def _landed(self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], outcomes: list[Any] | None) -> None:
         self._flights -= 1

@@ -199,7 +199,7 @@ def known(pools: Pools, key: str | bytes, spec: Any) -> PoolState:
 
 
 def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    token, spec, first, patience_ms = str(command.args[0]), str(command.args[2]), command.args[3], command.args[8]
+    token, spec, first, waits = str(command.args[0]), str(command.args[2]), command.args[3], any(command.args[8:9])
     waiting = Waiting(
         *(int(command.args[5]), str(command.args[1]), int(command.args[6]), str(command.args[7])), since_ms=now_ms
     )
@@ -219,7 +219,7 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     if held is not None:
         life = ForEver if held.expires_ms == ForEver else held.expires_ms - now_ms
         return [1, b"%d" % held.fence, life, pool.max, declared_before, 0]
-    if not patience_ms:
+    if not waits:
         owners = [other.owner.encode() for other in list(pool.slots.values())[:100]]
         return [-1, pool.max, owners, declared_before, pool.next_start_ms(now_ms), 0]
     ahead = pool.line.add(token, waiting)

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 import redis
@@ -297,9 +298,17 @@ def _words(command: Command, *, in_full: bool = False) -> bytes:
     name, keys, args = command
     if name.isupper():
         return packed((name, *keys, *args))
-    script = load(name)
-    return packed(
-        (b"EVAL", script.text, len(keys), *keys, *args)
-        if in_full
-        else (b"EVALSHA", script.sha, len(keys), *keys, *args)
-    )
+    if in_full:
+        return packed((b"EVAL", load(name).text, len(keys), *keys, *args))
+    return _opening(name, keys, len(args)) + _bare(packed(args))
+
+
+@lru_cache(maxsize=1024)
+def _opening(name: str, keys: tuple[str | bytes, ...], following: int) -> bytes:
+    """Return how a script's call begins, which is the same for all calls with these keys and so many arguments."""
+    words = (b"EVALSHA", load(name).sha, len(keys), *keys)
+    return b"*%d\r\n%b" % (len(words) + following, _bare(packed(words)))
+
+
+def _bare(command: bytes) -> bytes:
+    return command[command.index(b"\n") + 1 :]  # without how many words it has

@@ -84,7 +84,7 @@ class RedisStore(Store, Fleet):
         if isinstance(self.topology, MovingTopology):
             self.topology.on_change = self._follow
         self._lines: dict[str, BlockingLines] = {}
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, LoopLinks] = {}
         self._wakeups: NodeWakeups | RedisWakeups | None = None
         self._keeper: Keeper | None = None
 
@@ -188,7 +188,7 @@ class RedisStore(Store, Fleet):
                 return self._connections.awaiting(max_connections, node, self.topology if self.topology.moves else None)
 
             def closed() -> None:
-                self._loops.pop(loop, None)  # its clients refer to the loop: no weak key ends that
+                self._loops.pop(loop, None)
 
             links = self._loops[loop] = LoopLinks(self, make, self._give_back, closed)
         return links

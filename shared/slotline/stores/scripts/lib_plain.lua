@@ -16,7 +16,7 @@ local function take_plainly()
   local now_us = clock[1] * 1000000 + clock[2]
   local now_ms = math.floor(now_us / 1000)
   local impatient_ms = tonumber(known[7] or 0) - now_ms
-  if ARGV[9] == '0' and impatient_ms < 1800000 then return nil end  -- it is noted
+  if (ARGV[9] or '0') == '0' and impatient_ms < 1800000 then return nil end  -- it is noted
   local life, cap_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
   if cap_ms >= 0 and (life == 0 or cap_ms < life) then life = cap_ms end
   if redis.call('ZADD', KEYS[1], 'NX', now_ms + life, ARGV[1]) == 0 then return nil end

@@ -4,7 +4,7 @@
 -- KEYS  slots, line, state, claims, ring
 -- ARGV  1 token   2 owner   3 declaration: "size[@interval_us/burst][%share]"   4 first (1: its first call)
 --       5 lease_ms (0: none)   6 cap_ms (-1: none)   7 weight   8 partition ('': none)
---       9 patience_ms (0: do not wait)   10 channel ('': do not wait)
+--       9 patience_ms (none: do not wait)   10 channel
 -- Returns  {1, fence, life_ms, max, declared_before, 1 if the pool is roomy, see lib_plain, else 0}
 --           the token has a slot
 --          {0, place from 0 in its partition, ms after which to look again (-1: no reason to), max, declared_before,
@@ -17,7 +17,7 @@ local plain = take_plainly()
 if plain then return plain end
 -- include: lib_admit
 
-local patience_ms, channel = tonumber(ARGV[9]), ARGV[10]
+local patience_ms, channel = tonumber(ARGV[9] or 0), ARGV[10]
 local resting_ms = patience_ms == 0 and note_impatience() or 0
 local admitted = admit_at_once()
 if admitted then return admitted end
