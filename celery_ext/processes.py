@@ -15,13 +15,17 @@ class Processes:
     A prefork worker with an event loop finds a free process before it hands over a request; one that does not need
     it gives it back. Other pools queue what they get, and there is nothing to count.
 
+    Celery's pool says twice that a process is free which it replaces after its last task: with that task's result, and
+    when the new one is there. Each time one task more would be handed over than there are processes, and wait for one
+    with its slot; so whoever is found a process gets it only if there is one.
+
     Args:
         worker: The ``WorkController``.
         consumer: Its consumer.
     """
 
     def __init__(self, worker: Any, consumer: Any) -> None:
-        self._worker = worker
+        self._worker, self._consumer = worker, consumer
         self.counted = has_semaphore(worker, consumer)
         self._owed = 0
         self._giving_back = self._in_hand = False
@@ -61,11 +65,31 @@ class Processes:
             self._in_hand = False
             then(*what)
             return True
-        return self._worker.semaphore.acquire(then, *what)
+        return self._worker.semaphore.acquire(self._found, then, *what)
+
+    def _found(self, then: Callable[..., Any], *what: Any) -> None:
+        if self._overdrawn:
+            self._wait_first(then, *what)  # the process that was found is none, and is given back to nobody
+        else:
+            then(*what)
+
+    @property
+    def _overdrawn(self) -> bool:
+        """Whether the pool has more to run than processes; what has just ended may count still."""
+        pool: Any = getattr(self._consumer.pool, "_pool", None)
+        jobs: dict[int, Any] = getattr(pool, "_cache", {})
+        processes: int = getattr(pool, "_processes", 0)
+        if len(jobs) <= processes:
+            return False
+        # What has lost its process ends without another word of that.
+        return sum(not job.ready() and job._worker_lost is None for job in jobs.values()) > processes  # noqa: SLF001 - billiard's
+
+    def _wait_first(self, then: Callable[..., Any], *what: Any) -> None:
+        self._worker.semaphore._waiting.appendleft((self._found, (then, *what), {}))  # noqa: SLF001 - checked by check_worker
 
     def take(self) -> bool:
         """Take a process if one is free and nobody waits for it; where none are counted, nothing is taken."""
-        if not self.counted or self._worker.semaphore.value <= 0:
+        if not self.counted or self._worker.semaphore.value <= 0 or self._overdrawn:
             return False
         self._worker.semaphore.acquire(_nothing)
         return True
@@ -73,17 +97,16 @@ class Processes:
     def find(self, then: Callable[[Any], Any], what: Any) -> None:
         """Call ``then(what)`` when a process is free, in turn."""
         if self.counted:
-            self._worker.semaphore.acquire(then, what)
+            self._worker.semaphore.acquire(self._found, then, what)
         else:
             then(what)
 
     def find_first(self, then: Callable[[Any], Any], what: Any) -> None:
         """Call ``then(what)`` when a process is free, before all others who wait for one."""
-        semaphore = self._worker.semaphore if self.counted else None
-        if semaphore is None or semaphore.value > 0:
+        if not self.counted or self._worker.semaphore.value > 0:
             self.find(then, what)
         else:
-            semaphore._waiting.appendleft((then, (what,), {}))  # noqa: SLF001 - checked by check_worker
+            self._wait_first(then, what)
 
 
 def _nothing() -> None:
