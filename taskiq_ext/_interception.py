@@ -104,8 +104,12 @@ class Plan:
             return self._standing_in(lambda args, kwargs: guard.run(lambda: function(*args, **kwargs)))
         if self.runner is not None or inspect.iscoroutinefunction(function):
             return function
+        return self.in_a_thread()
+
+    def in_a_thread(self) -> Function:
+        """Return the user's function for a thread, which nothing ends: it has the message's slot until it is done."""
         self.at_work = self.at_work or AtWork()
-        return Tethered(function, os.getpid(), self.at_work)
+        return Tethered(self.real, os.getpid(), self.at_work)
 
     @property
     def can_be_ended(self) -> bool:

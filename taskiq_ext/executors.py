@@ -68,7 +68,7 @@ class ExecutorMiddleware(LabelledMiddleware[ExecutorOptions]):
         """Send the run to a lease."""
         manager = self.managers.declared(options.name)
         in_this_process = manager.backend is ExecutorBackend.THREAD
-        function = plan.real if in_this_process else Shipped(plan.real)
+        function = plan.in_a_thread() if in_this_process else Shipped(plan.real)
 
         async def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             running = self.managers.get(options.name)

@@ -12,7 +12,7 @@ from taskiq import InMemoryBroker
 
 from slotline.pools import Pool
 from slotline.stores import MemoryStore
-from taskiq_ext import PoolLimitMiddleware
+from taskiq_ext import ExecutorMiddleware, PoolLimitMiddleware
 from tests.harness.waiting import await_until
 
 
@@ -23,7 +23,8 @@ def pool() -> Pool:
 
 @pytest.fixture
 async def broker(pool: Pool) -> AsyncIterator[InMemoryBroker]:
-    broker = InMemoryBroker(sync_tasks_pool_size=1).with_middlewares(PoolLimitMiddleware(pool.store))
+    executors = ExecutorMiddleware({"leased": {"backend": "thread", "max_pools": 1}})
+    broker = InMemoryBroker(sync_tasks_pool_size=1).with_middlewares(PoolLimitMiddleware(pool.store), executors)
     yield broker
     await broker.shutdown()
 
@@ -32,20 +33,20 @@ async def free(pool: Pool) -> bool:
     return await pool.size() == 0
 
 
-@pytest.mark.parametrize("on_lost", ["cancel", "warn"])
+@pytest.mark.parametrize("labels", [{}, {"executor": "leased"}, {"pool_on_lost": "warn"}], ids=str)
 @pytest.mark.parametrize("ending", ["times out", "cancelled"])
 async def test_a_thread_that_outlives_its_message_keeps_its_slot(
-    broker: InMemoryBroker, pool: Pool, caplog: pytest.LogCaptureFixture, ending: str, on_lost: str
+    broker: InMemoryBroker, pool: Pool, caplog: pytest.LogCaptureFixture, ending: str, labels: dict[str, Any]
 ) -> None:
     began, go_on = threading.Event(), threading.Event()
 
-    @broker.task(pool="api", pool_size=1, pool_on_lost=on_lost)
+    @broker.task(pool="api", pool_size=1, **labels)
     def work() -> None:
         began.set()
         go_on.wait(30)
 
-    labels: dict[str, Any] = {"timeout": 0.05} if ending == "times out" else {}
-    await work.kicker().with_labels(**labels).kiq()
+    timeout: dict[str, Any] = {"timeout": 1} if ending == "times out" else {}
+    await work.kicker().with_labels(**timeout).kiq()
     await asyncio.to_thread(began.wait, 20)
     if ending == "cancelled":
         for callback in list(broker._running_tasks):
@@ -86,7 +87,7 @@ async def test_a_thread_that_outlives_its_event_loop_gives_its_slot_back() -> No
     async def of_a_worker_that_ends() -> InMemoryBroker:
         broker = InMemoryBroker().with_middlewares(PoolLimitMiddleware(pool.store))
 
-        @broker.task(pool="api", pool_size=1, timeout=0.05)
+        @broker.task(pool="api", pool_size=1, timeout=1)
         def work() -> None:
             began.set()
             go_on.wait(30)
