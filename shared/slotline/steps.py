@@ -34,6 +34,14 @@ class Step(ABC):
     async def awaiting(self) -> Any:
         """Do it in the running event loop."""
 
+    def blocking_until(self, until: float) -> Any:  # noqa: ARG002 - of those that may have to wait for a store
+        """Do it in the calling thread, and wait for no store after ``until`` (monotonic).
+
+        Raises:
+            TimeoutError: A store has not answered by then.
+        """
+        return self.blocking()
+
 
 Steps: TypeAlias = Generator[Step, Any, T]
 
@@ -53,6 +61,27 @@ class Call(Step):
         """See :meth:`~slotline.stores.Store.execute`."""
         return self.store.execute(self.command)
 
+    def blocking_until(self, until: float) -> Any:
+        """See :meth:`~slotline.stores.SyncStore.execute_until`."""
+        return self.store.sync.execute_until(self.command, until)
+
+
+@dataclass(slots=True, frozen=True)
+class InTime(Step):
+    """Do ``step``, and wait for the store no longer than ``until`` (monotonic): then it raises ``TimeoutError``."""
+
+    step: Step
+    until: float
+
+    def blocking(self) -> Any:
+        """Do it in the calling thread."""
+        return self.step.blocking_until(self.until)
+
+    async def awaiting(self) -> Any:
+        """Do it in the running event loop."""
+        async with asyncio.timeout(self.until - time.monotonic()):
+            return await self.step.awaiting()
+
 
 @dataclass(slots=True, frozen=True)
 class Sleep(Step):
@@ -67,6 +96,24 @@ class Sleep(Step):
     async def awaiting(self) -> None:
         """Sleep in the running event loop."""
         await asyncio.sleep(self.seconds)
+
+
+def in_time(steps: Steps[T], until: float | None) -> Steps[T]:
+    """Take the steps, none of which may last longer than ``until`` (monotonic): that one raises ``TimeoutError``."""
+    if until is None:
+        return (yield from steps)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                reply = yield InTime(step, until)
+            except BaseException as error:  # noqa: BLE001 - the procedure decides what an exception means
+                step = steps.throw(error)
+            else:
+                step = steps.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
 
 
 def run_blocking(steps: Steps[T]) -> T:

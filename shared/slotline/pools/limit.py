@@ -76,8 +76,8 @@ class Limit(ABC, Generic[Held]):
 
         Args:
             owner: Who takes it, for people; default ``"host:pid"``.
-            timeout: Seconds to wait in line, first come, first served; 0 (the default) does not wait, ``None`` waits
-                for as long as it takes.
+            timeout: Seconds to wait in line, first come, first served, and for a store that does not answer; 0 (the
+                default) does not wait in line, ``None`` waits for as long as it takes.
             evict: Whether a caller that has to wait has the longest holder told to end; see :meth:`evict`.
             weight: How many of the pool's slots it counts as (default 1). Whoever waits for several is not overtaken
                 by those behind. To a rate it is one start. For several pools also by key: ``{"gpu": 2}``.
@@ -88,7 +88,7 @@ class Limit(ABC, Generic[Held]):
             InvalidOptionError: ``weight`` is more than the pool, or a partition of it, is declared to have.
             PoolFullError: There is none, and ``timeout`` is 0.
             PoolTimeoutError: None came free in time.
-            StoreUnavailableError: The store cannot be reached; nothing is held then.
+            StoreUnavailableError: The store cannot be reached, or has not answered in time; nothing is held then.
         """
         return await run_awaiting(self.acquiring(owner, timeout, weight, partition, evict=evict))
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from slotline.errors import PoolTimeoutError
+from slotline.errors import PoolTimeoutError, StoreUnavailableError
 from slotline.pools._share import Partition, Weight
 from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, read_grant
 from slotline.pools.slot import Slot
-from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.steps import Call, Steps, in_time, run_awaiting, run_blocking
 from slotline.stores.wakeups import Bell, Listen, Wait
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ logger = logging.getLogger("slotline.pools")
 LOOKS = 3
 """How often a waiter looks again within the time after which its place would be given up."""
 _JITTER = 0.25
+_PARTING = 0.5
+"""Seconds that a waiter whose time is up waits for the store to forget its place; then that goes on without it."""
 
 
 class Place:
@@ -123,27 +125,32 @@ class Place:
             return (yield from self._waiting(timeout, evict=evict))
         except PoolTimeoutError:
             raise
-        except BaseException:
+        except BaseException as error:
             # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
             self.abandon()
-            raise
+            if not isinstance(error, TimeoutError):
+                raise
+            if self._queued is not None:
+                raise self._late(timeout) from None
+            silent = f"it has not answered within {timeout:g} s"
+            raise StoreUnavailableError(self.pool.store.name, silent) from None
 
     def _waiting(self, timeout: float | None, *, evict: bool) -> Steps[Slot]:
         until = None if timeout is None else time.monotonic() + timeout
-        slot = yield from self.entering()
+        slot = yield from in_time(self.entering(), until)
         if slot is None and evict:
-            yield from self.pool.evicting(None, self.shares)
+            yield from in_time(self.pool.evicting(None, self.shares), until)
         while slot is None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                yield from self.leaving()
+                yield from in_time(self.leaving(), time.monotonic() + _PARTING)
                 raise self._late(timeout)
             pause = self.look_after if left is None else min(self.look_after, left)
             payload = yield Wait(self.bell, pause)
             if payload:
                 slot, _ = self._granted(payload)
             if slot is None and (until is None or time.monotonic() < until):
-                slot = yield from self.entering()
+                slot = yield from in_time(self.entering(), until)
         self.close()
         return slot
 

@@ -20,10 +20,15 @@ from slotline.stores._resp import MORE, reader
 FRESH = 1.0
 """Seconds for which a connection that was used is taken to stand; if it does not, the exchange is repeated as ever."""
 _AT_ONCE = 65536
+_BRIEFLY = 0.001
+"""Seconds that are waited at least: none at all would mean another kind of socket."""
 
 
 class _Line:
     """One connection: one exchange at a time.
+
+    Args:
+        connection: One of redis-py's.
 
     Attributes:
         used: When it was used last (monotonic); 0 when it has to be made anew.
@@ -31,19 +36,20 @@ class _Line:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._take_over()
+        self.used = 0.0
 
-    def _take_over(self) -> None:
-        self.used = time.monotonic()
-        self._socket = self._connection._sock  # noqa: SLF001 - redis-py has no other way
-        self._reader = reader(self._connection._parser.parse_error)  # noqa: SLF001 - redis-py has no other way
+    def exchange(self, words: Sequence[bytes], broken_at: float, patience: float) -> list[Any]:
+        """Send packed commands together and return their replies; look first if others have broken since.
 
-    def exchange(self, words: Sequence[bytes], broken_at: float) -> list[Any]:
-        """Send packed commands together and return their replies; look first if others have broken since."""
+        Args:
+            words: The commands.
+            broken_at: When another connection broke (monotonic).
+            patience: Seconds to wait for each answer.
+        """
         if self.used < max(broken_at, time.monotonic() - FRESH) and not self._stands():
-            self._connection.disconnect()
-            self._connection.connect()
-            self._take_over()
+            self._connect(patience)
+        if self._socket.gettimeout() != patience:
+            self._socket.settimeout(patience)
         receive, feed, gets = self._socket.recv, self._reader.feed, self._reader.gets
         self._socket.sendall(words[0] if len(words) == 1 else b"".join(words))
         replies = []
@@ -60,6 +66,14 @@ class _Line:
             raise redis.ConnectionError("the server has answered what nobody asked")
         self.used = time.monotonic()
         return replies
+
+    def _connect(self, patience: float) -> None:
+        connection = self._connection
+        connection.disconnect()
+        connection.socket_timeout = connection.socket_connect_timeout = patience
+        connection.connect()
+        self._socket = connection._sock  # noqa: SLF001 - redis-py has no other way
+        self._reader = reader(connection._parser.parse_error)  # noqa: SLF001 - redis-py has no other way
 
     def _stands(self) -> bool:
         try:
@@ -79,13 +93,12 @@ class BlockingLines:
     Args:
         client: Whose pool makes them; closed with them.
         limit: The most connections that are busy at the same time.
-        patience: Seconds to wait for one while all are busy.
+        patience: Seconds to wait for an answer, and for a connection while all are busy.
     """
 
     def __init__(self, client: redis.Redis, limit: int, patience: float) -> None:
         self.client = client
         self._pool = client.connection_pool
-        self._named = takes_a_name(self._pool.get_connection)
         self._idle: list[_Line] = []
         self._broken_at = 0.0
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()  # a semaphore of Python's costs eight times as much
@@ -93,19 +106,27 @@ class BlockingLines:
             self._free.put(None)
         self._patience = patience
 
-    def exchange(self, words: Sequence[bytes]) -> list[Any]:
-        """Send packed commands together and return their replies, and the server's errors, one in each place."""
+    def exchange(self, words: Sequence[bytes], until: float | None = None) -> list[Any]:
+        """Send packed commands together and return their replies, and the server's errors, one in each place.
+
+        Args:
+            words: The commands.
+            until: When nobody waits for an answer any more (monotonic), if that is earlier.
+        """
+        patience = self._patience
+        if until is not None:
+            patience = min(patience, max(until - time.monotonic(), _BRIEFLY))
         try:
-            self._free.get(timeout=self._patience)
+            self._free.get(timeout=patience)
         except queue.Empty:
             raise redis.ConnectionError("all connections are busy") from None
         try:
             try:
                 line = self._idle.pop()
             except IndexError:
-                line = _Line(self._pool.get_connection(*self._named))
+                line = _Line(self._pool.make_connection())
             try:
-                return line.exchange(words, self._broken_at)
+                return line.exchange(words, self._broken_at, patience)
             except BaseException:
                 line.cut()
                 self._broken_at = time.monotonic()

@@ -99,7 +99,7 @@ class NodeWakeups(Wakeups):
         for ear in list(self._ears.values()):
             ear.hasten()
 
-    def listen_blocking(self) -> None:
+    def listen_blocking(self, until: float | None = None) -> None:
         """Block until messages of every server reach this process, or of one, when others do not answer."""
         if not self._topology.masters:
             try:
@@ -110,11 +110,11 @@ class NodeWakeups(Wakeups):
         heard = self._listening()
         if not heard:
             raise StoreUnavailableError(self._name, "it was closed")
-        wait(heard, timeout=PATIENT)
+        wait(heard, timeout=_left(until, PATIENT))
         if not _one(heard):
-            wait(heard)
+            wait(heard, timeout=_left(until))
         if not _one(heard):
-            heard[0].result()
+            heard[0].result(_left(until))
 
     async def listen(self) -> None:
         """See :meth:`listen_blocking`."""
@@ -170,6 +170,13 @@ class _Ear(RedisWakeups):
     def resting(self) -> bool:
         """Whether nobody has waited for so long that it listens no more."""
         return self._thread is None
+
+
+def _left(until: float | None, most: float | None = None) -> float | None:
+    if until is None:
+        return most
+    left = max(0.0, until - time.monotonic())
+    return left if most is None else min(most, left)
 
 
 def _one(heard: list[Future[None]]) -> bool:

@@ -104,8 +104,8 @@ class RedisWakeups(Wakeups):
         if running:
             self._say(_CHANGED)
 
-    def listen_blocking(self) -> None:
-        self.listening().result()
+    def listen_blocking(self, until: float | None = None) -> None:
+        self.listening().result(None if until is None else max(0.0, until - time.monotonic()))
 
     async def listen(self) -> None:
         heard = self.listening()

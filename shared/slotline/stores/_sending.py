@@ -88,6 +88,7 @@ class _Exchange(Step):
 
     fleet: Fleet
     legs: list[tuple[Leg, list[bytes]]]
+    until: float | None
 
     def blocking(self) -> list[Any]:
         return [self._one_blocking(leg, words) for leg, words in self.legs]
@@ -99,7 +100,7 @@ class _Exchange(Step):
 
     def _one_blocking(self, leg: Leg, words: list[bytes]) -> Any:
         try:
-            return self.fleet.blocking_lines(leg.node).exchange(words)
+            return self.fleet.blocking_lines(leg.node).exchange(words, self.until)
         except Exception as error:  # noqa: BLE001 - the procedure decides
             return error
 
@@ -128,7 +129,7 @@ class _Look(Step):
         return await asyncio.to_thread(self.blocking)
 
 
-def ask_blocking(fleet: Fleet, command: Command) -> Any:
+def ask_blocking(fleet: Fleet, command: Command, until: float | None = None) -> Any:
     """Do as :func:`sending` with one command, at less cost where its server answers; return its reply or error."""
     topology, node, words = fleet.topology, None, b""
     try:
@@ -138,16 +139,16 @@ def ask_blocking(fleet: Fleet, command: Command) -> Any:
     except (StoreError, *_UNSENDABLE):  # it is told when it is sent
         node = None
     if node is None:
-        return run_blocking(sending(fleet, (command,)))[0]
+        return run_blocking(sending(fleet, (command,), until=until))[0]
     since = time.monotonic()
     try:
-        outcome: Any = fleet.blocking_lines(node).exchange((words,))
+        outcome: Any = fleet.blocking_lines(node).exchange((words,), until)
     except Exception as error:  # noqa: BLE001 - the procedure decides
         outcome = error
     else:
         if not isinstance(outcome[0], Exception):
             return topology.incoming(command, node, outcome[0])
-    return run_blocking(sending(fleet, (command,), Flown(node, since, outcome)))[0]
+    return run_blocking(sending(fleet, (command,), Flown(node, since, outcome), until))[0]
 
 
 def is_plain(outcome: Any) -> TypeGuard[list[Any]]:
@@ -175,7 +176,9 @@ def received(topology: Topology, node: str, commands: Sequence[Command], replies
     return [topology.incoming(command, node, reply) for command, reply in zip(commands, replies, strict=True)]
 
 
-def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = None) -> Steps[list[Any]]:
+def sending(
+    fleet: Fleet, commands: Sequence[Command], flown: Flown | None = None, until: float | None = None
+) -> Steps[list[Any]]:
     """Send independent commands, each to its server, and return their replies or errors, one in each place.
 
     A command whose server cannot be reached, or cannot serve just now, is sent again, to whichever server has its
@@ -185,6 +188,7 @@ def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = Non
         fleet: The store.
         commands: What to send.
         flown: A first exchange with all of them, where there was one.
+        until: When a thread waits no longer (monotonic); a coroutine is cancelled instead.
     """
     topology = fleet.topology
     outcomes: list[Any] = [None] * len(commands)
@@ -198,7 +202,7 @@ def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = Non
             since = time.monotonic()
             nobody = unknown or redis.ConnectionError("no server has its hash slot")
             legs = _legs(topology, commands, left, outcomes, nobody)
-            replied = yield _Exchange(fleet, legs)
+            replied = yield _Exchange(fleet, legs, until)
         else:
             legs = [(Leg(flown.node, left, asking=False), [])]
             since, replied, flown = flown.since, [flown.outcome], None
@@ -211,7 +215,7 @@ def sending(fleet: Fleet, commands: Sequence[Command], flown: Flown | None = Non
             hops -= 1
         else:
             pause = next(patience, None)
-            if pause is None:
+            if pause is None or (until is not None and time.monotonic() + pause >= until):
                 break
             yield Sleep(pause)
         if topology.moves and not all(_at_hand(outcomes[number]) for number in left):

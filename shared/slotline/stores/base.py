@@ -10,6 +10,8 @@ store then repeats the call. Commands are therefore idempotent, by a token that 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -59,6 +61,10 @@ class SyncStore(ABC):
     def execute(self, command: Command) -> Reply:
         """See :meth:`Store.execute`."""
 
+    def execute_until(self, command: Command, until: float) -> Reply:  # noqa: ARG002 - of those that may have to wait
+        """See :meth:`Store.execute_until`."""
+        return self.execute(command)
+
     @abstractmethod
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`Store.execute_many`."""
@@ -92,6 +98,17 @@ class Store(ABC):
             StoreUnavailableError: The store could not be reached within its retries; nothing is known of the state.
             StoreError: The store refused the command.
         """
+
+    async def execute_until(self, command: Command, until: float) -> Reply:
+        """Run one command, and wait for its reply until ``until`` (monotonic).
+
+        Raises:
+            TimeoutError: It has not come by then; the command may act all the same.
+            StoreUnavailableError: The store could not be reached within its retries; nothing is known of the state.
+            StoreError: The store refused the command.
+        """
+        async with asyncio.timeout(until - time.monotonic()):
+            return await self.execute(command)
 
     @abstractmethod
     async def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:

@@ -21,7 +21,7 @@ class MemoryWakeups(Wakeups):
 
     channel = "memory"
 
-    def listen_blocking(self) -> None:
+    def listen_blocking(self, until: float | None = None) -> None:
         """Return at once."""
 
     async def listen(self) -> None:

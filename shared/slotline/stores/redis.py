@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Sequence
@@ -219,7 +220,16 @@ class SyncRedisStore(SyncStore):
 
     def execute(self, command: Command) -> Reply:
         """See :meth:`RedisStore.execute`."""
-        outcome = ask_blocking(self._store, command)
+        return self._answer(ask_blocking(self._store, command))
+
+    def execute_until(self, command: Command, until: float) -> Reply:
+        """See :meth:`Store.execute_until`."""
+        outcome = ask_blocking(self._store, command, until)
+        if isinstance(outcome, StoreUnavailableError) and time.monotonic() >= until:
+            raise TimeoutError(str(outcome)) from outcome
+        return self._answer(outcome)
+
+    def _answer(self, outcome: Any) -> Reply:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -151,8 +151,12 @@ class Wakeups(ABC):
         """Try to be heard again at once, where that could not be: the store answers by now."""
 
     @abstractmethod
-    def listen_blocking(self) -> None:
-        """Return when messages on the channel reach this process."""
+    def listen_blocking(self, until: float | None = None) -> None:
+        """Return when messages on the channel reach this process.
+
+        Raises:
+            TimeoutError: They do not by ``until`` (monotonic).
+        """
 
     @abstractmethod
     async def listen(self) -> None:
@@ -172,6 +176,10 @@ class Listen(Step):
     async def awaiting(self) -> None:
         """Wait until they can be heard."""
         await self.hub.listen()
+
+    def blocking_until(self, until: float) -> None:
+        """Block until they can be heard, at the longest until ``until`` (monotonic)."""
+        self.hub.listen_blocking(until)
 
 
 @dataclass(slots=True, frozen=True)
