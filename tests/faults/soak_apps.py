@@ -64,7 +64,7 @@ from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 from slotline import RedisStore, Slot, configure
 from slotline.caches import RedisCacheAdapter
 from taskiq_ext import CacheMiddleware, PoolLimitMiddleware, current_slot
-from tests.faults.soak_runs import LIMITS, alive, fences_of
+from tests.faults.soak_runs import LIMITS, alive, fences_of, live
 
 HISTORY, URL = {history!r}, os.environ.get("STORE_URL", {store!r})
 configure(heartbeat_lease={lease})
@@ -96,7 +96,11 @@ async def cached(seconds: float, item: int, here: Here) -> None:
     await alive(client, {{"cached": time.time_ns()}}, seconds, here.message.task_id)
 
 
+def id_of(here: Here) -> str:
+    return here.message.task_id
+
+
 @broker.task
-async def plain(seconds: float, here: Here) -> None:
-    await alive(client, {{"plain": time.time_ns()}}, seconds, here.message.task_id)
+def plain(seconds: float, task: Annotated[str, TaskiqDepends(id_of)]) -> None:  # in a thread, or a process
+    live(HISTORY, {{"plain": time.time_ns()}}, seconds, task)
 """

@@ -6,7 +6,9 @@ it stands there, whatever anybody's clock says.
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -74,6 +76,15 @@ class Ledger:
         """Return the limit in force when a slot was given; the largest ever for one that it does not have."""
         known = self.grants.get(fence)
         return known.size if known is not None else max(grant.size for grant in self.grants.values())
+
+    def strays(self, fences: Iterable[int], passes: float) -> list[int]:
+        """Return those of the fences that no run may have: no slot was given with them, except to be kept.
+
+        A slot may pass from one run to others for so many seconds, without a word to the server.
+        """
+        given = sorted(fence for fence, grant in self.grants.items() if not (grant.kept or grant.passed_on))
+        before = {fence: given[bisect_right(given, fence) - 1] for fence in sorted(fences) if fence >= given[0]}
+        return [fence for fence in sorted(fences) if fence - before.get(fence, -math.inf) > passes * 1_000_000]
 
     def told(self, name: bytes, part: bytes, arguments: list[bytes]) -> None:
         """Take notice of a command about one of the pool's keys."""

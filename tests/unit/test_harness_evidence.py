@@ -151,6 +151,13 @@ def test_those_who_live_together_weigh_what_their_slots_do_and_are_held_against_
     assert too_many(late, ledger) == [FIRST, SECOND]
 
 
+def test_a_run_has_a_slot_that_was_given_or_one_that_was_given_a_moment_ago_to_a_run_before(tmp_path: Path) -> None:
+    ledger = read(tmp_path, limit(), *given("a", FIRST), *given("b", SECOND), f"HSET {STATE} k:b 1")
+    fences = [FIRST - 1, FIRST, FIRST + 250_000, FIRST + 250_001, SECOND]
+    assert ledger.strays(fences, 0.25) == [FIRST - 1, FIRST + 250_001, SECOND]
+    assert ledger.strays(fences, 0) == [FIRST - 1, FIRST + 250_000, FIRST + 250_001, SECOND]
+
+
 def test_of_what_was_given_only_to_be_kept_the_journal_says_so(tmp_path: Path) -> None:
     kept = [*given("a", FIRST), f"HSET {STATE} k:a 1"]
     ledger = read(tmp_path, limit(), *kept, *back("a"), *given("a", SECOND))
