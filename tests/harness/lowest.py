@@ -8,7 +8,10 @@ from tests.harness.workers import ROOT
 
 FRAMEWORKS = ("test_taskiq", "test_celery")
 OTHER_POOLS = {"threads", "solo", "gevent"}
-OURS = ("test_harness", "test_packaging", "test_cache_circles", "test_cache_processes", "test_limits_room_model")
+OURS = (
+    *("test_harness", "test_packaging", "test_imports", "test_examples", "test_cache_circles", "test_cache_processes"),
+    *("test_limits_room_model", "test_pool_scripts_model"),
+)
 """Modules of the integration tests in which nothing but this project takes part, or nothing that others do not show."""
 
 
