@@ -13,7 +13,7 @@ from tests.faults.dying import Kill, order
 from tests.harness.processes import gone
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
-from tests.harness.workers import CeleryWorker
+from tests.harness.workers import CeleryWorker, all_ready
 from tests.integration.celery_apps import Deployment
 from tests.integration.losing_slots import ends, fences, one_after_the_other, pids, runs
 
@@ -69,7 +69,7 @@ class Crew:
     def __init__(self, made: Deployment, pool: str) -> None:
         self.made, self.pool = made, pool
         self._stack = ExitStack()
-        self.workers = [self._hire() for _ in range(2)]
+        self.workers = all_ready([self._hire(), self._hire()])
 
     def __enter__(self) -> Self:
         self._stack.__enter__()
@@ -80,10 +80,11 @@ class Crew:
 
     def replace_the_dead(self) -> None:
         wait_until("a worker is dead", lambda: not all(worker.alive for worker in self.workers), RECOVERED)
-        self.workers = [*(worker for worker in self.workers if worker.alive), self._hire()]
+        self.workers = [*(worker for worker in self.workers if worker.alive), *all_ready([self._hire()])]
 
     def _hire(self) -> CeleryWorker:
-        return self._stack.enter_context(self.made.worker(self.pool, concurrency=2, args=("-l", "DEBUG")))
+        worker = self.made.worker(self.pool, concurrency=2, args=("-l", "DEBUG"), wait=False)
+        return self._stack.enter_context(worker)
 
 
 def meet_its_fate(crew: Crew, name: str, kill: Kill, task: str) -> None:

@@ -9,10 +9,10 @@ import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import psutil
 
@@ -239,6 +239,17 @@ class Worker(ABC):
             return os.getsid(process.pid) == self.pid or process.environ().get(_MARK) == self.name
         except (OSError, psutil.Error):
             return False
+
+
+W = TypeVar("W", bound=Worker)
+
+
+def all_ready(starting: Iterable[W]) -> list[W]:
+    """Wait for workers that start at the same time, each of them started with ``wait=False``; return them."""
+    workers = list(starting)
+    for worker in workers:
+        worker.wait_ready()
+    return workers
 
 
 class TaskiqWorker(Worker):

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -318,16 +318,18 @@ class Deployment:
 
     @contextmanager
     def worker(
-        self, pool: Any = "prefork", *, concurrency: int = 4, args: Sequence[str] = (), store: str | None = None
+        self, pool: Any = "prefork", *, concurrency: int = 4, args: Any = (), store: Any = None, wait: bool = True
     ) -> Iterator[CeleryWorker]:
         """Start a worker, killed at the end of the block; ``store`` is the URL by which it reaches its slots."""
-        plain = ("--without-gossip", "--without-mingle", *args)
+        app, plain = f"{self.name}:app", ("--without-gossip", "--without-mingle", *args)
         env = None if store is None else {"STORE_URL": store}
-        with CeleryWorker(
-            *(f"{self.name}:app", self.directory), pool=pool, concurrency=concurrency, args=plain, env=env
-        ) as worker:
-            self.workers.append(worker)
+        worker = CeleryWorker(app, self.directory, pool=pool, concurrency=concurrency, args=plain, env=env)
+        self.workers.append(worker)
+        try:
+            worker.start(wait=wait)
             yield worker
+        finally:
+            worker.close()
 
     @contextmanager
     def stopped_child(self, worker: CeleryWorker) -> Iterator[None]:

@@ -10,6 +10,7 @@ from celery.result import GroupResult
 
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
+from tests.harness.workers import all_ready
 from tests.integration.celery_apps import Deployment
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own call, in its result backend
@@ -20,7 +21,8 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """An application with two workers of one kind; every test of this module uses them."""
     with RedisServer() as server:
         made = Deployment(tmp_path_factory.mktemp(request.param), server)
-        with made.worker(request.param), made.worker(request.param):
+        with made.worker(request.param, wait=False) as one, made.worker(request.param, wait=False) as two:
+            all_ready([one, two])
             yield made
         made.close()
 

@@ -10,7 +10,7 @@ import pytest
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
-from tests.harness.workers import CeleryWorker
+from tests.harness.workers import CeleryWorker, all_ready
 from tests.integration.celery_apps import Deployment
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own call, in its result backend
@@ -43,11 +43,9 @@ def workers(deployment: Deployment, store_proxy: TcpProxy) -> Iterator[list[Cele
     """Two workers of two processes, threads or greenlets; or of one place each."""
     # What the last workers had run, and not acknowledged yet when they were killed, would run again in this test.
     deployment.history.flushall()
-    with (
-        deployment.worker(deployment.pool, concurrency=2, store=store_proxy.redis_url) as one,
-        deployment.worker(deployment.pool, concurrency=2, store=store_proxy.redis_url) as two,
-    ):
-        yield [one, two]
+    options = {"concurrency": 2, "store": store_proxy.redis_url, "wait": False}
+    with deployment.worker(deployment.pool, **options) as one, deployment.worker(deployment.pool, **options) as two:
+        yield all_ready([one, two])
         store_proxy.resume()
 
 

@@ -15,6 +15,7 @@ from celery_ext.freshness import Freshness, refresh, restore, take_over
 from tests.harness.proxy import TcpProxy
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
+from tests.harness.workers import all_ready
 from tests.integration.celery_apps import Deployment
 
 TIMEOUT = 3
@@ -56,7 +57,9 @@ def test_a_task_that_outlives_the_visibility_timeout_while_its_worker_ends_runs_
     tmp_path: Path, own_redis: RedisServer, pool: str
 ) -> None:
     made = deploy(tmp_path, own_redis)
-    with made.worker(pool, concurrency=1) as first, made.worker(pool, concurrency=1) as second:
+    options = {"concurrency": 1, "wait": False}
+    with made.worker(pool, **options) as first, made.worker(pool, **options) as second:
+        all_ready([first, second])
         sent = made.module.one.delay("ending", LONG)
         wait_until("it runs", lambda: made.list("started:ending"), 20)
         ending = first if sent.id in first.log else second

@@ -12,6 +12,7 @@ from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError
 from tests.harness.leaks import keys_without_ttl
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
+from tests.harness.workers import all_ready
 from tests.integration.celery_apps import Deployment
 
 POOLS = ("prefork", "threads", "solo", "gevent")
@@ -24,7 +25,8 @@ def deployment(
     """An application with two workers of one kind; every test of this module uses them."""
     made = Deployment(tmp_path_factory.mktemp(request.param), module_redis, acks_late=request.param == "threads")
     made.pool = request.param
-    with made.worker(request.param), made.worker(request.param):
+    with made.worker(request.param, wait=False) as one, made.worker(request.param, wait=False) as two:
+        all_ready([one, two])
         yield made
     left = keys_without_ttl(made.history)
     made.close()

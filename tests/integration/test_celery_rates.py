@@ -10,6 +10,7 @@ import pytest
 from slotline.errors import PoolFullError
 from tests.harness.leaks import keys_without_ttl
 from tests.harness.redis_server import RedisServer
+from tests.harness.workers import all_ready
 from tests.integration.celery_apps import Deployment
 
 
@@ -18,7 +19,9 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """An application with two workers of one kind; every test of this module uses them."""
     with RedisServer() as server:
         made = Deployment(tmp_path_factory.mktemp(request.param), server)
-        with made.worker(request.param, concurrency=2), made.worker(request.param, concurrency=2):
+        options = {"concurrency": 2, "wait": False}
+        with made.worker(request.param, **options) as one, made.worker(request.param, **options) as two:
+            all_ready([one, two])
             yield made
         left = keys_without_ttl(made.history)
         made.close()
