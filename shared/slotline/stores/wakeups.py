@@ -214,10 +214,11 @@ class Wait(Step):
                 rung.set_result(None)
 
         self.bell.on_ring(wake)
+        timer = loop.call_later(self.timeout, settle)
         try:
-            await asyncio.wait((rung,), timeout=self.timeout)
+            await rung
         finally:
+            timer.cancel()
             self.bell.forget(wake)
             self.bell.nudged = False
-            rung.cancel()
         return self.bell.payload
