@@ -98,10 +98,8 @@ class Sleep(Step):
         await asyncio.sleep(self.seconds)
 
 
-def in_time(steps: Steps[T], until: float | None) -> Steps[T]:
-    """Take the steps, none of which may last longer than ``until`` (monotonic): that one raises ``TimeoutError``."""
-    if until is None:
-        return (yield from steps)
+def in_time(steps: Steps[T], until: float) -> Steps[T]:
+    """Take the steps, none of which waits for a store after ``until`` (monotonic): that one raises ``TimeoutError``."""
     try:
         step = next(steps)
         while True:

@@ -25,8 +25,8 @@ logger = logging.getLogger("slotline.pools")
 LOOKS = 3
 """How often a waiter looks again within the time after which its place would be given up."""
 _JITTER = 0.25
-_PARTING = 0.5
-"""Seconds that a waiter whose time is up waits for the store to forget its place; then that goes on without it."""
+_GRACE = 1.0
+"""Seconds that the store has for its answers when a waiter's time is up: a slow one is no outage, a silent one is."""
 
 
 class Place:
@@ -121,8 +121,10 @@ class Place:
 
     def obtaining(self, timeout: float | None, *, evict: bool = False) -> Steps[Slot]:
         """Take a slot; wait in line for at most ``timeout`` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
         try:
-            return (yield from self._waiting(timeout, evict=evict))
+            waiting = self._waiting(timeout, until, evict=evict)
+            return (yield from waiting if until is None else in_time(waiting, until + _GRACE))
         except PoolTimeoutError:
             raise
         except BaseException as error:
@@ -135,22 +137,21 @@ class Place:
             silent = f"it has not answered within {timeout:g} s"
             raise StoreUnavailableError(self.pool.store.name, silent) from None
 
-    def _waiting(self, timeout: float | None, *, evict: bool) -> Steps[Slot]:
-        until = None if timeout is None else time.monotonic() + timeout
-        slot = yield from in_time(self.entering(), until)
+    def _waiting(self, timeout: float | None, until: float | None, *, evict: bool) -> Steps[Slot]:
+        slot = yield from self.entering()
         if slot is None and evict:
-            yield from in_time(self.pool.evicting(None, self.shares), until)
+            yield from self.pool.evicting(None, self.shares)
         while slot is None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                yield from in_time(self.leaving(), time.monotonic() + _PARTING)
+                yield from self.leaving()
                 raise self._late(timeout)
             pause = self.look_after if left is None else min(self.look_after, left)
             payload = yield Wait(self.bell, pause)
             if payload:
                 slot, _ = self._granted(payload)
             if slot is None and (until is None or time.monotonic() < until):
-                slot = yield from in_time(self.entering(), until)
+                slot = yield from self.entering()
         self.close()
         return slot
 
