@@ -9,8 +9,6 @@ from pathlib import Path
 
 from slotline.workers import arena, worker
 
-MEGABYTE = b"x" * (1 << 20)
-
 
 class WhenRebuilt:
     """Sends its process a signal when it is unpickled."""

@@ -42,6 +42,8 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         allowed_leftovers(item)
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: name its values, for what fails is tried again by its name")
         for mark in item.iter_markers("needs"):
             item.add_marker(_skip_unless_installed(item, *mark.args, **mark.kwargs))
         if depends_on_versions(item):

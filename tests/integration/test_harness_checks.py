@@ -197,3 +197,9 @@ def test_measure_counts_descriptors_and_threads():
         assert leaks.measure().fds == before.fds + 1
         assert not extra.closed
     assert leaks.measure() == before
+
+
+def test_a_test_whose_name_differs_in_each_process_is_an_error(run):
+    text = run("import pytest\n@pytest.mark.parametrize('x', [object()], ids=repr)\ndef test_it(x): pass")
+    assert "tried again by its name" in text
+    assert "passed" not in text

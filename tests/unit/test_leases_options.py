@@ -46,6 +46,9 @@ class IntegerLike:
     def __index__(self):
         return self.value
 
+    def __repr__(self):
+        return f"IntegerLike({self.value})"
+
 
 def refused(option, value, **options):
     with pytest.raises(InvalidOptionError) as caught:

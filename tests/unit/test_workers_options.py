@@ -11,9 +11,9 @@ from slotline.errors import InvalidOptionError, UnsupportedBackendError
 from slotline.workers import BilliardExecutor, _billiard
 from slotline.workers.options import DEFAULT, TaskLimits, usable_cpus
 
-NOT_COUNTS = [0, -1, 1.5, math.nan, math.inf, -math.inf, True, False, "2", b"2", [], object()]
-NOT_SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, True, False, "2", [], object()]
-NOT_CALLABLES = [1, "name", (), object()]
+NOT_COUNTS = [0, -1, 1.5, math.nan, math.inf, -math.inf, True, False, "2", b"2", [], ...]
+NOT_SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, True, False, "2", [], ...]
+NOT_CALLABLES = [1, "name", (), ...]
 NOT_FLAGS = [0, 1, None, "yes"]
 
 
@@ -63,12 +63,12 @@ def test_switches_must_be_true_or_false(option, value):
     refused(option, value)
 
 
-@pytest.mark.parametrize("value", [1, "semaphore", object()], ids=repr)
+@pytest.mark.parametrize("value", [1, "semaphore", ...], ids=repr)
 def test_a_semaphore_must_have_acquire_and_release(value):
     refused("semaphore", value)
 
 
-@pytest.mark.parametrize("value", [1, "threads", object()], ids=repr)
+@pytest.mark.parametrize("value", [1, "threads", ...], ids=repr)
 def test_a_context_must_name_a_start_method(value):
     refused("context", value)
 
