@@ -171,7 +171,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         demand = options.demand_of(message, calls_of(plan.real))
         if demand is None:
             return  # the arguments do not fit: the function says so itself, at once
-        key, limit, pool = demand.key, options.limit, self._limits.of(demand)
+        limit, pool = options.limit, self._limits.of(demand)
         delivery = delivery_for(self.broker)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
             await self._run_taken(plan, taken, limit, message)
@@ -180,7 +180,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         try:
             slot: Slot | Parked | Hit | None = passed or await self._outage.ride_out(
                 self._asking(pool, limit, demand, delivery, plan, message),
-                f"Task {message.task_name} with id {message.task_id} cannot ask for pool {key!r} and",
+                f"Task {message.task_name} with id {message.task_id} cannot ask for pool {pool.key!r} and",
             )
         except PoolTimeoutError:
             raise
@@ -189,18 +189,18 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 raise RunCancelledError(error.key, error.max_size, error.holders, error.retry_after) from None
             if limit.on_full != "drop":
                 raise
-            logger.info("Task %s with id %s is dropped: pool %r is full.", message.task_name, message.task_id, key)
+            logger.info("Task %s with id %s is dropped: pool %r is full.", message.task_name, message.task_id, pool.key)
             raise NoResultError from None
         if isinstance(slot, Hit):
             logger.debug(
-                "Task %s with id %s gets an old value: pool %r is full.", message.task_name, message.task_id, key
+                "Task %s with id %s gets an old value: pool %r is full.", message.task_name, message.task_id, pool.key
             )
             plan.hit = True
             plan.serve_value(slot.value)
         elif isinstance(slot, Parked):
             logger.info(
                 "Task %s with id %s is parked: pool %r is full, and %d of its lane come before it.",
-                *(message.task_name, message.task_id, key, slot.place),
+                *(message.task_name, message.task_id, pool.key, slot.place),
             )
             _run_later(plan)
             assert delivery is not None  # noqa: S101 - only a delivery can be parked

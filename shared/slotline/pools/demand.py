@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from slotline import _checks
@@ -45,7 +46,7 @@ class Asked:
     partition: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is worked out once: most tasks have one demand for all messages
 class Demand:
     """What a task asks of all the pools that it counts in.
 
@@ -85,7 +86,7 @@ class Demand:
         """How many slots of each pool a run counts as."""
         return tuple(one.weight for one in self.asked)
 
-    @property
+    @cached_property
     def pools(self) -> tuple[Any, ...]:
         """What those have in common whom the same :meth:`made` serves."""
         return tuple((one.key, one.options) for one in self.asked)
