@@ -97,7 +97,6 @@ class Feed:
         self._giving_back: set[asyncio.Task[None]] = set()
         self._unstarted: set[TakenDelivery] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
 
     async def messages(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """Yield messages until the broker has no more."""
@@ -187,8 +186,7 @@ class Feed:
                 self._call = self._loop.create_future()
             self._look()
             if self._reading is None:
-                self._reading = asyncio.create_task(self._read())
-                self._reading.add_done_callback(self._ring)
+                self._reading = self._loop.create_task(self._read())
             if not self._found:
                 await self._call
             if (delivery := await self._taken()) is not None:
@@ -206,30 +204,26 @@ class Feed:
             return None
 
     async def _read(self) -> bytes | AckableMessage:
-        return await anext(self._own)
+        try:
+            return await anext(self._own)
+        finally:
+            self._ring()  # a round of the event loop before the task's own callbacks, with all that waits in it
 
     def _look(self) -> None:
         # One that waits in the receiver's own queue holds its slot idle: one at a time is enough.
-        if self._looking or self._overdue or self._passing or self._found or self._unstarted:
+        if self._timer or self._looking or self._overdue or self._passing or self._found or self._unstarted:
             return  # its end rings
         pause = min(map(self._wait_for, self._rests))
         if pause <= 0:
-            self._looking = asyncio.create_task(self._take())
+            self._looking = self._loop.create_task(self._take())
             self._looking.add_done_callback(self._ring)
         else:
-            self._look_after(pause)
-
-    def _look_after(self, pause: float) -> None:
-        at = time.monotonic() + pause
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._loop.call_later(pause, self._look_now)
+            self._timer = self._loop.call_later(pause, self._look_now)
 
     def _look_now(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._ring()
 
     def _wait_for(self, room: Room) -> float:
@@ -336,7 +330,7 @@ class Feed:
 
     def _called(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
-            self._loop.call_soon_threadsafe(self._ring)
+            self._loop.call_soon_threadsafe(self._look_now)
 
     def _ring(self, _done: object = None) -> None:
         if not self._call.done():
