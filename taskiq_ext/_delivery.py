@@ -66,19 +66,18 @@ class Delivery(bytes):
     @classmethod
     def of(cls, message: bytes | AckableMessage, feed: Feed) -> Delivery:
         """Return what a broker has yielded as a delivery; one that is a delivery already stays as it is."""
-        data = message.data if isinstance(message, AckableMessage) else message
+        data, ack = (message.data, message.ack) if isinstance(message, AckableMessage) else (message, None)
         if isinstance(data, Delivery):
             return data
         self = cls(data)
-        self.feed, self.home, self._mark = feed, None, None
-        self._ack = message.ack if isinstance(message, AckableMessage) else None
+        self.feed, self.home, self._mark, self._ack = feed, None, None, ack
         return self
 
     def as_message(self) -> bytes | AckableMessage:
         """Return what the receiver is given."""
         if self._ack is None:
             return self
-        return AckableMessage.model_construct(data=self, ack=self.acknowledge)
+        return AckableMessage(data=self, ack=self.acknowledge)
 
     @property
     def sealed(self) -> bytes:
