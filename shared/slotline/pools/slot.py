@@ -28,13 +28,11 @@ class Origin(NamedTuple):
         fence: The fence that the store gave.
         fences: Where the next ones come from.
         until: Until when it may.
-        began: When its holder's time began.
     """
 
     fence: int
     fences: Fences
     until: float
-    began: float
 
 
 class Slot:
@@ -50,7 +48,7 @@ class Slot:
     """
 
     __slots__ = (
-        "_capped_at", "_deadline", "_ended", "_evicted", "_kept", "_origin", "_tending",
+        "_began", "_capped_at", "_deadline", "_ended", "_evicted", "_kept", "_origin", "_tending",
         "acquired_at", "fence", "key", "owner", "token",
     )  # fmt: skip
 
@@ -64,6 +62,7 @@ class Slot:
         self._capped_at = None if cap is None else since + cap
         self._kept: Kept | None = None
         self._origin: Origin | None = None
+        self._began = 0.0  # its holder's time, where it may pass on
         self._tending: Tending | None = None
         self._ended: bool | None = None  # None: held; False: released; True: lost
 
@@ -131,12 +130,12 @@ class Slot:
     def may_pass_on(self, fences: Fences, since: float, now: float, cap: float | None) -> None:
         """Note that the store has granted it with ``slot_exp`` ``cap``, asked at ``since``, and that nobody waits."""
         until = since + (PASSES if cap is None else min(PASSES, cap * _PART_OF_CAP))
-        self._origin = Origin(self.fence, fences, until, now)
+        self._origin, self._began = Origin(self.fence, fences, until), now
 
     def put_down(self, now: float) -> Slot | None:
         """End its holder's time, but not the slot, and return that; ``None``: it may not pass on, or no longer."""
         origin, tending = self._origin, self._tending if self._origin else None
-        if origin is None or tending is None or now >= origin.until or now - origin.began > SHORT:
+        if origin is None or tending is None or now >= origin.until or now - self._began > SHORT:
             return None
         resting = Slot(self.key, self.token, self.owner, self.fence, since=0.0, life=None, cap=None)
         resting._kept, resting._capped_at, resting._origin = self._kept, self._capped_at, origin
@@ -157,7 +156,7 @@ class Slot:
                 return False
             self.owner, self.acquired_at = owner, time.time()
             self.fence = origin.fences.next(now)
-            self._origin = origin._replace(began=now)
+            self._began = now
             tending.slot = self
         return True
 
