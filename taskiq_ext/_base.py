@@ -176,6 +176,8 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         self, known: tuple[AnyTask, dict[str, Any], Options | None], labels: dict[str, Any]
     ) -> Options | None:
         task, own, options = known
+        if labels == own:
+            return options
         if any(own.get(name) != value and str(own.get(name)) != value for name, value in labels.items()):
             return self.read(from_wire({**own, **labels}), task.original_func)
         return options
