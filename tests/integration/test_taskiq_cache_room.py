@@ -36,7 +36,7 @@ if "{broker}" == "list":
     broker = ListQueueBroker(URL, queue_name="work", socket_timeout=None)
 else:
     broker = RedisStreamBroker(
-        URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=1500, unacknowledged_lock_timeout=2
+        URL, queue_name="work", socket_timeout=None, xread_block=200, idle_timeout=6000, unacknowledged_lock_timeout=2
     )
 broker = broker.with_result_backend(RedisAsyncResultBackend(URL, result_ex_time=60, socket_timeout=None))
 cache = RedisCacheAdapter(STORE, lock_timeout={lease})
@@ -163,8 +163,12 @@ async def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_
     await await_until("another worker runs it", lambda: len(runs(redis_client)) == 2, timeout=40)
     redis_client.set("go", 1, ex=60)
     if broker_kind == "stream":
-        # It looks for what a dead worker has left only after it has got something new.
-        await app.free.kiq()
+        # It looks for what a dead worker has left, and has idled since, only after it has got something new.
+        async def served() -> bool:
+            await app.free.kiq()
+            return await ready(sent, 200)
+
+        await await_until("the dead worker's message is served", served, timeout=60, interval=0.5)
     else:
         # What a worker has taken from a list dies with it: the message that it ran, since all others are parked.
         await await_until("all others are served", lambda: ready(sent, 199), timeout=60)
