@@ -6,8 +6,9 @@ and needs nothing else of it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from slotline._lazy import looked_up
 
 if TYPE_CHECKING:
     from taskiq_ext._limits import PoolLimit
@@ -39,11 +40,4 @@ _HOMES = {
     "invalidate": "invalidation",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = looked_up(__name__, _HOMES)

@@ -6,10 +6,10 @@ needs next to nothing of it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slotline._default import DEFAULT
+from slotline._lazy import looked_up
 from slotline._version import __version__
 from slotline.errors import (
     InvalidOptionError,
@@ -80,11 +80,4 @@ _HOMES = {
     "pooled": "pools",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = looked_up(__name__, _HOMES)

@@ -5,8 +5,9 @@ Names are looked up when they are used: every worker process imports this packag
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from slotline._lazy import looked_up
 
 if TYPE_CHECKING:
     from slotline.leases.backend import ExecutorBackend
@@ -43,11 +44,4 @@ _HOMES = {
     "run_in_lease_sync": "running",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = looked_up(__name__, _HOMES)
