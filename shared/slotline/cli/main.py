@@ -125,18 +125,11 @@ def _add_pools(commands: Commands, common: ArgumentParser) -> None:
     resize.add_argument("size", metavar="N", type=_whole, help="how many slots it has from now on")
     about_one("pause", "let nobody into a pool; holders are left alone, waiters keep their places", _pools.pause)
     about_one("resume", "let callers into a paused pool again", _pools.resume)
-    for name, says, run in (
-        ("evict", "tell a holder to end; its slot counts until it has", _pools.evict),
-        (
-            "release",
-            "free a slot at once, also that of a holder that lives: the next one runs beside it",
-            _pools.release,
-        ),
-    ):
-        parser = about_one(name, says, run)
+    evict = about_one("evict", "tell a holder to end; its slot counts until it has", _pools.evict)
+    evict.add_argument("--fence", type=_whole, help="its fence, too: nobody is told who has the slot after it")
+    beside = "free a slot at once, also that of a holder that lives: the next one runs beside it"
+    for parser in (evict, about_one("release", beside, _pools.release)):
         parser.add_argument("token", metavar="TOKEN", help="as slotline holders shows it")
-        if run is _pools.evict:
-            parser.add_argument("--fence", type=_whole, help="its fence, too: nobody is told who has the slot after it")
     top = about_all("top", "show the pools live, the busiest first", _top.top)
     top.add_argument("--interval", type=_seconds, default=2.0, help="seconds between two looks (2)")
     top.add_argument("--count", type=_whole, help="how many looks; default: until interrupted")

@@ -25,17 +25,6 @@ class Holding(Slot):
         self.acquired_at = time.time()
         self._slots, self._shares, self._origin = slots, shares, None
 
-    def slot_of(self, key: str) -> Slot:
-        """Return the slot of one pool.
-
-        Raises:
-            KeyError: None of the pools has this key.
-        """
-        for slot in self._slots:
-            if slot.key == key:
-                return slot
-        raise KeyError(key)
-
     @property
     def slots(self) -> tuple[Slot, ...]:
         """See the class."""

@@ -37,16 +37,5 @@ class SentSlot(Slot):
         """See the class."""
         return self._slots or (self,)
 
-    def slot_of(self, key: str) -> Slot:
-        """Return the slot of one pool.
-
-        Raises:
-            KeyError: None of the pools has this key.
-        """
-        for slot in self.slots:
-            if slot.key == key:
-                return slot
-        raise KeyError(key)
-
     def __repr__(self) -> str:
         return f"<SentSlot {self.token} of {', '.join(repr(slot.key) for slot in self.slots)}, fence {self.fence}>"

@@ -71,6 +71,17 @@ class Slot:
         """The slot of each pool: this one, or those of a :class:`Holding`."""
         return (self,)
 
+    def slot_of(self, key: str) -> Slot:
+        """Return the slot of one pool.
+
+        Raises:
+            KeyError: None of the pools has this key.
+        """
+        for slot in self.slots:
+            if slot.key == key:
+                return slot
+        raise KeyError(key)
+
     @property
     def shares(self) -> Shares:
         """What it holds of each pool, where a release has to say so."""
