@@ -16,13 +16,6 @@ from tests.harness.waiting import wait_until
 
 
 @pytest.fixture
-def relay():
-    relay = Relay()
-    yield relay
-    relay.close()
-
-
-@pytest.fixture
 def pool(store):
     return Pool("p", 10, store=store)
 

@@ -12,6 +12,7 @@ import pytest
 from slotline import Limits, Pool, RedisStore, Slot
 from slotline.pools import Relay
 from slotline.pools.slot import PASSES, SHORT
+from tests.harness.fixtures_relays import hurry
 from tests.harness.proxy import TcpProxy
 from tests.harness.waiting import wait_until
 
@@ -27,19 +28,6 @@ def make_store(redis_url: str) -> Any:
     yield make
     for store in made:
         store.sync.close()
-
-
-@pytest.fixture
-def relay() -> Any:
-    relay = Relay()
-    yield relay
-    relay.close()
-
-
-def hurry(relay: Relay) -> None:
-    """Begin runs of other pools, so many that the process is busy."""
-    for _ in range(10):
-        relay.take(Pool("other", 1), "run")
 
 
 def passable(pool: Pool) -> Slot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,22 +15,10 @@ from slotline import Limits, Pool, PoolFullError, RedisStore, Slot, configure
 from slotline.pools import Place, Relay
 from slotline.pools.relay import RESTS
 from slotline.pools.slot import PASSES
+from tests.harness.fixtures_relays import hurry
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 from tests.unit.test_celery_gate import Request, Worker, lambda_like
-
-
-@pytest.fixture
-def relay() -> Iterator[Relay]:
-    relay = Relay()
-    yield relay
-    relay.close()
-
-
-def hurry(relay: Relay) -> None:
-    """Begin runs of other pools, so many that the process is busy."""
-    for _ in range(10):
-        relay.take(Pool("other", 1), "run")
 
 
 def rests(relay: Relay, pool: Pool, *, beside: Callable[[], None] = lambda: None) -> Slot:

@@ -185,8 +185,10 @@ class Pool(Limit[Slot]):
         """Tell a holder to end."""
         store, keys = self._where()
         named = None if token is None else _checks.text("token", token)
-        if fence is not None and (_checks.whole_number("fence", fence), named)[1] is None:
-            raise _checks.refuse("fence", fence, "used with a token")
+        if fence is not None:
+            fence = _checks.whole_number("fence", fence)
+            if named is None:
+                raise _checks.refuse("fence", fence, "used with a token")
         return (yield from evicting(store, keys, named, shares[0], fence))
 
     def acquire_command(self, caller: Caller | Place, patience_ms: int, channel: str) -> Command:
