@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -67,6 +67,22 @@ class Call(Step):
 
 
 @dataclass(slots=True, frozen=True)
+class CallMany(Step):
+    """Execute independent commands in one round trip; the step's result is the list of replies and errors."""
+
+    store: Store
+    commands: Sequence[Command]
+
+    def blocking(self) -> list[Any]:
+        """See :meth:`~slotline.stores.SyncStore.execute_many`."""
+        return self.store.sync.execute_many(self.commands)
+
+    async def awaiting(self) -> list[Any]:
+        """See :meth:`~slotline.stores.Store.execute_many`."""
+        return await self.store.execute_many(self.commands)
+
+
+@dataclass(slots=True, frozen=True)
 class InTime(Step):
     """Do ``step``, and wait for the store no longer than ``until`` (monotonic): then it raises ``TimeoutError``."""
 
@@ -96,6 +112,19 @@ class Sleep(Step):
     async def awaiting(self) -> None:
         """Sleep in the running event loop."""
         await asyncio.sleep(self.seconds)
+
+
+def all_or_error(store: Store, commands: Sequence[Command]) -> Steps[list[Any]]:
+    """Execute independent commands in one round trip and return their replies.
+
+    Raises:
+        StoreError: One of them failed; the first such error.
+    """
+    replies: list[Any] = (yield CallMany(store, commands)) if commands else []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def in_time(steps: Steps[T], until: float) -> Steps[T]:

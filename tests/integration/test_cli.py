@@ -88,6 +88,22 @@ def test_pools_lists_limits_use_and_waiters_of_all_pools_of_this_prefix(store, r
     assert [line.split()[:2] for line in out.splitlines()] == [["POOL", "GROUP"], ["db", "{1}"]]
 
 
+def test_pools_asks_for_many_pools_in_one_round_trip_and_once_more_where_anybody_waits(store, facts, monkeypatch):
+    monkeypatch.setattr(_finding, "_ASKED_AT_ONCE", 4)
+    for number in range(8):
+        Pool(f"p{number}", 1, store=store).sync.acquire()
+    park(store, Pool("p1", 1, store=store), "one")
+    park(store, Pool("p3", 1, store=store), "two", "three")
+    sent = []
+    execute_many = store.sync.execute_many
+    monkeypatch.setattr(store.sync, "execute_many", lambda commands: sent.append(commands) or execute_many(commands))
+    rows = facts("pools")
+    assert [(row["pool"], row["waiting"], row["oldest_wait"] is None) for row in rows] == [
+        *((f"p{number}", {1: 1, 3: 2}.get(number, 0), number not in (1, 3)) for number in range(8))
+    ]
+    assert [len(commands) for commands in sent] == [4, 2, 4]
+
+
 def test_pools_hides_the_lines_for_cached_values_unless_asked(store, run, facts):
     cache_line = Pool("cache-line:weather", 1, store=store)
     cache_line.sync.acquire()

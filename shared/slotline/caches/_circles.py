@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from slotline.caches import _commands as commands
 from slotline.caches._flights import Claim
-from slotline.caches._keyspace import all_or_error
+from slotline.steps import all_or_error
 
 if TYPE_CHECKING:
     from slotline.caches._flights import Flight

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
-from typing import Any
 
-from slotline.steps import Step
-from slotline.stores.base import Command, Store
+from slotline.stores.base import Command
 from slotline.stores.layout import base_key
 from slotline.stores.scanning import glob
 
@@ -19,20 +16,6 @@ ENTRY, CLAIM, WAITERS, KEPT, NEEDS = ":v", ":c", ":w", ":k", ":n"
 EVERYTHING = "*"
 """Announced when a cache was cleared."""
 _BATCH = 500
-
-
-@dataclass(slots=True, frozen=True)
-class CallMany(Step):
-    """Execute independent commands in one round trip; the step's result is the list of replies and errors."""
-
-    store: Store
-    commands: list[Command]
-
-    def blocking(self) -> list[Any]:
-        return self.store.sync.execute_many(self.commands)
-
-    async def awaiting(self) -> list[Any]:
-        return await self.store.execute_many(self.commands)
 
 
 class Names:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from slotline.caches import _commands as commands
-from slotline.steps import Call, Steps
+from slotline.steps import Call, Steps, all_or_error
 from slotline.stores.scanning import keys_like, scan
 
 if TYPE_CHECKING:
     from slotline.stores.base import Command, Store
-
-
-def all_or_error(store: Store, batch: list[Command]) -> Steps[list[Any]]:
-    """Execute a batch and return its replies.
-
-    Raises:
-        StoreError: One of them failed; the first such error.
-    """
-    replies = yield commands.CallMany(store, batch)
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return cast("list[Any]", replies)
 
 
 def invalidate_tagged(store: Store, tag_name: str, channel: str) -> Steps[int]:

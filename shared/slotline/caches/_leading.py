@@ -14,9 +14,8 @@ from slotline.caches._creating import create
 from slotline.caches._engine import logger
 from slotline.caches._failures import from_payload, to_payload
 from slotline.caches._flights import ABANDONED, Claim, Flight, Outcome, failed
-from slotline.caches._keyspace import all_or_error
 from slotline.errors import StoreError, StoreUnavailableError
-from slotline.steps import Call, Sleep, Steps
+from slotline.steps import Call, Sleep, Steps, all_or_error
 from slotline.stores.keeper import BEATS
 from slotline.stores.wakeups import Listen, Wait
 

@@ -13,7 +13,7 @@ from slotline._checks import one_of, refuse, seconds, text
 from slotline.caches import _commands as commands
 from slotline.caches._codec import Codec
 from slotline.caches._engine import CacheAdapter, Overrides, SyncCacheAdapter, check_key
-from slotline.caches._keyspace import all_or_error, clear_matching, invalidate_tagged, stored_keys
+from slotline.caches._keyspace import clear_matching, invalidate_tagged, stored_keys
 from slotline.caches._leading import Leading
 from slotline.caches._options import DEFAULT_TTL, EntryOptions
 from slotline.caches._outage import Outage
@@ -22,7 +22,7 @@ from slotline.caches._where import store_for
 from slotline.caches.base import Creator, Hit
 from slotline.caches.serializer import Entry, Serializer
 from slotline.errors import StoreError, StoreUnavailableError
-from slotline.steps import Call, Steps, run_awaiting, run_blocking
+from slotline.steps import Call, Steps, all_or_error, run_awaiting, run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable

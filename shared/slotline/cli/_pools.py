@@ -7,8 +7,8 @@ from argparse import Namespace
 from typing import Any
 
 from slotline.cli._console import Column, Console, Number, Seconds
-from slotline.pools import Pool, PoolInfo
-from slotline.pools._finding import asked, is_known, pools_of
+from slotline.pools import Pool
+from slotline.pools._finding import Seen, asked, is_known, looking_at, pools_of
 from slotline.pools._share import SINGLE
 from slotline.pools.fleeting import is_line
 from slotline.steps import run_blocking
@@ -57,9 +57,9 @@ def known(store: Store, args: Namespace) -> Pool:
     return pool
 
 
-def row_of(pool: Pool, info: PoolInfo) -> dict[str, Any]:
+def row_of(seen: Seen) -> dict[str, Any]:
     """Return what the list of pools says of one."""
-    first = pool.sync.waiting(most=1) if info.waiting else ()
+    pool, info, first = seen
     return {
         "pool": pool.key,
         "group": pool.group,
@@ -68,7 +68,7 @@ def row_of(pool: Pool, info: PoolInfo) -> dict[str, Any]:
         "rate": None if info.rate is None else info.rate.text,
         "used": info.used,
         "waiting": info.waiting,
-        "oldest_wait": max(0.0, info.now - first[0].since) if first else None,
+        "oldest_wait": None if first is None else max(0.0, info.now - first.since),
         "paused": info.paused,
     }
 
@@ -81,7 +81,7 @@ def list_rows(store: Store, match: str | None, *, everything: bool) -> list[dict
         for pool in pools
         if (everything or not is_line(pool.key)) and (match is None or fnmatch.fnmatchcase(pool.key, match))
     ]
-    return [row_of(pool, pool.sync.info(holders=0)) for pool in chosen]
+    return [row_of(seen) for seen in run_blocking(looking_at(store, chosen))]
 
 
 def show_rows(console: Console, store: Store, rows: list[dict[str, Any]]) -> None:

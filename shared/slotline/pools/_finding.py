@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from slotline.pools._wire import read_waiter
-from slotline.pools.info import Waiter
+from slotline.pools._wire import info_command, read_info, read_waiter
+from slotline.pools.info import PoolInfo, Waiter
 from slotline.pools.pool import Pool
-from slotline.steps import Call, Steps
+from slotline.steps import Call, Steps, all_or_error
 from slotline.stores.base import Command, Store
 from slotline.stores.scanning import glob, keys_like
 
 _STATE = ":state"
 _LOOKED_AT = 1000
 """Of those who wait, at once."""
+_ASKED_AT_ONCE = 200
+"""Pools, in one round trip."""
 
 
 class Found(NamedTuple):
@@ -21,6 +24,14 @@ class Found(NamedTuple):
 
     waiter: Waiter
     ahead: int
+
+
+class Seen(NamedTuple):
+    """A pool, what it looks like, and who has waited longest for it."""
+
+    pool: Pool
+    info: PoolInfo
+    first: Waiter | None
 
 
 def pools_of(store: Store) -> Steps[list[Pool]]:
@@ -49,6 +60,20 @@ def asked(store: Store, key: str, group: str | None) -> Pool:
 def is_known(pool: Pool) -> Steps[bool]:
     """Return whether the store has anything of a pool."""
     return bool((yield Call(pool.store, Command("EXISTS", (pool.keys[2],)))))
+
+
+def looking_at(store: Store, pools: Sequence[Pool], holders: int = 0) -> Steps[list[Seen]]:
+    """Ask for the states of many pools; a round trip for some hundreds, and another where anybody waits."""
+    seen: list[Seen] = []
+    for start in range(0, len(pools), _ASKED_AT_ONCE):
+        asked_now = pools[start : start + _ASKED_AT_ONCE]
+        states = yield from all_or_error(store, [info_command(pool.keys, pool.max_size, holders) for pool in asked_now])
+        infos = [read_info(pool.key, state) for pool, state in zip(asked_now, states, strict=True)]
+        awaited = [pool for pool, info in zip(asked_now, infos, strict=True) if info.waiting]
+        lines = yield from all_or_error(store, [Command("pool_waiting", pool.keys, (1,)) for pool in awaited])
+        firsts = {pool: read_waiter(*line[:2]) for pool, line in zip(awaited, lines, strict=True) if line}
+        seen += [Seen(pool, info, firsts.get(pool)) for pool, info in zip(asked_now, infos, strict=True)]
+    return seen
 
 
 def waiting_for(pool: Pool, owner: str) -> Steps[list[Found]]:
