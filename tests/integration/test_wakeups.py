@@ -9,13 +9,13 @@ import redis
 
 from slotline import MemoryStore, Pool, RedisStore, Slot, StoreUnavailableError
 from slotline.pools.place import Place
-from slotline.stores import _redis_wakeups
+from slotline.stores import _hearing
 from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 
 
 def test_who_cannot_tell_the_thread_of_a_new_channel_is_heard_at_its_next_check(store, monkeypatch):
-    monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.2)
+    monkeypatch.setattr(_hearing, "CHECK", 0.2)
     hub, connect = store.wakeups, store.wakeups._connect
     hub.bell("token")
     hub.listen_blocking()
@@ -94,7 +94,7 @@ def test_an_error_in_one_waiters_callback_is_not_anothers(kind, redis_url, caplo
 
 
 def test_a_connection_that_has_fallen_silent_is_made_anew_and_waiters_look_again(redis_proxy, monkeypatch):
-    monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.3)
+    monkeypatch.setattr(_hearing, "CHECK", 0.3)
     store = RedisStore(redis_proxy.redis_url, timeout=0.5)
     pool = Pool("p", 1, store=store)
     slot = pool.sync.acquire()
@@ -123,8 +123,8 @@ def test_a_subscription_that_is_never_confirmed_is_made_anew(redis_proxy):
 
 
 def test_nobody_listens_when_nobody_has_waited_for_long(store, redis_client, monkeypatch):
-    monkeypatch.setattr(_redis_wakeups, "_CHECK", 0.1)
-    monkeypatch.setattr(_redis_wakeups, "LINGER", 0.5)
+    monkeypatch.setattr(_hearing, "CHECK", 0.1)
+    monkeypatch.setattr(_hearing, "LINGER", 0.5)
     hub = store.wakeups
     with hub.bell("token"):
         hub.listen_blocking()

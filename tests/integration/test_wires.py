@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slotline import RedisStore, StoreError, StoreUnavailableError
+from slotline import Pool, RedisStore, StoreError, StoreUnavailableError
 from slotline.stores import Command, _resp
 from tests.harness.fixtures_faces import Call
 from tests.harness.waiting import await_until
@@ -225,4 +225,24 @@ async def test_everything_goes_over_tls(redis_server, redis_client):
         for client in mine:
             redis_client.client_kill(client["addr"])
         assert await asyncio.gather(*(store.execute(echo(text)) for text in texts)) == [text.encode() for text in texts]
+        await store.close()
+
+
+async def test_doorbells_are_heard_over_tls(redis_server, call):
+    async with encrypted(redis_server.port) as port:
+        store = RedisStore(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={CERTIFICATE}")
+        pool = Pool("p", 1, store=store)
+        slot = await call(pool, "acquire")
+
+        async def use() -> None:
+            async with call.using(pool.slot(timeout=60)):
+                await asyncio.sleep(0)
+
+        async def all_wait() -> bool:
+            return (await pool.info()).waiting == len(users)
+
+        users = [asyncio.create_task(use()) for _ in range(5)]
+        await await_until("all stand in line", all_wait)
+        await call(pool, "release", slot)
+        await asyncio.gather(*users)
         await store.close()

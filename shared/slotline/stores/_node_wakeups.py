@@ -12,7 +12,8 @@ from concurrent.futures import Future, wait
 import redis
 
 from slotline.errors import StoreUnavailableError
-from slotline.stores._redis_wakeups import PATIENT, RedisWakeups
+from slotline.stores._hearing import PATIENT
+from slotline.stores._redis_wakeups import RedisWakeups
 from slotline.stores._topology import Topology
 from slotline.stores.wakeups import Bell, Wakeups
 
@@ -169,7 +170,7 @@ class _Ear(RedisWakeups):
     @property
     def resting(self) -> bool:
         """Whether nobody has waited for so long that it listens no more."""
-        return self._thread is None
+        return not self._runs
 
 
 def _left(until: float | None, most: float | None = None) -> float | None:

@@ -100,7 +100,7 @@ class PlainReader:
             if len(self._come) < end:
                 raise _IncompleteError(end)
             return bytes(self._come[at : at + number]), end
-        if kind == b"*":
+        if kind in {b"*", b">"}:  # what a server says unasked is a kind of its own in RESP3
             replies = []
             for _ in range(number):
                 reply, at = self._reply(at)
