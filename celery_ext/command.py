@@ -12,14 +12,16 @@ import click
     "slotline",
     add_help_option=False,  # the commands have their own
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    short_help="Look at limits and caches: pools, holders, waiting, explain, resize, ...",
+    short_help="Look at limits and caches: pools, holders, waiting, explain, resize, purge, ...",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def slotline(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Look at limits and caches."""
     from celery_ext.config import runtime  # noqa: PLC0415 - see above
+    from celery_ext.purging import Revoking  # noqa: PLC0415 - see above
     from slotline.cli import main  # noqa: PLC0415 - see above
 
-    store = runtime(context.obj.app).store
-    context.exit(main(arguments, store=store, prog="celery slotline", setting="slotline_redis_url"))
+    app = context.obj.app
+    store, answer = runtime(app).store, Revoking(app)
+    context.exit(main(arguments, store=store, prog="celery slotline", setting="slotline_redis_url", answer=answer))

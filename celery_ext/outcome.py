@@ -62,13 +62,13 @@ def turn_away(request: Any, on_full: str | None, error: PoolFullError) -> None:
         _drop(request)
     elif drops or on_full == "cancel_newest":  # a chord would wait for the result of what is dropped for ever
         logger.info("%s is cancelled: %s", request, error)
-        _cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
+        cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
     else:
         fail(request, error)
 
 
-def _cancel(request: Any, reason: str) -> None:
-    # As if it had been revoked: its state is REVOKED, and its result says why.
+def cancel(request: Any, reason: str) -> None:
+    """End a request as if it had been revoked: its state is ``REVOKED``, and its result says why."""
     request._announce_revoked(reason, False, None, False)  # noqa: FBT003, SLF001 - checked by check_worker
 
 

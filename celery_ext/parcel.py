@@ -43,6 +43,29 @@ def _without(mapping: Any, names: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in (mapping or {}).items() if name not in names}
 
 
+def contents(written: bytes, accept: Any) -> dict[str, Any]:
+    """Return the arguments by which a message is made again out of its bytes, as it was delivered.
+
+    Args:
+        written: The bytes, as :func:`pack` has made them.
+        accept: The content types that are accepted.
+
+    Raises:
+        ValueError: They are nothing that :func:`pack` has made.
+    """
+    packed, _, raw = written.partition(_END)
+    head = loads(packed.decode())  # type: ignore[no-untyped-call] # kombu ships no types
+    return {
+        "body": raw.decode("utf-8", "surrogatepass") if head["text"] else raw,
+        "content_type": head["type"],
+        "content_encoding": head["encoding"],
+        "headers": head["headers"],
+        "properties": {**head["properties"], "delivery_info": dict(head["delivery"])},
+        "delivery_info": {**head["delivery"], "redelivered": False},
+        "accept": accept,
+    }
+
+
 class TakenMessage(Message):
     """A message out of the waiting room: acknowledging it settles it there.
 
@@ -57,17 +80,8 @@ class TakenMessage(Message):
     """
 
     def __init__(self, taken: Taken, accept: Any, on_end: Callable[[TakenMessage], None]) -> None:
-        written, _, raw = taken.message.partition(_END)
-        head = loads(written.decode())  # type: ignore[no-untyped-call] # kombu ships no types
         super().__init__(  # type: ignore[no-untyped-call] # kombu ships no types
-            body=raw.decode("utf-8", "surrogatepass") if head["text"] else raw,
-            delivery_tag=taken.slot.token,
-            content_type=head["type"],
-            content_encoding=head["encoding"],
-            headers=head["headers"],
-            properties={**head["properties"], "delivery_info": dict(head["delivery"])},
-            delivery_info={**head["delivery"], "redelivered": False},
-            accept=accept,
+            delivery_tag=taken.slot.token, **contents(taken.message, accept)
         )
         self.taken = taken
         self.started = False

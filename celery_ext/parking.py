@@ -32,6 +32,11 @@ BUSY = 0.05
 """Seconds between two looks at a worker that has no capacity now, or is not ready yet."""
 
 
+def lane_name(room: str, queue: str) -> str:
+    """Return the name of the lane of a queue in an app's room."""
+    return f"celery:{room}:{queue}"
+
+
 class Parking:
     """Parks requests, and takes parked messages when this worker has capacity for one.
 
@@ -65,7 +70,7 @@ class Parking:
     def open(self) -> None:
         """Serve the lanes of the queues that the worker consumes from."""
         name = self._name or self._consumer.conninfo.virtual_host
-        self._lanes = {queue: f"celery:{name}:{queue}" for queue in self._consumer.app.amqp.queues.consume_from}
+        self._lanes = {queue: lane_name(name, queue) for queue in self._consumer.app.amqp.queues.consume_from}
         lanes = list(self._lanes.values())
         self._room = Room(
             *(self._watch.store, lanes),

@@ -140,7 +140,7 @@ class TakenDelivery(Delivery):
     @classmethod
     def from_room(cls, taken: Taken, feed: Feed) -> Self:
         """Return what was taken from the room of ``feed`` as a delivery."""
-        self = cls(taken.message[_MARK:])
+        self = cls(unsealed(taken.message))
         self.feed, self.home, self._mark, self._taken = feed, None, taken.message[:_MARK], taken
         self._ack, self._settled, self._slot_is_ours = self._settle, False, True
         return self
@@ -230,6 +230,11 @@ def delivery_for(broker: AsyncBroker) -> Delivery | None:
     if delivery is None or delivery.feed.broker is not broker or delivery.home is not asyncio.current_task():
         return None
     return delivery
+
+
+def unsealed(parked: bytes) -> bytes:
+    """Return a message as the broker has delivered it, out of what :attr:`Delivery.sealed` has made of it."""
+    return parked[_MARK:]
 
 
 def size_on_the_way(message: TaskiqMessage, broker: AsyncBroker) -> int:

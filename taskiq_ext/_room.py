@@ -108,6 +108,11 @@ class WaitingRoom:
         self._tenants.append(tenant)
         return tenant
 
+    @property
+    def lanes(self) -> set[str]:
+        """The names of the lanes that its workers serve, as far as they are known."""
+        return {tenant.lane for tenant in self._tenants if tenant.lane is not None}
+
     def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """Yield the broker's messages, and those of its lanes."""
         self._served = None  # the broker's queues are settled only now

@@ -25,7 +25,7 @@ _MISUSED = 2
 class SlotlineCommand(TaskiqCMD):
     """The subcommand ``slotline`` of ``taskiq``."""
 
-    short_help = "Look at limits and caches: pools, holders, waiting, explain, resize, ..."
+    short_help = "Look at limits and caches: pools, holders, waiting, explain, resize, purge, ..."
 
     def exec(self, args: Sequence[str]) -> int:
         """Run a command and return the exit status."""
@@ -33,6 +33,7 @@ class SlotlineCommand(TaskiqCMD):
         from taskiq.cli.utils import import_object  # noqa: PLC0415 - see above
 
         from slotline.cli import main  # noqa: PLC0415 - see above
+        from taskiq_ext._purging import Failing  # noqa: PLC0415 - see above
 
         if not args or ":" not in args[0]:
             helps = "-h" in args or "--help" in args
@@ -46,7 +47,9 @@ class SlotlineCommand(TaskiqCMD):
         if not isinstance(broker, AsyncBroker):
             sys.stderr.write(f"taskiq slotline: {args[0]!r} must be a broker, and is of {type(broker)}\n")
             return _MISUSED
-        return main(args[1:], store=_store_of(broker), prog=_PROG, setting="PoolLimitMiddleware(RedisStore(url))")
+        store, setting = _store_of(broker), "PoolLimitMiddleware(RedisStore(url))"
+        with Failing(broker) as answer:
+            return main(args[1:], store=store, prog=_PROG, setting=setting, answer=answer)
 
 
 def _store_of(broker: AsyncBroker) -> Store:

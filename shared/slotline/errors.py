@@ -79,6 +79,21 @@ class RunCancelledError(PoolFullError):
         return f"The run was cancelled before it began. {super().__str__()}"
 
 
+class MessagePurgedError(SlotlineError):
+    """A parked message was removed before it ran.
+
+    Args:
+        key: The pool's key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"The message was removed while it was parked for pool {self.key!r}, and has not run."
+
+
 class SlotLostError(SlotlineError):
     """Work was ended because its slot was lost, or because another was to have it.
 

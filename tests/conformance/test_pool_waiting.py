@@ -66,3 +66,14 @@ async def test_info_tells_the_rate_and_the_most_of_a_partition(store, call):
     await plain.acquire()
     info = await call(plain, "info")
     assert (info.rate, info.max_per_partition) == (None, None)
+
+
+async def test_those_who_call_are_not_purged(store, call):
+    pool = Pool("p", 1, store=store)
+    held = await pool.acquire()
+    wait = asyncio.create_task(pool.acquire(owner="w", timeout=None))
+    await lined_up(pool, 1)
+    assert await call(pool, "purge") == 0
+    await lined_up(pool, 1)
+    await pool.release(held)
+    await pool.release(await wait)

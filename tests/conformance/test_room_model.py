@@ -209,6 +209,14 @@ class RoomMachine(RuleBasedStateMachine):
         if worker is not None:
             self.take(worker)
 
+    @rule()
+    def purge(self) -> None:
+        """All that waits is removed, with what the dead have left."""
+        gone = [name for name, message in self.room.items() if message.taken is None or message.lapsed]
+        assert self.pool.sync.purge() == len(gone)
+        for name in gone:
+            del self.room[name]
+
     @rule(size=st.integers(1, 3))
     def resize(self, size: int) -> None:
         assert self.pool.sync.resize(size) == self.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -43,6 +44,13 @@ def facts(run):
         return json.loads(out)
 
     return facts
+
+
+class Terminal(io.StringIO):
+    """Somebody who can be asked."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def park(store, pool, *owners, lane="lane", **options):
@@ -210,6 +218,43 @@ def test_pause_and_resume_say_whether_they_changed_anything(store, run, facts):
     assert pool.sync.info().paused is False
 
 
+def test_purge_removes_what_is_parked_once_that_is_confirmed(store, run, facts, monkeypatch):
+    pool = Pool("p", 1, store=store)
+    pool.sync.acquire()
+    park(store, pool, "one", "two")
+    for argv in (["purge", "p"], ["--json", "purge", "p"]):
+        status, out, err = run(*argv)
+        assert (status, out) == (1, "")
+        assert "nothing was removed from pool 'p': say --yes" in err
+    monkeypatch.setattr("sys.stdin", Terminal("n"))
+    status, out, _ = run("purge", "p")
+    assert status == 1
+    assert "2 wait for pool 'p'. Remove its messages?" in out
+    assert pool.sync.info().waiting == 2
+    monkeypatch.setattr("sys.stdin", Terminal("y"))
+    status, out, _ = run("purge", "p")
+    assert status == 0
+    assert "2 messages that were parked for pool 'p' are removed." in out
+    park(store, pool, "three")
+    assert facts("purge", "p", "--yes") == {"pool": "p", "removed": 1, "stay": 0}
+    assert facts("purge", "p", "--yes") == {"pool": "p", "removed": 0, "stay": 0}
+
+
+def test_purge_says_what_stays_and_why(store, capsys):
+    pool = Pool("p", 1, store=store)
+    pool.sync.acquire()
+    park(store, pool, "one", "two")
+    assert main(["purge", "p", "--yes"], store=store, answer=lambda purged: purged.owner == "one") == 0
+    assert "1 messages that were parked for pool 'p' are removed. 1 stay:" in capsys.readouterr().out
+
+    def away(purged):
+        raise ConnectionError("refused")
+
+    assert main(["purge", "p", "--yes"], store=store, answer=away) == 1
+    assert "cannot be written; what was not removed by then is parked as before: refused" in capsys.readouterr().err
+    assert [waiter.owner for waiter in pool.sync.waiting()] == ["two"]
+
+
 def test_release_frees_a_slot_and_evict_only_tells_its_holder(store, run, facts):
     pool = Pool("p", 1, store=store)
     slot = pool.sync.acquire()
@@ -225,7 +270,7 @@ def test_release_frees_a_slot_and_evict_only_tells_its_holder(store, run, facts)
         assert f"nobody holds a slot of pool 'p' by the token {slot.token!r}" in err
 
 
-@pytest.mark.parametrize("command", ["holders", "waiting", "pause", "resume"])
+@pytest.mark.parametrize("command", ["holders", "waiting", "pause", "resume", "purge"])
 def test_a_pool_that_is_not_there_is_an_error_and_is_not_made(store, run, command):
     status, out, err = run(command, "misspelt")
     assert (status, out) == (1, "")

@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery import chord
+from celery.exceptions import ChordError, TaskRevokedError
 
-from slotline import Pool, RedisStore
+from slotline import MessagePurgedError, Pool, RedisStore
+from slotline.pools import Room
 from taskiq_ext.command import SlotlineCommand
 from tests.harness.waiting import await_until, wait_until
 
@@ -42,6 +45,10 @@ CELERY_APP = """
     @app.task(pool="one", pool_size=1, shared=False)
     def echo(number):
         return number
+
+    @app.task(shared=False)
+    def total(numbers):
+        return sum(numbers)
 """
 EMBEDDED = """
     from celery import Celery
@@ -117,6 +124,51 @@ def test_celery_has_the_commands_on_the_store_of_its_app(app_module, celery_work
     wait_until("all are parked", lambda: pool.sync.info().waiting == 3, 30)
     watch(shell, "celery", "-A", name, "slotline", task_id=sent[2].id)
     assert [result.get(timeout=30) for result in sent] == [0, 1, 2]
+    module.app.close()
+
+
+@pytest.mark.leaves("keys", reason="the broker's queue")
+async def test_taskiq_gives_what_it_purges_an_error_as_its_result(
+    app_module, taskiq_worker, redis_url, pool, shell
+) -> None:
+    name = app_module(TASKIQ_APP.format(url=redis_url))
+    taskiq_worker(f"{name}:broker", workers=1)
+    module = importlib.import_module(name)
+    await module.broker.startup()
+    sent = [await module.echo.kiq(number) for number in range(3)]
+    await await_until("all are parked", lambda: pool.sync.info().waiting == 3, 30)
+    room = Room(pool.store, ["of nobody"])
+    room.sync.park(pool, b"another's", lane="of nobody")
+    status, out, err = shell("taskiq", "slotline", f"{name}:broker", "purge", "one", "--yes", "--json")
+    assert (status, json.loads(out)) == (0, {"pool": "one", "removed": 3, "stay": 1}), err
+    for task in sent:
+        result = await task.wait_result(timeout=30)
+        assert isinstance(result.error, MessagePurgedError)
+        assert result.error.key == "one"
+    assert pool.sync.purge() == 1
+    await module.broker.shutdown()
+    await module.broker.middlewares[0].store.close()
+
+
+@pytest.mark.leaves("keys", reason="the broker's bindings")
+def test_celery_revokes_what_it_purges_and_a_chord_fails(app_module, celery_worker, redis_url, pool, shell) -> None:
+    name = app_module(CELERY_APP.format(url=redis_url))
+    celery_worker(name, pool="threads")
+    module = importlib.import_module(name)
+    plain = module.echo.delay(0)
+    total = chord([module.echo.s(number) for number in range(2)], module.total.s()).apply_async()
+    wait_until("all are parked", lambda: pool.sync.info().waiting == 3, 30)
+    room = Room(pool.store, ["of nobody"])
+    room.sync.park(pool, b"another's", lane="of nobody")
+    status, out, err = shell("celery", "-A", name, "slotline", "purge", "one", "--yes", "--json")
+    assert (status, json.loads(out)) == (0, {"pool": "one", "removed": 3, "stay": 1}), err
+    with pytest.raises(TaskRevokedError, match="removed while it was parked for pool 'one', and has not run"):
+        plain.get(timeout=30)
+    assert plain.state == "REVOKED"
+    wait_until("the chord has failed", lambda: total.state == "FAILURE", 30)
+    assert isinstance(total.result, ChordError)
+    assert "removed while it was parked" in str(total.result)
+    assert pool.sync.purge() == 1
     module.app.close()
 
 

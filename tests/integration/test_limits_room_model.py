@@ -85,6 +85,12 @@ class Parking(RuleBasedStateMachine):
             limit, slot = self.held.pop(pick % len(self.held))
             limit.sync.release(slot)
 
+    @rule(key=st.sampled_from(sorted(SIZES)))
+    def purge(self, key: str) -> None:
+        gone = {name for name in self.parked if min(name.decode().partition(":")[2]) == key}
+        assert self.pools[key].sync.purge() == len(gone)
+        self.parked -= gone
+
     @invariant()
     def no_limit_is_exceeded(self) -> None:
         slots = [slot for _, slot in self.held] + [taken.slot for taken in self.running]

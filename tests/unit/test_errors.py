@@ -13,6 +13,7 @@ CASES = [
     errors.InvalidOptionError("max_size", "0", "a whole number of at least 1"),
     errors.PoolFullError("api", 2, ("ann", "bob")),
     errors.PoolTimeoutError("api", 2, ("ann",), 1.5),
+    errors.MessagePurgedError("api"),
     errors.SlotLostError("api", "token"),
     errors.StoreUnavailableError("redis://host", "ConnectionError: refused"),
     errors.MessageTooLargeError(2000, 1000, "api"),

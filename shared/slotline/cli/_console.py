@@ -26,6 +26,14 @@ class Console:
         """Write a sentence, or the facts that are in it."""
         self.write(json.dumps(facts, indent=2) if self.as_json else sentence)
 
+    def agrees(self, question: str) -> bool:
+        """Return whether a person answers yes; where there is nobody to ask, no."""
+        if self.as_json or not sys.stdin.isatty():
+            return False
+        self.out.write(f"{question} [y/N] ")
+        self.out.flush()
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column], nothing: str) -> None:
         """Write rows as a table with these columns, or the sentence ``nothing``; as JSON all that the rows have."""
         if self.as_json:

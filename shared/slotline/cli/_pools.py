@@ -7,8 +7,10 @@ from argparse import Namespace
 from typing import Any
 
 from slotline.cli._console import Column, Console, Number, Seconds
+from slotline.errors import SlotlineError
 from slotline.pools import Pool
 from slotline.pools._finding import Seen, asked, is_known, looking_at, pools_of
+from slotline.pools._purging import purging
 from slotline.pools._share import SINGLE
 from slotline.pools.fleeting import is_line
 from slotline.steps import run_blocking
@@ -161,6 +163,29 @@ def resume(console: Console, store: Store, args: Namespace) -> int:
     was = "lets callers in again" if changed else "was not paused"
     console.tell(f"Pool {pool.key!r} {was}.", {"pool": pool.key, "paused": False, "changed": changed})
     return 0
+
+
+def purge(console: Console, store: Store, args: Namespace) -> int:
+    """Remove the messages that are parked for a pool."""
+    pool = known(store, args)
+    if not (args.yes or console.agrees(_asking(pool, answered=args.answer is not None))):
+        raise NotFoundError(f"nothing was removed from pool {pool.key!r}: say --yes")
+    try:
+        done = run_blocking(purging(pool, args.answer))
+    except SlotlineError:
+        raise
+    except Exception as error:  # of the queue's result backend, whatever that is
+        why = "the result of a message cannot be written; what was not removed by then is parked as before"
+        raise NotFoundError(f"{why}: {error}") from error
+    stay = f" {done.stay} stay: they are not this application's, or it took too long to answer." if done.stay else ""
+    told = f"{done.removed} messages that were parked for pool {pool.key!r} are removed.{stay}"
+    console.tell(told, {"pool": pool.key, "removed": done.removed, "stay": done.stay})
+    return 0
+
+
+def _asking(pool: Pool, *, answered: bool) -> str:
+    results = "have a result that says so" if answered else "never have a result, and a chord of Celery waits for ever"
+    return f"{pool.sync.info(holders=0).waiting} wait for pool {pool.key!r}. Remove its messages? They {results}."
 
 
 def evict(console: Console, store: Store, args: Namespace) -> int:

@@ -12,6 +12,7 @@ from slotline._version import __version__
 from slotline.cli import _caches, _explain, _pools, _top
 from slotline.cli._console import Console
 from slotline.errors import InvalidOptionError, SlotlineError
+from slotline.pools._purging import Answer
 from slotline.stores.base import Store
 
 Commands: TypeAlias = "_SubParsersAction[ArgumentParser]"
@@ -24,6 +25,7 @@ def main(
     store: Store | None = None,
     prog: str = "slotline",
     setting: str = "--redis-url, or SLOTLINE_REDIS_URL",
+    answer: Answer | None = None,
 ) -> int:
     """Run one command of the operator's and return the exit status.
 
@@ -32,12 +34,13 @@ def main(
         store: Where to look; ``None``: the configured store, or what ``--redis-url`` and ``--prefix`` say.
         prog: What help texts call the command.
         setting: Where the server is named, for errors.
+        answer: What tells those who wait for the result of a message that it was removed.
 
     Returns:
         0; 1 where something is not there, or the store cannot be asked; 2 for arguments that cannot be used.
     """
     parser = _parser(prog, chooses=store is None)
-    args = parser.parse_args(argv, Namespace(json=False, redis_url=None, prefix=None))
+    args = parser.parse_args(argv, Namespace(json=False, redis_url=None, prefix=None, answer=answer))
     status: int
     try:
         shared = _shared(store or _store(args), setting)
@@ -125,6 +128,9 @@ def _add_pools(commands: Commands, common: ArgumentParser) -> None:
     resize.add_argument("size", metavar="N", type=_whole, help="how many slots it has from now on")
     about_one("pause", "let nobody into a pool; holders are left alone, waiters keep their places", _pools.pause)
     about_one("resume", "let callers into a paused pool again", _pools.resume)
+    says = "remove the messages that are parked for a pool; what runs goes on, callers keep their places"
+    purge = about_one("purge", says, _pools.purge)
+    purge.add_argument("--yes", action="store_true", help="do not ask whether that is meant")
     evict = about_one("evict", "tell a holder to end; its slot counts until it has", _pools.evict)
     evict.add_argument("--fence", type=_whole, help="its fence, too: nobody is told who has the slot after it")
     beside = "free a slot at once, also that of a holder that lives: the next one runs beside it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from slotline.pools._purging import purging
 from slotline.pools._share import Partition, Weight
 from slotline.pools.info import PoolInfo, Waiter
 from slotline.pools.slot import Slot
@@ -68,6 +69,10 @@ class SyncPool(SyncLimit[Slot]):
     def waiting(self, *, most: int = 100) -> tuple[Waiter, ...]:
         """See :meth:`Pool.waiting`."""
         return run_blocking(self._pool.listing(most))
+
+    def purge(self) -> int:
+        """See :meth:`Pool.purge`."""
+        return run_blocking(purging(self._pool)).removed
 
     def pause(self) -> bool:
         """See :meth:`Pool.pause`."""

@@ -37,6 +37,11 @@ def pool_keys(store: Store, name: str) -> tuple[bytes, ...]:
     return tuple(f"{base}:{part}".encode("utf-8", "surrogatepass") for part in _PARTS)
 
 
+def channels(store: Store) -> str:
+    """Return what the names of the channels begin with on which workers are called for messages of their lanes."""
+    return f"{store.prefix}:lane:"
+
+
 def declaration(size: int, rate: Rate | None, most: int | None) -> str:
     """Return a limit as the store knows it: ``"size[@interval_us/burst][%most of a partition]"``."""
     return f"{size}{f'@{rate.wire}' if rate else ''}{f'%{most}' if most else ''}"

@@ -10,6 +10,7 @@ from typing import Any
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
 from slotline.pools._fences import Fences
+from slotline.pools._purging import purging
 from slotline.pools._share import SINGLE, Caller, Partition, Share, Shares, Weight
 from slotline.pools._sync import SyncPool
 from slotline.pools._tending import OnLost, evicting, tend
@@ -146,6 +147,20 @@ class Pool(Limit[Slot]):
         Partitions are served in turn, and limits made smaller are heeded, so the next one served may be another.
         """
         return await run_awaiting(self.listing(most))
+
+    async def purge(self) -> int:
+        """Remove the messages that are parked for it by now, with those that want slots of other pools, too.
+
+        Nothing is heard of them any more: whoever asks for their results, a chord of Celery for instance, waits for
+        ever. The queues' own commands, such as ``celery -A app slotline purge``, see to results. Messages that are run
+        by now go on, callers keep their places, and other messages come and wait as ever. If the process dies, or the
+        store is away, what was removed by then is gone, and all others are back at their old places within the
+        heartbeat's lease.
+
+        Returns:
+            How many there were.
+        """
+        return (await run_awaiting(purging(self))).removed
 
     async def resize(self, max_size: int) -> int:
         """Change the limit for everybody, at once; holders keep their slots, waiters get new ones.

@@ -22,7 +22,7 @@ from slotline.pools._share import Partition, Shares, Weight
 from slotline.pools._sync_room import SyncRoom
 from slotline.pools._tending import OnLost, evictions_on, leave
 from slotline.pools._tokens import default_owner, digest_of, lane_id_of, new_token
-from slotline.pools._wire import Granted, Queued, milliseconds, named_pool, pool_keys
+from slotline.pools._wire import Granted, Queued, channels, milliseconds, named_pool, pool_keys
 from slotline.pools.fleeting import FleetingPool, is_line
 from slotline.pools.limit import Limit
 from slotline.pools.limits import Limits
@@ -41,7 +41,6 @@ logger = logging.getLogger("slotline.pools")
 SWEEPS = 3
 """How often within the heartbeat's lease a worker looks through its lanes, whatever it has heard."""
 _JITTER = 0.25
-_LANE = ":lane:"
 _NOTE_AGAIN = 300.0
 """Seconds after which a pool is noted again: the index may be lost, and forgets what nobody notes for an hour."""
 _NOTES_KEPT = 10_000
@@ -363,7 +362,7 @@ class Room:
             self._on_call()
 
     def _channel(self, lane_id: str) -> str:
-        return f"{self.store.prefix}{_LANE}{lane_id}"
+        return f"{channels(self.store)}{lane_id}"
 
     def _index(self, lane_id: str) -> str:
         return base_key(self.store.prefix, "lane", lane_id) + ":pools"

@@ -25,6 +25,7 @@ local function queue_again(queue, place, digest, known)
   local lane, weight, partition = '+' .. string.match(queue, '^!([^|]*)|'), tonumber(asked[3]), asked[4]
   redis.call('ZADD', line, 0, queue .. '|' .. place .. '|' .. digest)
   redis.call('HSET', state, 'w:' .. digest .. '.1', table.concat({partition, place, asked[3], known}, '|'))
+  redis.call('HSETNX', state, 'q:' .. string.sub(queue, 2), digest .. '|' .. known)
   stand(lane, partition, place, member(lane, partition, place, weight, digest .. '.1'), ROOM_MS, next_place())
 end
 

@@ -18,7 +18,7 @@
 -- The first pool has in its line "!<queue>|<place>|<token>", and in its state
 --   "s:<token>"  "place|since_ms|kept_until_ms|alive_until_ms|channel|owner": since when it moves about (0: not yet); of
 --                a message only when it moves about
---   "q:<queue>"  which message of the queue stands in a line
+--   "q:<queue>"  which message of the queue stands in a line, and how all of the queue ask: "digest|..."
 -- A message goes by its digest until a run has taken it. A pool calls a token "<token>.<number of the pool>", in its line
 -- and among its slots.
 
@@ -121,9 +121,9 @@ end
 
 -- One that was given back may be before the one that stands in a line: a worker that is called asks for the head only.
 local function stands_alone(name)
-  local other = redis.call('HGET', KEYS[3], 'q:' .. queue)
+  local other = string.match(redis.call('HGET', KEYS[3], 'q:' .. queue) or '', '^([^|]+)|')
   if other == name then return end
-  redis.call('HSET', KEYS[3], 'q:' .. queue, name)
+  redis.call('HSET', KEYS[3], 'q:' .. queue, name .. '|' .. how_to_ask())
   for at = 1, other and pools or 0 do
     use(at)
     leave_line(slot_of(other, at), SEVERAL_HERE)
