@@ -130,7 +130,7 @@ def own_cluster(request: pytest.FixtureRequest) -> Iterator[RedisCluster]:
 
 @pytest.fixture
 def own_sentinels(request: pytest.FixtureRequest) -> Iterator[RedisSentinels]:
-    """A master, its replica and two Sentinels of the test's own, which it may kill."""
+    """A master, its replica and three Sentinels of the test's own, which it may kill."""
     with ExitStack() as stack:
         sentinels = _started(RedisSentinels(), stack)
         yield sentinels

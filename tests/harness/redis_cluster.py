@@ -16,6 +16,8 @@ from tests.harness.waiting import wait_until
 _SLOTS = 16384
 _NODE_TIMEOUT_MS = 1500
 _DOWN_AFTER_MS = 700
+_FAILOVER_TIMEOUT_MS = 1500
+"""Sentinels that have chosen nobody, since each voted for itself, try again after twice that time."""
 
 
 class _Servers(ABC):
@@ -158,12 +160,12 @@ class RedisSentinels(_Servers):
     """A master, its replica and Sentinels that let the replica take over; use it as a context manager.
 
     Args:
-        sentinels: How many; the majority decides.
+        sentinels: How many; the majority decides. Of two, each of which votes for itself, none can be chosen.
     """
 
     service = "the-master"
 
-    def __init__(self, *, sentinels: int = 2) -> None:
+    def __init__(self, *, sentinels: int = 3) -> None:
         self.count = sentinels
         self.first, self.second = (RedisServer(options=("--repl-diskless-sync-delay", "0")) for _ in range(2))
         self.sentinels: list[_Sentinel] = []
@@ -220,7 +222,7 @@ class _Sentinel(RedisServer):
         self._lines = (
             f"sentinel monitor {service} {master.host} {master.port} {quorum}",
             f"sentinel down-after-milliseconds {service} {_DOWN_AFTER_MS}",
-            f"sentinel failover-timeout {service} 4000",
+            f"sentinel failover-timeout {service} {_FAILOVER_TIMEOUT_MS}",
         )
 
     def _launch(self, binary: Path) -> None:
