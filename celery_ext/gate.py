@@ -24,6 +24,7 @@ from celery_ext.losses import Losses
 from celery_ext.mailbox import mailbox_for
 from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
+from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
 from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
@@ -73,12 +74,14 @@ class Gate:
         self._processes = Processes(worker, consumer)
         self._store, self._owns_store = using.store_for_gate()
         self._watch = StoreWatch(self._store, lambda: self._mailbox.post(self._store_is_back))
+        self._pausing = Pausing(consumer, self._mailbox, self._watch)
         self._losses = Losses(consumer.pool, self._mailbox, has_children=self._has_children)
         self._waiting = Waiting(
             consumer,
             self._mailbox,
             self._processes,
             self._watch,
+            self._pausing,
             start=lambda held, slot: self._begin(held.request, held.pool, slot),
             hand_over=self.process,
         )
@@ -253,7 +256,7 @@ class Gate:
         policy = held.limit.on_full
         if policy == "stale":
             try:
-                return self._take_now(held)
+                return self._waiting.take_now(held)
             except PoolFullError:
                 if tell_answer(held.request, self._watch, old=True):
                     self._run(held.request)
@@ -272,9 +275,9 @@ class Gate:
                 ),
             )
             if slot is None and evict:
-                self._evict_for(held)
+                self._pausing.evict(held)
             return slot
-        return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._take_now(held)
+        return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._waiting.take_now(held)
 
     def _passed_on(self, held: Held) -> Slot | None:
         limit, request = held.limit, held.request
@@ -282,18 +285,6 @@ class Gate:
         if not limit.is_plain or limit.line in self._waiting or request.delivery_info.get("redelivered"):
             return None
         return self._relay.take(held.pool, owner_of(request))
-
-    def _evict_for(self, held: Held) -> None:
-        try:
-            self._watch.ask(lambda: held.pool.sync.evict(**held.limit.share))
-        except StoreError as error:  # it is parked and acknowledged, and waits as others do
-            logger.warning("%s waits without an eviction: %s", held.request, error)
-
-    def _take_now(self, held: Held) -> Slot:
-        if held.limit.line in self._waiting:  # others wait for it already
-            raise PoolFullError(held.limit.key, held.size)
-        slot: Slot = self._watch.ask(lambda: held.pool.sync.acquire(owner=owner_of(held.request), **held.limit.share))
-        return slot
 
     def _without_store(self, held: Held, error: StoreError) -> None:
         if self._on_store_error == "open":

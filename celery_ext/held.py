@@ -64,7 +64,10 @@ class Line:
     looking: bool = False
 
     def stand(
-        self, on_grant: Callable[[Line, Place, Slot], None], on_nudge: Callable[[Line, Place], None]
+        self,
+        on_grant: Callable[[Line, Place, Slot], None],
+        on_nudge: Callable[[Line, Place], None],
+        evict: Callable[[Held], None],
     ) -> Slot | None:
         """Take a slot for the first request, or keep its place in the pool's line; one command.
 
@@ -83,7 +86,7 @@ class Line:
             )
         slot = self.place.sync.enter()
         if slot is None and first is not None and first.limit.on_full == "cancel_oldest":
-            first.pool.sync.evict(**first.limit.share)
+            evict(first)
         if slot is None:
             self.look_at = time.monotonic() + self.place.look_after
         return slot

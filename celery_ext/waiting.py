@@ -11,12 +11,14 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_ext import outcome
-from celery_ext.held import Held, Line, LineName, ended, is_over, owner_of
+from celery_ext.held import Held, Line, LineName, ended, is_over
 from celery_ext.mailbox import Mailbox
+from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
 from slotline.pools import Place, Slot
+from slotline.steps import Paused
 
 logger = get_logger(__name__)
 
@@ -36,6 +38,7 @@ class Waiting:
         mailbox: Where what happens in other threads is posted.
         processes: The pool's free processes.
         watch: The way to the store.
+        pausing: Asks it for those who do not wait.
         start: Starts a request that has a slot; a process is free for it.
         hand_over: Has a request admitted anew; a process is free for it.
     """
@@ -46,12 +49,14 @@ class Waiting:
         mailbox: Mailbox,
         processes: Processes,
         watch: StoreWatch,
+        pausing: Pausing,
         *,
         start: Callable[[Held, Slot], None],
         hand_over: Callable[[Any], None],
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
         self._start, self._hand_over = start, hand_over
+        self._pausing = pausing
         self._lines: dict[LineName, Line] = {}
         self._granted: dict[Held, Slot] = {}
         self._unasked: list[Held] = []
@@ -79,7 +84,10 @@ class Waiting:
         name = (held.limit.line, ())
         line = self._lines.get(name)
         if held.limit.timeout == 0:
-            return self._take_now(held, others_wait=line is not None)
+            try:
+                return self.take_now(held)
+            except PoolFullError:
+                raise PoolTimeoutError(held.limit.key, held.size, timeout=0.0) from None
         if line is None:
             line = Line(name)
             line.waiting.append(held)
@@ -98,16 +106,27 @@ class Waiting:
         self._keep(held)
         return None
 
-    def _take_now(self, held: Held, *, others_wait: bool) -> Slot:
-        # Without a place in line: who does not wait at all is not turned away for a slot that only rests.
-        try:
-            if not others_wait:
-                owner, share = owner_of(held.request), held.limit.share
-                slot: Slot = self._watch.ask(lambda: held.pool.sync.acquire(owner=owner, **share))
-                return slot
-        except PoolFullError:
-            pass
-        raise PoolTimeoutError(held.limit.key, held.size, timeout=0.0)
+    def take_now(self, held: Held) -> Slot | None:
+        """Return a slot for a request that does not wait, or hold it for the moment in which one may only rest.
+
+        Raises:
+            PoolFullError: There is none, or others wait for it already.
+            StoreError: The store cannot be asked.
+        """
+        if (held.limit.line, ()) in self._lines:
+            raise PoolFullError(held.limit.key, held.size)
+        outcome = self._pausing.acquire(held)
+        if not isinstance(outcome, Paused):
+            return outcome
+        held.until = None  # it is asked for anew, and waits no longer than that
+        self.hold_unasked(held)
+        self._consumer.timer.call_after(outcome.seconds, self._mailbox.post, (self._ask_now, held))
+        return None
+
+    def _ask_now(self, held: Held) -> None:
+        if held in self._unasked:
+            self._unasked.remove(held)
+            self._admit_anew(held)
 
     def hold_unasked(self, held: Held) -> None:
         """Hold a request whose pool cannot be asked, until it can; it is then admitted anew."""
@@ -118,11 +137,14 @@ class Waiting:
         """Ask again for everything that could not be asked."""
         unasked, self._unasked = self._unasked, []
         for held in unasked:
-            self._consumer.qos.decrement_eventually()
-            state.task_reserved(held.request)
-            self._processes.find(self._hand_over, held.request)
+            self._admit_anew(held)
         for line in list(self._lines.values()):
             self._pump(line)
+
+    def _admit_anew(self, held: Held) -> None:
+        self._consumer.qos.decrement_eventually()
+        state.task_reserved(held.request)
+        self._processes.find(self._hand_over, held.request)
 
     def let_go(self) -> None:
         """Forget everything: the broker has the messages still."""
@@ -166,6 +188,7 @@ class Waiting:
             lambda: line.stand(
                 lambda *granted: self._mailbox.post(self._on_grant, *granted),
                 lambda *nudged: self._mailbox.post(self._on_nudge, *nudged),
+                self._pausing.evict,
             )
         )
 

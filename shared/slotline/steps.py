@@ -159,6 +159,34 @@ def run_blocking(steps: Steps[T]) -> T:
         return result
 
 
+@dataclass(slots=True, frozen=True)
+class Paused:
+    """A procedure was driven up to where it would sleep, for ``seconds``."""
+
+    seconds: float
+
+
+def run_to_pause(steps: Steps[T]) -> T | Paused:
+    """Drive a procedure, from its beginning or from such a pause, in a thread that must not sleep.
+
+    Returns:
+        Its result; or a pause, after which this is to be called again, or the procedure closed.
+    """
+    try:
+        step = next(steps)
+        while not isinstance(step, Sleep):
+            try:
+                reply = step.blocking()
+            except BaseException as error:  # noqa: BLE001 - the procedure decides what an exception means
+                step = steps.throw(error)
+            else:
+                step = steps.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    return Paused(step.seconds)
+
+
 async def run_awaiting(steps: Steps[T]) -> T:
     """Drive a procedure in the running event loop and return its result; cancellation is thrown into it."""
     try:

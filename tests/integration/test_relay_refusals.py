@@ -15,6 +15,7 @@ from slotline import Limits, Pool, PoolFullError, RedisStore, Slot, configure
 from slotline.pools import Place, Relay
 from slotline.pools.relay import RESTS
 from slotline.pools.slot import PASSES
+from slotline.steps import Sleep
 from tests.harness.fixtures_relays import hurry
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
@@ -58,12 +59,21 @@ def test_who_does_not_wait_is_refused_for_no_slot_that_only_rests(
     pool.sync.release(others.pop())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool_on_full": "wait", "pool_timeout": 0},
+        {"pool_on_full": "fail"},
+        {"pool_on_full": "cancel_oldest", "pool_timeout": 60},
+    ],
+    ids=repr,
+)
 def test_a_celery_task_that_does_not_wait_is_refused_for_no_slot_that_only_rests(
-    relay: Relay, store: RedisStore
+    relay: Relay, store: RedisStore, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     app = Celery("unit", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.Task, app.conf.slotline_store = celery_ext.Task, store
-    limit = {"pool": "p", "pool_size": 2, "pool_on_full": "wait", "pool_timeout": 0}
+    limit = {"pool": "p", "pool_size": 2, **options}
     task = app.task(lambda_like, name="unit.task", shared=False, **limit)
     worker, pool = Worker(app, 2), Pool("p", 2, store=store)
     others: list[Slot] = []
@@ -74,8 +84,19 @@ def test_a_celery_task_that_does_not_wait_is_refused_for_no_slot_that_only_rests
         others.append(pool.sync.acquire(timeout=None))
 
     rests(relay, pool, beside=another_runs)
-    request = worker.receive(Request(task))
-    assert (request.error, worker.ran) == (None, [request])
+    with monkeypatch.context() as awake:
+        awake.setattr(Sleep, "blocking", lambda _: pytest.fail("the worker has other things to do meanwhile"))
+        request = worker.receive(Request(task))
+        free = worker.receive(Request(app.task(lambda_like, name="unit.free", shared=False)))
+        assert (request.error, worker.ran, worker.consumer.qos.held) == (None, [free], 1)
+    worker.finish(free)
+
+    def runs() -> bool:
+        worker.consumer.timer.fire()
+        return worker.ran == [free, request]
+
+    wait_until("it runs when the slot is back", runs)
+    assert (request.error, worker.consumer.qos.held, others[0].evicted) == (None, 0, False)
     worker.finish(request)
     pool.sync.release(others.pop())
     worker.gate.close()
