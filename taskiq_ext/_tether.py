@@ -1,6 +1,6 @@
 """A plain function with a slot ends with the worker that renews the slot, in whatever process it runs.
 
-In a thread nothing ends it, so that its message can be over before it is.
+Nothing ends it but that, so that its message can be over before it is.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from slotline.workers.process_tree import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
 _tied = False
 
 
 class AtWork:
-    """Whether threads of this process are at work on a run."""
+    """Whether threads of this process, or a process of a pool of it, are at work on a run."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,14 +45,20 @@ class AtWork:
             then()
 
     def when_over(self, then: Callable[[], None]) -> bool:
-        """Have ``then`` called in the thread that is at work, when it is done.
+        """Have ``then`` called in some thread when the thread, or the process, that is at work is done.
 
         Returns:
             Whether there is one; if not, none will begin any more.
         """
         with self._lock:
             self._then, self._over = then, not self._inside
-            return not self._over
+        if not self._over:
+            return True
+        future = _handed_to_a_process(self)
+        if future is None or future.done():
+            return False
+        future.add_done_callback(lambda _: then())
+        return True
 
 
 class Tethered:
@@ -75,8 +82,27 @@ class Tethered:
             _tie(self._worker)
         return self._function(*args, **kwargs)
 
+    def is_of(self, at_work: AtWork) -> bool:
+        """Whether this is the function of the run that ``at_work`` knows about."""
+        return self._at_work is at_work
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Tethered, (self._function, self._worker)
+
+
+def _handed_to_a_process(at_work: AtWork) -> Future[Any] | None:
+    """Return what stands for a run that this process's pools of processes have not ended yet, cancelled or not.
+
+    The pool is the receiver's, and the future is asyncio's alone; all pools have their work in one place, which is not
+    documented. Where it is not there nobody can tell, and a run that goes on in a process has no slot.
+    """
+    pools = sys.modules.get("concurrent.futures.process")  # without it there are none
+    for manager in list(getattr(pools, "_threads_wakeups", ())):
+        for item in list(getattr(manager, "pending_work_items", {}).values()):
+            if any(isinstance(given, Tethered) and given.is_of(at_work) for given in (item.fn, *item.args)):
+                future: Future[Any] = item.future
+                return future
+    return None
 
 
 def _tie(worker: int) -> None:

@@ -321,7 +321,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             releasing.add_done_callback(self._releasing.discard)
 
     def _goes_on(self, plan: Plan, pool: Limit[Any], slot: Slot) -> bool:
-        """Whether a thread is still at the run, whose message is over: it keeps the slot until it is done."""
+        """Whether a thread or process is still at the run, whose message is over: it keeps the slot until it ends."""
         if plan.at_work is None:
             return False
         try:
@@ -329,7 +329,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         except RuntimeError:
             return False
 
-        def over() -> None:  # in the thread
+        def over() -> None:  # in the thread, or in one of the pool's
             try:
                 loop.call_soon_threadsafe(self._release_soon, pool, slot)
             except RuntimeError:  # the loop is closed
@@ -340,7 +340,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if goes_on:
             self._from_room.discard(plan)
             logger.warning(
-                "The message %s of task %s is over, and its thread is not: it keeps its slot of pool %r until then.",
+                "The message %s of task %s is over, and its thread or process is not: it keeps its slot of pool %r "
+                "until then.",
                 *(plan.message_id, plan.task.task_name, slot.key),
             )
         return goes_on

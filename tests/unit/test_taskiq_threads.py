@@ -54,7 +54,7 @@ async def test_a_thread_that_outlives_its_message_keeps_its_slot(
     await asyncio.gather(*broker._running_tasks, return_exceptions=True)
     await asyncio.sleep(0)
     assert await pool.size() == 1
-    assert "is over, and its thread is not: it keeps its slot of pool 'api' until then" in caplog.text
+    assert "is over, and its thread or process is not: it keeps its slot of pool 'api' until then" in caplog.text
     go_on.set()
     await await_until("the slot is free", lambda: free(pool))
 
