@@ -11,6 +11,7 @@ from slotline import Pool, RedisStore, configure
 from slotline.caches import RedisCacheAdapter
 from slotline.cli import main
 from slotline.pools import Limits, Place, Room, _finding
+from slotline.stores import Command
 
 URL_VARIABLE = "SLOTLINE_REDIS_URL"
 
@@ -216,6 +217,25 @@ def test_pause_and_resume_say_whether_they_changed_anything(store, run, facts):
     assert "lets callers in again" in run("resume", "p")[1]
     assert "was not paused" in run("resume", "p")[1]
     assert pool.sync.info().paused is False
+
+
+def test_evict_and_release_mean_the_run_that_holders_has_shown_and_none_after_it(store, run):
+    pool = Pool("p", 1, store=store)
+    slot = pool.sync.acquire()
+    shown = run("holders", "p")[1].splitlines()[1].split()[0]
+    assert shown == f"{slot.token}@{slot.fence}"
+    passed_on = Command("pool_renew", pool.keys, (slot.token, 30_000, slot.fence + 1, "the next run"))
+    assert store.sync.execute(passed_on)
+    assert [holder.owner for holder in pool.sync.info().holders] == ["the next run"]
+    for command in ("evict", "release"):
+        status, _, err = run(command, "p", shown)
+        assert status == 1
+        assert f"nobody holds a slot of pool 'p' by the token {shown!r}" in err
+    assert (slot.evicted, pool.sync.size()) == (False, 1)
+    shown = run("holders", "p")[1].splitlines()[1].split()[0]
+    assert run("evict", "p", shown)[0] == 0
+    assert run("release", "p", shown)[0] == 0
+    assert pool.sync.size() == 0
 
 
 def test_purge_removes_what_is_parked_once_that_is_confirmed(store, run, facts, monkeypatch):

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from slotline.cli._console import Console, duration
-from slotline.cli._pools import NotFoundError
+from slotline.cli._pools import ALL, NotFoundError
 from slotline.pools import Holder, PoolInfo
 from slotline.pools._finding import Found, looking_at, pools_of, waiting_for
 from slotline.steps import run_blocking
 from slotline.stores.base import Store
 
-_ALL = 100_000
 _SHOWN = 5
 _MICROSECONDS = 1_000_000
 
@@ -28,7 +27,7 @@ class Answer(NamedTuple):
 def explain(console: Console, store: Store, args: Namespace) -> int:
     """Say which limits a task is under, who holds them, its place in line, and about how long it will wait."""
     answers: list[Answer] = []
-    for pool, info, _ in run_blocking(looking_at(store, run_blocking(pools_of(store)), holders=_ALL)):
+    for pool, info, _ in run_blocking(looking_at(store, run_blocking(pools_of(store)), holders=ALL)):
         answers += [_of_holder(info, holder) for holder in info.holders if args.task_id in holder.owner]
         if info.waiting:
             answers += [_of_waiter(info, found) for found in run_blocking(waiting_for(pool, args.task_id))]

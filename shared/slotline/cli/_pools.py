@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from argparse import Namespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from slotline.cli._console import Column, Console, Number, Seconds
 from slotline.errors import SlotlineError
-from slotline.pools import Pool
+from slotline.pools import Holder, Pool
 from slotline.pools._finding import Seen, asked, is_known, looking_at, pools_of
 from slotline.pools._purging import purging
 from slotline.pools._share import SINGLE
@@ -26,7 +26,7 @@ POOLS = {
     "paused": Column(""),
 }
 HOLDERS = {
-    "token": Column("TOKEN"),
+    "named": Column("TOKEN"),
     "owner": Column("OWNER"),
     "held": Seconds("HELD FOR"),
     "expires": Seconds("COUNTS FOR"),
@@ -40,6 +40,33 @@ WAITING = {
     "weight": Number("WEIGHT"),
     "partition": Column("PARTITION"),
 }
+
+
+ALL = 100_000
+"""The most holders of a pool that are looked through."""
+
+
+class Run(NamedTuple):
+    """Who is meant: a slot's token passes from run to run, a fence does not."""
+
+    token: str
+    fence: int | None
+
+    @classmethod
+    def of(cls, holder: Holder) -> Run:
+        """Return the run that holds a slot."""
+        return cls(holder.token, holder.fence)
+
+    @classmethod
+    def read(cls, named: str) -> Run:
+        """Read what the list of holders calls it, or a token alone."""
+        token, _, fence = named.partition("@")
+        return cls(token, int(fence)) if fence.isdecimal() else cls(named, None)
+
+    @property
+    def named(self) -> str:
+        """What the list of holders calls it."""
+        return self.token if self.fence is None else f"{self.token}@{self.fence}"
 
 
 class NotFoundError(Exception):
@@ -103,7 +130,7 @@ def pools(console: Console, store: Store, args: Namespace) -> int:
 def holders(console: Console, store: Store, args: Namespace) -> int:
     """List who holds the slots of a pool."""
     info = known(store, args).sync.info(holders=args.most)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "token": holder.token,
             "owner": holder.owner,
@@ -115,7 +142,8 @@ def holders(console: Console, store: Store, args: Namespace) -> int:
         }
         for holder in sorted(info.holders, key=lambda holder: holder.fence)
     ]
-    console.table(rows, HOLDERS, f"Nobody holds a slot of pool {info.key!r}.")
+    shown = rows if console.as_json else [{**row, "named": Run(row["token"], row["fence"]).named} for row in rows]
+    console.table(shown, HOLDERS, f"Nobody holds a slot of pool {info.key!r}.")
     return 0
 
 
@@ -191,21 +219,29 @@ def _asking(pool: Pool, *, answered: bool) -> str:
 def evict(console: Console, store: Store, args: Namespace) -> int:
     """Tell a holder to end."""
     pool = known(store, args)
-    if pool.sync.evict(args.token, fence=args.fence) is None:
-        raise NotFoundError(f"nobody holds a slot of pool {pool.key!r} by the token {args.token!r}")
-    told = f"The holder {args.token} of pool {pool.key!r} is told to end; it keeps its slot until it has."
-    console.tell(told, {"pool": pool.key, "token": args.token, "told": True})
+    token, fence = args.run_meant
+    if pool.sync.evict(token, fence=args.fence or fence) is None:
+        raise _not_held(pool, args.run_meant)
+    told = f"The holder {token} of pool {pool.key!r} is told to end; it keeps its slot until it has."
+    console.tell(told, {"pool": pool.key, "token": token, "told": True})
     return 0
 
 
 def release(console: Console, store: Store, args: Namespace) -> int:
     """Take a slot, or a place in line, from its holder."""
     pool = known(store, args)
-    if not store.sync.execute(pool.release_command(args.token, SINGLE)):
-        raise NotFoundError(f"nobody holds a slot of pool {pool.key!r} by the token {args.token!r}")
-    told = f"The slot {args.token} of pool {pool.key!r} is free; a holder that lives is told at its next renewal."
-    console.tell(told, {"pool": pool.key, "token": args.token, "released": True})
+    token, fence = args.run_meant
+    if fence is not None and Run(token, fence) not in map(Run.of, pool.sync.info(holders=ALL).holders):
+        raise _not_held(pool, args.run_meant)
+    if not store.sync.execute(pool.release_command(token, SINGLE)):
+        raise _not_held(pool, args.run_meant)
+    told = f"The slot {token} of pool {pool.key!r} is free; a holder that lives is told at its next renewal."
+    console.tell(told, {"pool": pool.key, "token": token, "released": True})
     return 0
+
+
+def _not_held(pool: Pool, run: Run) -> NotFoundError:
+    return NotFoundError(f"nobody holds a slot of pool {pool.key!r} by the token {run.named!r}")
 
 
 def _in(group: str | None) -> str:

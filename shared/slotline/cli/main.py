@@ -132,10 +132,11 @@ def _add_pools(commands: Commands, common: ArgumentParser) -> None:
     purge = about_one("purge", says, _pools.purge)
     purge.add_argument("--yes", action="store_true", help="do not ask whether that is meant")
     evict = about_one("evict", "tell a holder to end; its slot counts until it has", _pools.evict)
-    evict.add_argument("--fence", type=_whole, help="its fence, too: nobody is told who has the slot after it")
+    evict.add_argument("--fence", type=_whole, help="its fence, where the token comes without")
     beside = "free a slot at once, also that of a holder that lives: the next one runs beside it"
     for parser in (evict, about_one("release", beside, _pools.release)):
-        parser.add_argument("token", metavar="TOKEN", help="as slotline holders shows it")
+        shown = "as slotline holders shows it, with its fence: nobody is meant who has the slot after it"
+        parser.add_argument("run_meant", metavar="TOKEN", type=_pools.Run.read, help=shown)
     top = about_all("top", "show the pools live, the busiest first", _top.top)
     top.add_argument("--interval", type=_seconds, default=2.0, help="seconds between two looks (2)")
     top.add_argument("--count", type=_whole, help="how many looks; default: until interrupted")
