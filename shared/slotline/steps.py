@@ -25,6 +25,8 @@ class Step(ABC):
     """Something that takes time, with a blocking and an awaiting form."""
 
     __slots__ = ()
+    asks = False
+    """Whether it may have to wait for a store."""
 
     @abstractmethod
     def blocking(self) -> Any:
@@ -50,6 +52,7 @@ Steps: TypeAlias = Generator[Step, Any, T]
 class Call(Step):
     """Execute one command on a store; the step's result is the store's reply."""
 
+    asks = True
     store: Store
     command: Command
 
@@ -133,7 +136,7 @@ def in_time(steps: Steps[T], until: float) -> Steps[T]:
         step = next(steps)
         while True:
             try:
-                reply = yield InTime(step, until)
+                reply = yield InTime(step, until) if step.asks else step
             except BaseException as error:  # noqa: BLE001 - the procedure decides what an exception means
                 step = steps.throw(error)
             else:

@@ -73,14 +73,15 @@ async def test_only_the_creator_that_closes_a_circle_is_told_and_it_may_go_on(ca
     b = asyncio.create_task(two.get_or_create("b", patient))
     await await_until("both have begun", lambda: one._flights.flying("a") and two._flights.flying("b"))
     innocent = [asyncio.create_task(cache.get_or_create("b", lambda: "wrong")) for cache in caches for _ in range(3)]
-    await await_until("innocent ones wait in the careful one's process, too", lambda: _waits(one))
+    doorbells = one.store.loop_wakeups
+    await await_until("innocent ones wait in the careful one's process, too", lambda: _waits(doorbells))
     innocents_wait.set()
     found = await asyncio.wait_for(asyncio.gather(a, b, *innocent), 60)
     assert found == ["a without b", *[["b", "a without b"]] * 10]
 
 
-def _waits(cache):
-    return any(bell._callbacks for bell in cache.store.wakeups._bells.values())
+def _waits(doorbells):
+    return any(bell._callbacks for bell in doorbells._bells.values())
 
 
 async def test_waiting_for_a_value_that_needs_nothing_of_ones_own_is_no_circle(caches, redis_client):

@@ -17,7 +17,7 @@ from slotline.caches._flights import ABANDONED, Claim, Flight, Outcome, failed
 from slotline.errors import StoreError, StoreUnavailableError
 from slotline.steps import Call, Sleep, Steps, all_or_error
 from slotline.stores.keeper import BEATS
-from slotline.stores.wakeups import Listen, Wait
+from slotline.stores.wakeups import Here, Listen, Wait, Wakeups
 
 if TYPE_CHECKING:
     from slotline.caches._options import EntryOptions
@@ -99,7 +99,7 @@ class Leading:
 
     def _in_line(self, needs: Needs) -> Steps[tuple[Outcome | None, float | None]]:
         """Ask again, and wait once if somebody else still has the claim; answer as :meth:`_ask` does."""
-        hub = self.cache.store.wakeups
+        hub: Wakeups = yield Here(self.cache.store)
         yield Listen(hub)
         with hub.bell(self.token) as bell:
             outcome, left = yield from self._ask(hub.channel)

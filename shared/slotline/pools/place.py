@@ -15,7 +15,7 @@ from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, read_grant
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Steps, in_time, run_awaiting, run_blocking
-from slotline.stores.wakeups import Bell, Listen, Wait
+from slotline.stores.wakeups import Bell, Here, Listen, Wait, Wakeups
 
 if TYPE_CHECKING:
     from slotline.pools.limit import Limit
@@ -110,11 +110,13 @@ class Place:
         self._left = False
         if self._slot is not None:
             return None if self._on_grant is not None else self._slot
-        hub = self.pool.store.wakeups
+        store, called = self.pool.store, self._on_grant is not None or self._on_nudge is not None
+        # One who is called is called from whatever thread, also when no event loop runs.
+        hub: Wakeups = store.wakeups if called else (yield Here(store))
         if self._bell is None or not self._bell.hangs_on(hub):
             self.close()
             self._bell = hub.bell(self.token)
-            if self._on_grant is not None or self._on_nudge is not None:
+            if called:
                 self._bell.on_ring(self._rung)
         yield Listen(hub)
         return (yield from self._ask(hub.channel))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotline.steps import run_awaiting
 from slotline.stores._coalesce import FLIGHTS, Coalescer, Landed
+from slotline.stores._loop_wakeups import LoopWakeups
 from slotline.stores._sending import Fleet, Flown, is_plain, received, sendable, sending
 from slotline.stores._wires import Outcome, Wires
 
@@ -33,6 +34,7 @@ class LoopLinks:
         fleet: The store.
         make: Makes a client of a server with at most so many connections.
         unwanted: Called with each command whose caller was cancelled while it travelled.
+        listens: Makes the loop's doorbells.
         closed: Called when the connections are closed.
     """
 
@@ -41,9 +43,12 @@ class LoopLinks:
         fleet: Fleet,
         make: Callable[[int, str], redis.asyncio.Redis],
         unwanted: Callable[[Command], None],
+        listens: Callable[[LoopLinks], LoopWakeups],
         closed: Callable[[], None],
     ) -> None:
         self._fleet, self._make, self._unwanted, self._closed = fleet, make, unwanted, closed
+        self._listens = listens
+        self._wakeups: LoopWakeups | None = None
         self._loop = asyncio.get_running_loop()
         self._wires: dict[str, Wires] = {}
         self._coalescers: dict[str | None, Coalescer] = {}
@@ -65,6 +70,17 @@ class LoopLinks:
             client = self._make(FLIGHTS if node == "" else FLIGHTS * _MEETING, node)
             wires = self._wires[node] = Wires(client)
         return wires
+
+    @property
+    def wakeups(self) -> LoopWakeups:
+        """The loop's doorbells, where there is one server."""
+        if self._wakeups is None:
+            self._wakeups = self._listens(self)
+        return self._wakeups
+
+    def make_connection(self) -> Any:
+        """Return a new connection to the one server, not connected yet, for somebody who closes it."""
+        return self.wires("").client.connection_pool.make_connection()
 
     def _fly(self, node: str | None, commands: Sequence[Command], landed: Landed) -> None:
         wires = None if node is None else self._wires.get(node)
@@ -91,10 +107,14 @@ class LoopLinks:
         self._tasks.add(task)
         task.add_done_callback(partial(self._back, commands, landed))
 
-    async def _send(self, commands: Sequence[Command], flown: Flown | None) -> list[Any]:
+    async def tie(self) -> None:
+        """See to it that everything is closed when the loop ends."""
         if self._lifeline is None:
             self._lifeline = self._until_loop_ends()
             await anext(self._lifeline)
+
+    async def _send(self, commands: Sequence[Command], flown: Flown | None) -> list[Any]:
+        await self.tie()
         return await run_awaiting(sending(self._fleet, commands, flown))
 
     def _back(self, commands: Sequence[Command], landed: Landed, task: asyncio.Task[list[Any]]) -> None:
@@ -119,12 +139,16 @@ class LoopLinks:
         for coalescer in list(self._coalescers.values()):
             await coalescer.land()
         lifeline, self._lifeline = self._lifeline, None
-        if lifeline is not None:
+        if lifeline is None:
+            await self._close()
+        else:
             with contextlib.suppress(RuntimeError):  # the loop is closing it already
                 await lifeline.aclose()
 
     async def _close(self) -> None:
         self._closed()
+        if self._wakeups is not None:
+            await self._wakeups.close()
         wires, self._wires = self._wires, {}
         for each in wires.values():
             await each.close()

@@ -48,9 +48,22 @@ class RedisWakeups(Hearing):
         self.on_lost: Callable[[], None] | None = None
         """Called, in the thread, when its connection broke or could not be made."""
         self._connect = connect
+        self._roused = False
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
         self._socket: socket.socket | None = None
+
+    def join(self, channel: str, heard: Callable[[bytes], None]) -> None:
+        """See :meth:`Wakeups.join`."""
+        super().join(channel, heard)
+        if self._roused:
+            self.listening()
+
+    def rouse(self) -> None:
+        """Hear what many are told from now on, if there is anything: this process listens elsewhere for itself."""
+        self._roused = True
+        if self._joined:
+            self.listening()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="slotline-wakeups", daemon=True)

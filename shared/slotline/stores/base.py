@@ -141,6 +141,11 @@ class Store(ABC):
     def wakeups(self) -> Wakeups:
         """This process's doorbells on the store."""
 
+    @property
+    def loop_wakeups(self) -> Wakeups:
+        """The doorbells of who waits in the running event loop; those of the process where it has none of its own."""
+        return self.wakeups
+
     @abstractmethod
     async def close(self) -> None:
         """Close connections and threads of this process; the store opens them again when it is used again."""

@@ -9,7 +9,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
@@ -19,6 +19,7 @@ from slotline.errors import StoreError, StoreUnavailableError
 from slotline.steps import run_blocking
 from slotline.stores._connections import Connections
 from slotline.stores._lines import BlockingLines
+from slotline.stores._loop_wakeups import LoopWakeups
 from slotline.stores._loops import LoopLinks
 from slotline.stores._node_wakeups import NodeWakeups
 from slotline.stores._redis_errors import translated
@@ -103,16 +104,38 @@ class RedisStore(Store, Fleet):
         if self._wakeups is None:
             with self._lock:
                 if self._wakeups is None:
-                    channel = f"{self.prefix}:wake:{uuid.uuid4().hex}"
                     if self.topology.moves:
                         self._wakeups = NodeWakeups(
-                            self.name, channel, self._dial, self.topology, timeout=self.timeout, retries=self.retries
+                            *(self.name, self._new_channel(), self._dial, self.topology),
+                            timeout=self.timeout,
+                            retries=self.retries,
                         )
                     else:
                         self._wakeups = RedisWakeups(
-                            self.name, channel, self._connections.blocking, timeout=self.timeout
+                            self.name, self._new_channel(), self._connections.blocking, timeout=self.timeout
                         )
         return self._wakeups
+
+    @property
+    def loop_wakeups(self) -> Wakeups:
+        """See :attr:`Store.loop_wakeups`."""
+        return self.wakeups if self.topology.moves else self._links().wakeups
+
+    def _listen_in(self, links: LoopLinks) -> LoopWakeups:
+        def process() -> RedisWakeups:
+            return cast("RedisWakeups", self.wakeups)
+
+        return LoopWakeups(
+            self.name,
+            self._new_channel(),
+            make=links.make_connection,
+            tie=links.tie,
+            process=process,
+            timeout=self.timeout,
+        )
+
+    def _new_channel(self) -> str:
+        return f"{self.prefix}:wake:{uuid.uuid4().hex}"
 
     @property
     def keeper(self) -> Keeper:
@@ -191,7 +214,7 @@ class RedisStore(Store, Fleet):
             def closed() -> None:
                 self._loops.pop(loop, None)
 
-            links = self._loops[loop] = LoopLinks(self, make, self._give_back, closed)
+            links = self._loops[loop] = LoopLinks(self, make, self._give_back, self._listen_in, closed)
         return links
 
     def _give_back(self, command: Command) -> None:

@@ -14,9 +14,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from slotline.steps import Step
+
+if TYPE_CHECKING:
+    from slotline.stores.base import Store
 
 logger = logging.getLogger("slotline.stores")
 
@@ -164,9 +167,25 @@ class Wakeups(ABC):
 
 
 @dataclass(slots=True, frozen=True)
+class Here(Step):
+    """Find the doorbells for one who waits where this is done: in a thread, or in an event loop."""
+
+    store: Store
+
+    def blocking(self) -> Wakeups:
+        """Return those of the process."""
+        return self.store.wakeups
+
+    async def awaiting(self) -> Wakeups:
+        """Return those of the running loop."""
+        return self.store.loop_wakeups
+
+
+@dataclass(slots=True, frozen=True)
 class Listen(Step):
     """Make sure that the doorbells can be heard; needed before a command that puts the caller into a line."""
 
+    asks = True
     hub: Wakeups
 
     def blocking(self) -> None:
@@ -206,6 +225,9 @@ class Wait(Step):
         rung: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
+            if asyncio._get_running_loop() is loop:  # noqa: SLF001 - it is named among asyncio's functions
+                settle()
+                return
             with contextlib.suppress(RuntimeError):  # the waiter's loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle)
 
