@@ -22,8 +22,8 @@ from kombu.exceptions import OperationalError
 from taskiq.exceptions import SendTaskError
 
 from slotline import Pool
+from slotline.pools._passing import PASSES
 from slotline.pools._wire import UNLIMITED
-from slotline.pools.slot import PASSES
 from tests.faults import soak_apps
 from tests.faults.soak_apps import HISTORIES, KINDS
 from tests.faults.soak_evidence import Sign, crowds, outlived, report, signs_of, too_many

@@ -9,8 +9,8 @@ import pytest
 
 from slotline import Pool, RedisStore, Slot, configure
 from slotline.pools import Relay, Room
+from slotline.pools._passing import PASSES
 from slotline.pools.relay import RESTS
-from slotline.pools.slot import PASSES
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 
@@ -107,19 +107,54 @@ def test_nothing_is_kept_while_a_message_of_the_pool_is_in_the_room(
     taken.sync.settle()
 
 
-@pytest.mark.parametrize(("cap", "passes"), [(600, PASSES), (None, PASSES), (1, 0.05)])
+def test_one_grant_lets_all_slots_of_the_process_pass_on(
+    relay: Relay, store: RedisStore, redis_server: RedisServer
+) -> None:
+    pool = Pool("wide", 1000, store=store)
+    busy(relay, pool)
+    begun_at = time.monotonic()
+    with redis_server.counting() as counted:
+        running = [begin(relay, pool) for _ in range(100)]
+        while time.monotonic() < begun_at + 5 * PASSES:
+            for at, slot in enumerate(running):
+                end(relay, pool, slot)
+                running[at] = begin(relay, pool)
+    for slot in running:
+        end(relay, pool, slot)
+    assert counted["evalsha"] < 500, "each of them would cost two for each quarter of a second, 1000 together"
+
+
+@pytest.mark.parametrize(("cap", "lasts"), [(600, 2.0), (None, 2.0), (1, 0.05)])
 def test_a_slot_passes_on_for_a_while_only_and_less_where_slot_exp_is_short(
-    relay: Relay, store: RedisStore, cap: float | None, passes: float
+    store: RedisStore, cap: float | None, lasts: float
 ) -> None:
     pool = Pool("p", 10, cap, store=store)
+    pool.sync.release(pool.sync.acquire(timeout=None))  # a pool's very first slot does not pass on
+    asked_at = time.monotonic()
+    slot: Slot | None = pool.sync.acquire(timeout=None)
+    now, step = asked_at, lasts / 50
+    while slot is not None:
+        ended, now = slot, now + step
+        slot = ended.put_down(now)
+        assert slot is None or slot.pick_up("next", now)
+        pool._passing.granted(ended.fence, now, now, roomy=True)  # as the grants of other slots do
+    assert asked_at + lasts - step <= now <= asked_at + lasts + 1, "it was asked for then, and granted a moment later"
+    pool.sync.release(ended)
+
+
+def test_slots_pass_on_no_longer_than_the_stores_word_is_good(store: RedisStore) -> None:
+    pool = Pool("p", 10, store=store)
+    pool.sync.release(pool.sync.acquire(timeout=None))
     asked_at = time.monotonic()
     slot = pool.sync.acquire(timeout=None)
-    busy(relay, pool)
-    wait_until("its time is over", lambda: time.monotonic() > asked_at + passes + 0.2, 5)
-    busy(relay, pool)
-    assert slot.is_held
-    assert not end(relay, pool, slot)
+    resting = slot.put_down(time.monotonic())
+    assert resting is not None
+    assert not resting.pick_up("late", asked_at + PASSES + 1)
+    others = [pool.sync.acquire(timeout=None) for _ in range(6)]  # more than half of them: the last word is no good
+    assert not resting.pick_up("late", time.monotonic() + PASSES)
     assert PASSES < 1, "well within any lease"
+    for one in (resting, *others):
+        pool.sync.release(one)
 
 
 def test_the_store_learns_who_has_a_slot_now_if_the_run_is_no_short_one(relay: Relay, pool: Pool) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from slotline import Limits, Pool, RedisStore, Slot
 from slotline.pools import Relay
-from slotline.pools.slot import PASSES, SHORT
+from slotline.pools._passing import PASSES
+from slotline.pools.slot import SHORT
 from tests.harness.fixtures_relays import hurry
 from tests.harness.proxy import TcpProxy
 from tests.harness.waiting import wait_until

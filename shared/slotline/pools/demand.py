@@ -71,7 +71,7 @@ class Demand:
             "partition": {one.key: one.partition for one in self.asked},
         }
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether it is one slot of one pool, on nobody's account."""
         return len(self.asked) == 1 and self.asked[0].weight == 1 and self.asked[0].partition is None

@@ -9,7 +9,7 @@ from typing import Any
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
-from slotline.pools._fences import Fences
+from slotline.pools._passing import Passing
 from slotline.pools._purging import purging
 from slotline.pools._share import SINGLE, Caller, Partition, Share, Shares, Weight
 from slotline.pools._sync import SyncPool
@@ -104,7 +104,7 @@ class Pool(Limit[Slot]):
         self._store = store
         self._at: tuple[Store, tuple[bytes, ...]] | None = None
         self._declared = False
-        self._fences = Fences()
+        self._passing = Passing()
         self.pools = (self,)
         self.sync: SyncPool = SyncPool(self)
 
@@ -250,9 +250,9 @@ class Pool(Limit[Slot]):
         slot = Slot(self.key, token, owner, grant.fences[0], since=since, life=grant.lives[0], cap=self.slot_exp)
         self.tend(slot, grant.lives[0], since, self._on_lost)
         now = time.monotonic()
-        self._fences.saw(slot.fence, now)
+        self._passing.granted(slot.fence, since, now, roomy=grant.roomy)
         if grant.roomy:
-            slot.may_pass_on(self._fences, since, now, self.slot_exp)
+            slot.may_pass_on(self._passing, since, now, self.slot_exp)
         return slot
 
     def tend(self, slot: Slot, life: float | None, since: float, on_lost: OnLost | None) -> None:

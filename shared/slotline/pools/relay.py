@@ -25,7 +25,7 @@ from slotline.stores.base import Command, Store
 
 logger = logging.getLogger("slotline.pools")
 
-RESTS = 0.025
+RESTS = 0.05
 """Seconds for which a slot is kept for the next run, and again as many until it is sent back."""
 _BUSY, _WITHIN = 5, 0.1
 """So many runs within so many seconds are many."""

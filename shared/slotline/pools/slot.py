@@ -9,16 +9,16 @@ from slotline.pools._share import SINGLE, Shares
 from slotline.stores.keeper import Kept
 
 if TYPE_CHECKING:
-    from slotline.pools._fences import Fences
+    from slotline.pools._passing import Passing
     from slotline.pools._tending import Tending
 
 
-PASSES = 0.25
-"""Seconds from its grant for which a slot may pass on: for so long the store has no say in who comes next."""
 SHORT = 0.1
 """Seconds that a run has lasted at the most whose slot passes on: a longer one does not notice two calls."""
+_LASTS = 2.0
+"""Seconds from its grant for which one slot passes on: for so long the store names a run of before."""
 _PART_OF_CAP = 1 / 20
-"""The part of ``slot_exp``, which is counted from the grant, for which a slot may pass on at the most."""
+"""The part of ``slot_exp``, which is counted from the grant, for which a slot passes on at the most."""
 
 
 class Origin(NamedTuple):
@@ -26,13 +26,17 @@ class Origin(NamedTuple):
 
     Attributes:
         fence: The fence that the store gave.
-        fences: Where the next ones come from.
-        until: Until when it may.
+        passing: What the process knows of the pool.
+        until: Until when it may at the most.
     """
 
     fence: int
-    fences: Fences
+    passing: Passing
     until: float
+
+    def is_over(self, now: float) -> bool:
+        """Whether it may not pass on ``now``."""
+        return now >= self.until or now >= self.passing.until
 
 
 class Slot:
@@ -104,10 +108,7 @@ class Slot:
     @property
     def lost(self) -> bool:
         """Whether it ended before it was released; by this process's own clock, no store is asked."""
-        if self._ended is not None:
-            return self._ended
-        deadline = self._until()
-        return deadline is not None and time.monotonic() >= deadline
+        return self._ended if self._ended is not None else not self._lives(time.monotonic())
 
     @property
     def expired(self) -> bool:
@@ -138,21 +139,21 @@ class Slot:
         """Whether it was neither released nor lost."""
         return self._ended is None and not self.lost
 
-    def may_pass_on(self, fences: Fences, since: float, now: float, cap: float | None) -> None:
+    def may_pass_on(self, passing: Passing, since: float, now: float, cap: float | None) -> None:
         """Note that the store has granted it with ``slot_exp`` ``cap``, asked at ``since``, and that nobody waits."""
-        until = since + (PASSES if cap is None else min(PASSES, cap * _PART_OF_CAP))
-        self._origin, self._began = Origin(self.fence, fences, until), now
+        until = since + (_LASTS if cap is None else min(_LASTS, cap * _PART_OF_CAP))
+        self._origin, self._began = Origin(self.fence, passing, until), now
 
     def put_down(self, now: float) -> Slot | None:
         """End its holder's time, but not the slot, and return that; ``None``: it may not pass on, or no longer."""
         origin, tending = self._origin, self._tending if self._origin else None
-        if origin is None or tending is None or now >= origin.until or now - self._began > SHORT:
+        if origin is None or tending is None or origin.is_over(now) or now - self._began > SHORT:
             return None
         resting = Slot(self.key, self.token, self.owner, self.fence, since=0.0, life=None, cap=None)
         resting._kept, resting._capped_at, resting._origin = self._kept, self._capped_at, origin
         resting._tending = tending
         with tending.turn:
-            if self.evicted or not self.is_held:
+            if self._evicted or self._ended is not None or not self._lives(now):
                 return None
             self._ended, self._tending, tending.slot = False, None, None
         return resting
@@ -160,13 +161,13 @@ class Slot:
     def pick_up(self, owner: str, now: float) -> bool:
         """Begin a holder's time with what was put down; ``False``: it has ended since, or is to end."""
         origin, tending = self._origin, self._tending
-        if origin is None or tending is None or now >= origin.until:
+        if origin is None or tending is None or origin.is_over(now):
             return False
         with tending.turn:
-            if tending.spoilt or self.lost:
+            if tending.spoilt or self._ended is not None or not self._lives(now):
                 return False
             self.owner, self.acquired_at = owner, time.time()
-            self.fence = origin.fences.next(now)
+            self.fence = origin.passing.next_fence(now)
             self._began = now
             tending.slot = self
         return True
@@ -183,6 +184,10 @@ class Slot:
 
     def _until(self) -> float | None:
         return self._deadline if self._kept is None else self._kept.deadline
+
+    def _lives(self, now: float) -> bool:
+        deadline = self._deadline if self._kept is None else self._kept.deadline
+        return deadline is None or now < deadline
 
     def __reduce__(self) -> tuple[Any, ...]:
         from slotline.pools.sent import SentSlot  # noqa: PLC0415 - it is a slot itself

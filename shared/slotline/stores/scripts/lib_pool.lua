@@ -41,7 +41,7 @@ local CALL_MS = 1000
 local REPEATED_MS = 60000
 local MARKS = 10000
 local IMPATIENT_MS = 3600000
-local RESTING_MS = 350  -- a slot passes on for 250 ms (slot.py), rests for 50 at the most (relay.py), and is then sent back
+local RESTING_MS = 400  -- a slot passes on for 250 ms (_passing.py), rests for 100 at the most (relay.py), and is sent back
 local CALLERS, SEVERAL = '-', '+-'
 
 local slots, line, state, claims, ring = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
