@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import weakref
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -55,11 +56,10 @@ class Delivery(bytes):
 
     Attributes:
         feed: What has handed it out.
-        home: The asyncio task that handles it, once it has begun to.
     """
 
     feed: Feed
-    home: asyncio.Task[Any] | None
+    _home: weakref.ref[asyncio.Task[Any]] | None  # not the task, whose context has this: a cycle would live on
     _ack: Callable[[], Awaitable[None] | None] | None
     _mark: bytes | None
 
@@ -70,7 +70,7 @@ class Delivery(bytes):
         if isinstance(data, Delivery):
             return data
         self = cls(data)
-        self.feed, self.home, self._mark, self._ack = feed, None, None, ack
+        self.feed, self._home, self._mark, self._ack = feed, None, None, ack
         return self
 
     def as_message(self) -> bytes | AckableMessage:
@@ -95,9 +95,19 @@ class Delivery(bytes):
         """Whether the broker says that it has delivered the message before, as those on RabbitMQ do."""
         return bool(getattr(getattr(self._ack, "__self__", None), "redelivered", False))
 
-    def begin(self) -> None:
-        """Note that the asyncio task that calls this handles the message."""
-        self.home = asyncio.current_task()
+    def begin(self, home: asyncio.Task[Any]) -> None:
+        """Note that ``home`` handles the message."""
+        self._home = weakref.ref(home)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an asyncio task handles the message, or has."""
+        return self._home is not None
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether the asyncio task that asks handles the message."""
+        return self._home is not None and self._home() is asyncio.current_task()
 
     def claimed(self, pool: Limit[Any]) -> Taken | None:
         """Return what the message was taken from the room with, if that was a slot of ``pool``; only once."""
@@ -141,14 +151,13 @@ class TakenDelivery(Delivery):
     def from_room(cls, taken: Taken, feed: Feed) -> Self:
         """Return what was taken from the room of ``feed`` as a delivery."""
         self = cls(unsealed(taken.message))
-        self.feed, self.home, self._mark, self._taken = feed, None, taken.message[:_MARK], taken
+        self.feed, self._home, self._mark, self._taken = feed, None, taken.message[:_MARK], taken
         self._ack, self._settled, self._slot_is_ours = self._settle, False, True
         return self
 
-    def begin(self) -> None:
-        super().begin()
-        if self.home is not None:
-            self.home.add_done_callback(self._ended)
+    def begin(self, home: asyncio.Task[Any]) -> None:
+        super().begin(home)
+        home.add_done_callback(self._ended)
         self.feed.started(self)
 
     def claimed(self, pool: Limit[Any]) -> Taken | None:
@@ -213,7 +222,9 @@ class RecordingFormatter(TaskiqFormatter):
         if not isinstance(message, Delivery):
             _delivery.set(None)
             return self.own.loads(message=message)
-        message.begin()
+        home = asyncio.current_task()
+        assert home is not None  # noqa: S101 - the receiver reads a message in a task of its own
+        message.begin(home)
         _delivery.set(message)
         return self.own.loads(message=bytes(message))
 
@@ -227,7 +238,7 @@ def delivery_for(broker: AsyncBroker) -> Delivery | None:
     A message that is handled within the handling of another (``InMemoryBroker(await_inplace=True)``) has none.
     """
     delivery = _delivery.get()
-    if delivery is None or delivery.feed.broker is not broker or delivery.home is not asyncio.current_task():
+    if delivery is None or delivery.feed.broker is not broker or not delivery.is_at_home:
         return None
     return delivery
 

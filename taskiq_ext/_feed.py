@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from taskiq.receiver import Receiver
 
@@ -20,7 +20,7 @@ from slotline.pools import Room
 from taskiq_ext._delivery import Delivery, RecordingFormatter, TakenDelivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 
     from taskiq.abc.broker import AsyncBroker
     from taskiq.acks import AckableMessage
@@ -61,7 +61,7 @@ class Rest:
 
 
 class Feed:
-    """The messages of one listening receiver.
+    """The messages of one listening receiver, which it iterates over.
 
     Args:
         broker: Whose messages.
@@ -97,15 +97,25 @@ class Feed:
         self._giving_back: set[asyncio.Task[None]] = set()
         self._unstarted: set[TakenDelivery] = set()
         self._timer: asyncio.TimerHandle | None = None
+        if not isinstance(broker.formatter, RecordingFormatter):
+            broker.formatter = RecordingFormatter(broker.formatter)
 
-    async def messages(self) -> AsyncGenerator[bytes | AckableMessage, None]:
-        """Yield messages until the broker has no more."""
-        if not isinstance(self.broker.formatter, RecordingFormatter):
-            self.broker.formatter = RecordingFormatter(self.broker.formatter)
-        try:
-            while (message := await self._next_or_late()) is not None:
-                yield message
-        finally:
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, bytes | AckableMessage]:
+        """Return the next message; there is none when the broker has no more.
+
+        A read from the broker begins when the receiver asks, and not when its task for the answer does.
+        """
+        self._asked = True
+        if self._reading is None and not self._closed:
+            self._reading = self._loop.create_task(self._read())
+        return self._next_or_late()
+
+    async def aclose(self) -> None:
+        """End, and give back what nobody has got."""
+        if not self._closed:
             await self._close()
 
     def started(self, delivery: TakenDelivery) -> None:
@@ -145,7 +155,7 @@ class Feed:
             self._ring()
         # Its run begins before the result of the last one is written: that takes the processor for as long as all this.
         for _ in range(_ROUNDS):
-            if delivery is None or delivery.home is not None:
+            if delivery is None or delivery.has_begun:
                 break
             await asyncio.sleep(0)
 
@@ -161,39 +171,44 @@ class Feed:
 
     async def give_back(self) -> None:
         """Give back what was taken and will not be handled any more."""
+        await self.aclose()  # Taskiq 0.12 does not
         while self._unstarted:
             await self._unstarted.pop().give_back()
         if self._giving_back:
             await asyncio.wait(self._giving_back)
 
-    async def _next_or_late(self) -> bytes | AckableMessage | None:
-        self._asked = True
+    async def _next_or_late(self) -> bytes | AckableMessage:
+        message = None
         try:
-            return await self._next()
+            message = None if self._closed else await self._next()
         except asyncio.CancelledError:
             # A worker that stops breaks the read off, and takes what it returns all the same.
-            if not _KEEPS_LATE_MESSAGES or (late := await self._late()) is None:
+            message = await self._late() if _KEEPS_LATE_MESSAGES else None
+            if message is None:
                 raise
-            return late
         finally:
             self._asked = False
+            if message is None:
+                await self.aclose()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
     async def _next(self) -> bytes | AckableMessage | None:
         if self._reading is not None and self._reading.done():
             return self._read_message()  # it has been overtaken, once is enough
-        while True:
+        while self._reading is not None:
             if self._call.done():
                 self._call = self._loop.create_future()
             self._look()
-            if self._reading is None:
-                self._reading = self._loop.create_task(self._read())
             if not self._found:
                 await self._call
-            if (delivery := await self._taken()) is not None:
+            if (self._found or self._looking) and (delivery := await self._taken()) is not None:
                 self._unstarted.add(delivery)
                 return delivery.as_message()
-            if self._reading.done():
+            if self._reading is not None and self._reading.done():
                 return self._read_message()
+        return None  # it was closed
 
     def _read_message(self) -> bytes | AckableMessage | None:
         reading, self._reading = self._reading, None

@@ -87,7 +87,7 @@ class WaitingRoom:
         self.feeds: list[Feed] = []
         self._named: str | None = None
         self._served: str | None = None
-        broker.listen = self.listen  # type: ignore[method-assign] # the receiver asks the instance
+        broker.listen = self.listen  # type: ignore[method-assign,assignment] # the receiver asks the instance, and iterates
 
     @property
     def lane(self) -> str | None:
@@ -113,8 +113,8 @@ class WaitingRoom:
         """The names of the lanes that its workers serve, as far as they are known."""
         return {tenant.lane for tenant in self._tenants if tenant.lane is not None}
 
-    def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
-        """Yield the broker's messages, and those of its lanes."""
+    def listen(self) -> AsyncGenerator[bytes | AckableMessage, None] | Feed:
+        """Return an iterator of the broker's messages, and those of its lanes."""
         self._served = None  # the broker's queues are settled only now
         queue = self._served = self.lane
         lanes: dict[Store, list[str]] = {}
@@ -132,7 +132,7 @@ class WaitingRoom:
             return self._own()
         feed = Feed(self._broker, self._own(), lanes, queue, self._lost)
         self.feeds.append(feed)
-        return feed.messages()
+        return feed
 
     def _lost(self, slot: Slot) -> None:
         for tenant in self._tenants:

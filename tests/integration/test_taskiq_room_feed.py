@@ -187,6 +187,20 @@ async def test_a_message_that_was_read_and_not_handed_out_is_sent_again_without_
     assert broker.acked == [broker.sent[0].message, first.message]
 
 
+async def test_a_read_that_nobody_waits_for_any_more_ends_with_the_broker(store: RedisStore) -> None:
+    broker = QueueBroker()
+    work = Work(broker, store)
+    await broker.startup()
+    asked = asyncio.ensure_future(anext(broker.listen()))
+    asked.cancel()  # before it has begun, and with no word to the iterator, as Taskiq 0.12 stops
+    await asyncio.wait({asked})
+    await work.unlimited.kiq(1)
+    await await_until("it has been read", broker.queue.empty)
+    await broker.shutdown()
+    assert [message.message for message in broker.sent] == [broker.sent[0].message] * 2, "it was sent again"
+    assert broker.acked == [broker.sent[0].message]
+
+
 async def test_brokers_of_one_process_keep_to_their_own_lanes(store: RedisStore) -> None:
     one, two = Work(QueueBroker("one"), store), Work(QueueBroker("two"), store)
     async with working(one.broker), working(two.broker):
