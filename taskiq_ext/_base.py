@@ -49,8 +49,8 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         """Return the options that ``labels`` ask for; ``None``: leave the task alone."""
 
     @abstractmethod
-    async def admit(self, plan: Plan, options: Options, message: TaskiqMessage) -> None:
-        """Decide what runs for a message; an exception becomes the result."""
+    def admit(self, plan: Plan, options: Options, message: TaskiqMessage) -> Coroutine[Any, Any, None] | None:
+        """Decide what runs for a message, at once or once what it returns is awaited; an error becomes the result."""
 
     def serves_old(self, task: AnyTask, message: TaskiqMessage) -> bool:  # noqa: ARG002 - for those who do
         """Whether the message may end with an old value of the cache."""
@@ -144,25 +144,17 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         labels = pick(self.family, message.labels)
         if (known[2] is None and not labels) or not self.enabled:
             return message
-        return self._decide(known[0], known, labels, message)
-
-    async def _decide(
-        self,
-        task: AnyTask,
-        known: tuple[AnyTask, dict[str, Any], Options | None],
-        labels: dict[str, Any],
-        message: TaskiqMessage,
-    ) -> TaskiqMessage:
         plan: Plan | None = None
         try:
             options = self._with_labels(known, labels)
-            if options is not None:
-                plan = plan_for(self, task, message)
-                if plan.outcome is None:
-                    await self.admit(plan, options, message)
+            if options is None:
+                return message
+            plan = plan_for(self, known[0], message)
+            admitting = None if plan.outcome is not None else self.admit(plan, options, message)
         except Exception as error:  # noqa: BLE001 - an exception out of pre_execute would lose the message
-            (plan or plan_for(self, task, message)).fail(error)
-        return message
+            (plan or plan_for(self, known[0], message)).fail(error)
+            return message
+        return message if admitting is None else _when(admitting, plan, message)
 
     def options_for(self, task: AnyTask, message: TaskiqMessage) -> Options | None:
         """Return the options of a message that has arrived.
@@ -197,6 +189,14 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
         self.read(pick(self.family, labels), function)
+
+
+async def _when(admitting: Coroutine[Any, Any, None], plan: Plan, message: TaskiqMessage) -> TaskiqMessage:
+    try:
+        await admitting
+    except Exception as error:  # noqa: BLE001 - see pre_execute
+        plan.fail(error)
+    return message
 
 
 def _runs_shutdown_hooks(broker: AsyncBroker) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from slotline.errors import SlotLostError
 
@@ -32,8 +32,8 @@ class Guard:
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
 
-    async def run(self, start: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what ``await start()`` returns.
+    async def run(self, start: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what ``await start(*args, **kwargs)`` returns.
 
         Raises:
             Exception: What :meth:`end` was given; the run was cancelled, or did not begin.
@@ -44,7 +44,7 @@ class Guard:
         cancelled_before = task.cancelling()
         self._task = task
         try:
-            return await start()
+            return await start(*args, **kwargs)
         except asyncio.CancelledError:
             # As asyncio.timeout() does: a cancellation that comes from elsewhere at the same time goes on.
             if task.cancelling() - 1 <= cancelled_before:
@@ -67,12 +67,6 @@ class Guard:
                 self._cancelled = self._task.cancel()
 
 
-class _Run(NamedTuple):
-    loop: asyncio.AbstractEventLoop
-    plan: Plan
-    name: str
-
-
 class GuardedRuns:
     """The runs that hold slots, and what becomes of those that must end.
 
@@ -82,13 +76,13 @@ class GuardedRuns:
 
     def __init__(self) -> None:
         self.losses: Counter[str] = Counter()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Plan] = {}
 
-    def add(self, plan: Plan, slot: Slot, on_lost: OnLost, name: str) -> None:
-        """Guard the run of ``plan``, which is about to begin in this event loop."""
+    def add(self, plan: Plan, slot: Slot, on_lost: OnLost) -> None:
+        """Guard the run of ``plan``, which is about to begin in this asyncio task."""
         if on_lost == "cancel":
             plan.guard = Guard()
-        self._runs[slot.token] = _Run(asyncio.get_running_loop(), plan, name)
+        self._runs[slot.token] = plan
         if slot.forfeited:  # before it was known here
             self.forfeit(slot)
 
@@ -98,21 +92,21 @@ class GuardedRuns:
 
     def forfeit(self, slot: Slot) -> None:
         """End the run that holds ``slot``, which is lost or evicted; called in any thread."""
-        run = self._runs.get(slot.token)
-        if run is not None:
+        plan = self._runs.get(slot.token)
+        if plan is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and what ran in it is over
-                run.loop.call_soon_threadsafe(self._end, slot)
+                plan.loop.call_soon_threadsafe(self._end, slot)
 
     def _end(self, slot: Slot) -> None:
-        run = self._runs.pop(slot.token, None)
-        if run is None:
+        plan = self._runs.pop(slot.token, None)
+        if plan is None:
             return
-        loss = f"{run.name} is to give its slot up" if slot.evicted else f"{run.name} has lost its slot"
-        guard = run.plan.guard
+        loss = f"{plan.name} is to give its slot up" if slot.evicted else f"{plan.name} has lost its slot"
+        guard = plan.guard
         if guard is not None:
             reason = {"reason": "it was evicted"} if slot.evicted else {}
             guard.end(SlotLostError(slot.key, slot.token, **reason))
-        if guard is not None and run.plan.can_be_ended:
+        if guard is not None and plan.can_be_ended:
             self.losses["ended"] += 1
             logger.warning("%s of pool %r, and is cancelled.", loss, slot.key)
             return

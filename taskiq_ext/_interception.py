@@ -35,6 +35,8 @@ AnyTask: TypeAlias = AsyncTaskiqDecoratedTask[Any, Any]
 Function: TypeAlias = "Callable[..., Any]"
 RegistrationCheck: TypeAlias = "Callable[[Function, Mapping[str, Any]], None]"
 
+_HINTS = ("__annotate__" if "__annotate__" in functools.WRAPPER_ASSIGNMENTS else "__annotations__",)
+_is_coroutine_function = functools.lru_cache(maxsize=4096)(inspect.iscoroutinefunction)
 _plan: ContextVar[Plan | None] = ContextVar("slotline_taskiq_plan", default=None)
 _checks: WeakKeyDictionary[AsyncBroker, list[RegistrationCheck]] = WeakKeyDictionary()
 
@@ -77,6 +79,17 @@ class Plan:
         self._cleanups: dict[TaskiqMiddleware, Callable[[], None]] = {}
 
     @property
+    def name(self) -> str:
+        """The message, for people."""
+        return f"Task {self.task.task_name} with id {self.message_id}"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which the message is handled."""
+        assert self._home is not None  # noqa: S101 - the receiver handles a message in a task of its own
+        return self._home.get_loop()
+
+    @property
     def outer(self) -> Plan | None:
         """The plan of the message within whose handling this one is handled."""
         return self._parent
@@ -95,14 +108,15 @@ class Plan:
     @property
     def function(self) -> Function:
         """What the receiver is given to run."""
+        real, guard = self.real, self.guard
         if self.settled:
-            return self.real
-        function, guard = self.runner or self.real, self.guard
+            return real
+        function = self.runner or real
         if self.outcome is not None or self.slot is None:
             return self.outcome or function
         if guard is not None and (self.can_be_ended or guard.error):
-            return self._standing_in(lambda args, kwargs: guard.run(lambda: function(*args, **kwargs)))
-        if self.runner is not None or inspect.iscoroutinefunction(function):
+            return self._standing_in(functools.partial(guard.run, function))
+        if self.runner is not None or _is_coroutine_function(function):
             return function
         return self.in_a_thread()
 
@@ -114,7 +128,7 @@ class Plan:
     @property
     def can_be_ended(self) -> bool:
         """Whether cancelling the run ends it: a plain function runs on in its thread."""
-        return self.killable if self.runner is not None else inspect.iscoroutinefunction(self.real)
+        return self.killable if self.runner is not None else _is_coroutine_function(self.real)
 
     def serve(self, answer: Callable[[], Awaitable[Any]]) -> None:
         """Let the message end with what ``answer()`` returns or raises; the function does not run."""
@@ -143,13 +157,12 @@ class Plan:
         self.runner, self.killable = self._standing_in(run), killable
 
     def _standing_in(self, run: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]) -> Function:
-        # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.
-        @functools.wraps(self.real)
         async def stand_in(*args: Any, **kwargs: Any) -> Any:
             self.settled = True
             return await run(args, kwargs)
 
-        return stand_in
+        # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.
+        return functools.update_wrapper(stand_in, self.real, _HINTS, ())
 
     def hold(self, holder: TaskiqMiddleware, cleanup: Callable[[], None]) -> None:
         """Call ``cleanup`` should the message's processing end without :meth:`let_go`.

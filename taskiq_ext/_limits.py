@@ -20,12 +20,12 @@ from slotline.pools.demand import (
     said_of_each,
 )
 from slotline.pools.rate import Rate
+from taskiq_ext._calls import calls_of
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, cache_options, from_wire, pick, refuse_unknown, template_for
 
 if TYPE_CHECKING:
     from taskiq.message import TaskiqMessage
 
-    from taskiq_ext._calls import TaskCalls
     from taskiq_ext._labels import Labels
 
 OnFull: TypeAlias = Literal["park", "wait", "fail", "drop", "stale", "cancel_newest", "cancel_oldest"]
@@ -144,14 +144,15 @@ class PoolOptions:
         """What messages ask for, with the templates as they are."""
         return demand_of(self.pools, lambda template: template.template)
 
-    def demand_of(self, message: TaskiqMessage, calls: TaskCalls) -> Demand | None:
-        """Return what a message asks for; ``None``: its arguments do not fit the function.
+    def demand_of(self, message: TaskiqMessage, function: Callable[..., Any]) -> Demand | None:
+        """Return what a message asks for; ``None``: its arguments do not fit ``function``.
 
         Raises:
             InvalidOptionError: An argument lacks what a template asks of it.
         """
         if self._of_all is not None:
             return self._of_all
+        calls = calls_of(function)
 
         def name(template: KeyTemplate) -> str:
             filled = calls.fill(template, message)

@@ -19,7 +19,6 @@ from slotline.pools.sizes import check_size
 from slotline.settings import default_store
 from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
-from taskiq_ext._calls import calls_of
 from taskiq_ext._delivery import RUNS_LATER, TakenDelivery, delivery_for, size_on_the_way, without_result_if_parked
 from taskiq_ext._guard import GuardedRuns
 from taskiq_ext._interception import current_plan, plan_of
@@ -135,7 +134,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         task = self.broker.find_task(message.task_name)
         if task is not None and options is not None:
             refuse_stale_without_cache(options, {**task.labels, **message.labels})
-            demand = options.demand_of(message, calls_of(task.original_func))  # or says now what the arguments lack
+            demand = options.demand_of(message, task.original_func)  # or says now what the arguments lack
             if demand is not None and len(demand.asked) > 1:
                 demand.made()  # two of them may be one, for these arguments
             if demand is not None and self._parks(options.limit) and self._room is not None and self._room.is_open:
@@ -166,21 +165,34 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._serving = self.broker.is_worker_process
         super().startup()
 
-    async def admit(self, plan: Plan, options: PoolOptions, message: TaskiqMessage) -> None:
+    def admit(self, plan: Plan, options: PoolOptions, message: TaskiqMessage) -> Coroutine[Any, Any, None] | None:
         """Take a slot for the message, or decide how it ends without one."""
-        demand = options.demand_of(message, calls_of(plan.real))
+        demand = options.demand_of(message, plan.real)
         if demand is None:
-            return  # the arguments do not fit: the function says so itself, at once
+            return None  # the arguments do not fit: the function says so itself, at once
         limit, pool = options.limit, self._limits.of(demand)
         delivery = delivery_for(self.broker)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
-            await self._run_taken(plan, taken, limit, message)
-            return
-        passed = self._passed_on(pool, demand, delivery, message)
+            return self._run_taken(plan, taken, limit)
+        slot = self._passed_on(pool, demand, delivery, message)
+        if slot is None:
+            return self._ask(plan, pool, limit, demand, delivery, message)
+        self._hold(plan, pool, slot, limit)
+        return None
+
+    async def _ask(
+        self,
+        plan: Plan,
+        pool: Limit[Any],
+        limit: PoolLimit,
+        demand: Demand,
+        delivery: Delivery | None,
+        message: TaskiqMessage,
+    ) -> None:
         try:
-            slot: Slot | Parked | Hit | None = passed or await self._outage.ride_out(
+            slot = await self._outage.ride_out(
                 self._asking(pool, limit, demand, delivery, plan, message),
-                f"Task {message.task_name} with id {message.task_id} cannot ask for pool {pool.key!r} and",
+                f"{plan.name} cannot ask for pool {pool.key!r} and",
             )
         except PoolTimeoutError:
             raise
@@ -189,24 +201,21 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 raise RunCancelledError(error.key, error.max_size, error.holders, error.retry_after) from None
             if limit.on_full != "drop":
                 raise
-            logger.info("Task %s with id %s is dropped: pool %r is full.", message.task_name, message.task_id, pool.key)
+            logger.info("%s is dropped: pool %r is full.", plan.name, pool.key)
             raise NoResultError from None
         if isinstance(slot, Hit):
-            logger.debug(
-                "Task %s with id %s gets an old value: pool %r is full.", message.task_name, message.task_id, pool.key
-            )
+            logger.debug("%s gets an old value: pool %r is full.", plan.name, pool.key)
             plan.hit = True
             plan.serve_value(slot.value)
         elif isinstance(slot, Parked):
             logger.info(
-                "Task %s with id %s is parked: pool %r is full, and %d of its lane come before it.",
-                *(message.task_name, message.task_id, pool.key, slot.place),
+                "%s is parked: pool %r is full, and %d of its lane come before it.", plan.name, pool.key, slot.place
             )
             _run_later(plan)
             assert delivery is not None  # noqa: S101 - only a delivery can be parked
             await delivery.acknowledge_parked(message.task_id)
         elif slot is not None:
-            self._hold(plan, pool, slot, limit, message)
+            self._hold(plan, pool, slot, limit)
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> Coroutine[Any, Any, None] | None:
         """Give the slot back."""
@@ -292,20 +301,19 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             return limit.timeout is None and not broadcasts(self.broker)
         return limit.on_full == "park"
 
-    async def _run_taken(self, plan: Plan, taken: Taken, limit: PoolLimit, message: TaskiqMessage) -> None:
+    async def _run_taken(self, plan: Plan, taken: Taken, limit: PoolLimit) -> None:
         if taken.runs_elsewhere:  # it waited here too long, and runs elsewhere
             _run_later(plan)
             await taken.give_back()
         else:
             self._from_room.add(plan)
-            self._hold(plan, taken.pool, taken.slot, limit, message)
+            self._hold(plan, taken.pool, taken.slot, limit)
 
-    def _hold(self, plan: Plan, pool: Limit[Any], slot: Slot, limit: PoolLimit, message: TaskiqMessage) -> None:
+    def _hold(self, plan: Plan, pool: Limit[Any], slot: Slot, limit: PoolLimit) -> None:
         plan.slot = slot
         self._held[plan] = pool, slot
         plan.hold(self, lambda: self._abandon(plan))
-        name = f"Task {message.task_name} with id {message.task_id}"
-        self._runs.add(plan, slot, limit.on_lost or self.on_lost, name)
+        self._runs.add(plan, slot, limit.on_lost or self.on_lost)
 
     def _abandon(self, plan: Plan) -> None:
         self._from_room.discard(plan)

@@ -90,13 +90,13 @@ class Places:
             self.here("parked", task_id)
             await acknowledge(delivery, task_id)
 
-        async def taken(limits: Any, plan: Any, taken: Any, limit: Any, message: Any) -> None:
-            self.here("taken", message.task_id)
-            await run_taken(limits, plan, taken, limit, message)
+        async def taken(limits: Any, plan: Any, taken: Any, limit: Any) -> None:
+            self.here("taken", plan.message_id)
+            await run_taken(limits, plan, taken, limit)
 
-        def admitted(limits: Any, plan: Any, pool: Any, slot: Any, limit: Any, message: Any) -> None:
-            self.here("admitted", message.task_id)
-            hold(limits, plan, pool, slot, limit, message)
+        def admitted(limits: Any, plan: Any, pool: Any, slot: Any, limit: Any) -> None:
+            self.here("admitted", plan.message_id)
+            hold(limits, plan, pool, slot, limit)
 
         Delivery.acknowledge_parked = parked  # type: ignore[method-assign]
         PoolLimitMiddleware._run_taken, PoolLimitMiddleware._hold = taken, admitted  # type: ignore[method-assign]
