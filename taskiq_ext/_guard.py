@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from slotline import settings
 from slotline.errors import SlotLostError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Guard:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._cancelled = False
+        self._cancelled = 0
 
     async def run(self, start: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what ``await start(*args, **kwargs)`` returns.
@@ -47,12 +48,12 @@ class Guard:
             return await start(*args, **kwargs)
         except asyncio.CancelledError:
             # As asyncio.timeout() does: a cancellation that comes from elsewhere at the same time goes on.
-            if task.cancelling() - 1 <= cancelled_before:
+            if task.cancelling() - self._cancelled <= cancelled_before:
                 self._check()
             raise
         finally:
             self._task = None
-            if self._cancelled:
+            for _ in range(self._cancelled):
                 task.uncancel()
 
     def _check(self) -> None:
@@ -60,11 +61,17 @@ class Guard:
             raise self.error from None
 
     def end(self, error: Exception) -> None:
-        """Cancel the run, or keep it from beginning; again is harmless."""
+        """Cancel the run, or keep it from beginning."""
         if self.error is None:
             self.error = error
-            if self._task is not None:
-                self._cancelled = self._task.cancel()
+            self.cancel()
+
+    def cancel(self) -> bool:
+        """Cancel the run; ``False``: there is none, or no more."""
+        if self._task is None:
+            return False
+        self._cancelled += self._task.cancel()
+        return True
 
 
 class GuardedRuns:
@@ -106,6 +113,8 @@ class GuardedRuns:
         if guard is not None:
             reason = {"reason": "it was evicted"} if slot.evicted else {}
             guard.end(SlotLostError(slot.key, slot.token, **reason))
+            lease = settings.current().heartbeat_lease
+            self._insist(plan, guard, lease if slot.evicted else lease / 12)
         if guard is not None and plan.can_be_ended:
             self.losses["ended"] += 1
             logger.warning("%s of pool %r, and is cancelled.", loss, slot.key)
@@ -114,3 +123,13 @@ class GuardedRuns:
         why = "a thread cannot be ended" if guard is not None else 'pool_on_lost="warn"'
         beside = "" if slot.evicted else " beside its successor"
         logger.error("%s of pool %r, and runs on%s: %s.", loss, slot.key, beside, why)
+
+    def _insist(self, plan: Plan, guard: Guard, pause: float) -> None:
+        # The run may have caught the cancellation, or asyncio.wait_for() may have: that of Python 3.11 does where what
+        # it waits for ends at the same moment. Others can have a lost slot a sixth of the lease after its end.
+        def again() -> None:
+            if guard.cancel():
+                logger.warning("%s goes on without its slot, and is cancelled again.", plan.name)
+                self._insist(plan, guard, pause)
+
+        plan.loop.call_later(pause, again)

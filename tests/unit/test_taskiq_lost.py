@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 from taskiq import InMemoryBroker, TaskiqDepends, TaskiqResult
 
+from slotline import configure
 from slotline.errors import InvalidOptionError, RunCancelledError, SlotLostError
 from slotline.pools import Pool, Slot
 from slotline.stores import MemoryStore
@@ -81,6 +83,28 @@ async def test_a_run_that_swallows_the_cancellation_has_its_own_outcome(
     sent = await work.kiq()
     await evict(limits, "api")
     assert (await result_of(sent)).return_value == "finished"
+
+
+async def test_a_run_whose_cancellation_is_swallowed_on_its_way_is_cancelled_again(
+    broker: InMemoryBroker, limits: PoolLimitMiddleware, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(heartbeat_lease=0.2)
+    seen: list[int] = []
+
+    @broker.task(pool="api", pool_size=1)
+    async def work() -> None:
+        for at in range(2):
+            with contextlib.suppress(asyncio.CancelledError):  # as wait_for() of Python 3.11 does, now and then
+                await asyncio.sleep(60)
+            seen.append(at)
+        await asyncio.sleep(60)
+
+    sent = await work.kiq()
+    await evict(limits, "api")
+    assert isinstance((await result_of(sent)).error, SlotLostError)
+    assert seen == [0, 1]
+    assert caplog.text.count("is cancelled again") == 2
+    assert limits.losses == {"ended": 1, "running": 0}
 
 
 async def test_a_cancellation_from_elsewhere_stays_one(broker: InMemoryBroker, limits: PoolLimitMiddleware) -> None:
