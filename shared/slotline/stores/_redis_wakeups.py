@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotline.stores import _hearing
 from slotline.stores._hearing import AT_ONCE, CHANGED, STOP, Hearing
+from slotline.stores.wakeups import together
 
 if TYPE_CHECKING:
     import redis
@@ -117,7 +118,8 @@ class RedisWakeups(Hearing):
                 if words is None:
                     return
             else:
-                words = self._receive(data)
+                with together:
+                    words = self._receive(data)
 
     def _pause_after(self, error: Exception) -> None:
         if self._closing:

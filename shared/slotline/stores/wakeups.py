@@ -32,6 +32,44 @@ def _call(callback: Callable[..., None], *args: object) -> None:
         logger.exception("a callback for a wake-up failed")
 
 
+class _Together(threading.local):
+    """What one thread's rings have event loops do: each loop is woken once, for all bells that are rung in a block.
+
+    To wake a loop costs a system call, at which the thread may lose the interpreter to it, and a server's messages
+    often come several at a time.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] | None = None
+
+    def call(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called in a loop that runs in another thread."""
+        if self._due is None:
+            self._wake(loop, callback)
+        else:
+            self._due.setdefault(loop, []).append(callback)
+
+    def __enter__(self) -> None:
+        self._due = {}
+
+    def __exit__(self, *exc: object) -> None:
+        due, self._due = self._due or {}, None
+        for loop, callbacks in due.items():
+            self._wake(loop, _call_all, callbacks)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the waiters' loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(callback, *args)
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()
+
+
+together = _Together()
+
+
 class Bell:
     """One waiter's doorbell; rings at most once with a payload, and any number of times without.
 
@@ -227,9 +265,8 @@ class Wait(Step):
         def wake() -> None:
             if asyncio._get_running_loop() is loop:  # noqa: SLF001 - it is named among asyncio's functions
                 settle()
-                return
-            with contextlib.suppress(RuntimeError):  # the waiter's loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle)
+            else:
+                together.call(loop, settle)
 
         def settle() -> None:
             if not rung.done():
