@@ -67,6 +67,8 @@ def _found(task: Any, key: str, watch: StoreWatch, *, old: bool) -> dict[str, An
     entry = None if raw is None else shared.codec.read(key, raw, returned_type(task))
     # What has a grace may be stale by now, and kept errors are for the task to raise.
     usable = entry is not None and not entry.error and (old or not entry.grace_ms)
+    if usable and not old:
+        shared.count.fresh += 1
     return {"key": key, "raw": raw} if usable else None
 
 

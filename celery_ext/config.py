@@ -15,12 +15,16 @@ from slotline import _checks, settings
 from slotline.caches import BaseCacheAdapter, InMemoryCacheAdapter
 from slotline.errors import InvalidOptionError
 from slotline.leases import ManagerRegistry
+from slotline.metrics._choosing import checked_choice, checked_names
+from slotline.metrics._names import name_keys
 from slotline.pools.demand import spread
 from slotline.stores import Store
 from slotline.stores.url import check_url
 
 if TYPE_CHECKING:
     from celery import Celery
+
+    from slotline.metrics import Exporter
 
 _PREFIX = "slotline_"
 GATE_TIMEOUT = 1.0
@@ -52,6 +56,8 @@ class Config:
         max_parked_bytes: How large a message may be that is parked; ``None`` means no such limit.
         on_store_error: ``"wait"``, ``"open"`` or ``"fail"``: what happens to a task whose limit cannot be asked.
         on_lost: ``"cancel"`` or ``"warn"``: whether a task whose slot is lost, or evicted, is ended where it can be.
+        metrics: Where figures go: ``"prometheus"``, ``"otel"``, an ``Exporter``, or nowhere (``None``).
+        metrics_pools: What pools are called in them that neither a task nor ``pools`` declares.
         cache_default_ttl: Seconds that a result is kept for a task with ``cache=True`` and no ``cache_ttl``.
         cache_store_hits: Whether a hit on the sending side is written to the result backend.
         cache_on_send: Whether a hit is answered on the sending side at all.
@@ -72,6 +78,8 @@ class Config:
     max_parked_bytes: int | None = 4 * 1024 * 1024
     on_store_error: str | None = None
     on_lost: str = "cancel"
+    metrics: str | Exporter | None = None
+    metrics_pools: tuple[str, ...] = ()
     cache_default_ttl: float | None = 3600.0
     cache_store_hits: bool = True
     cache_on_send: bool = True
@@ -136,6 +144,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_parked_bytes": lambda option, value: None if value is None else _checks.whole_number(option, value),
     "on_store_error": lambda option, value: _checks.one_of(option, value, ("wait", "open", "fail")),
     "on_lost": lambda option, value: _checks.one_of(option, value, ON_LOST),
+    "metrics": checked_choice,
+    "metrics_pools": checked_names,
     "cache_default_ttl": lambda option, value: _checks.optional_seconds(option, value, zero=True),
     "cache_store_hits": _checks.flag,
     "cache_on_send": _checks.flag,
@@ -197,12 +207,15 @@ class Runtime:
     def _apply_settings(self) -> None:
         mine = {
             name: getattr(self.config, name)
-            for name in ("redis_url", "prefix", "heartbeat_lease", "on_store_error")
+            for name in ("redis_url", "prefix", "heartbeat_lease", "on_store_error", "metrics")
             if getattr(self.config, name) is not None
         }
         for name in ("default_pool_slot_expiration", "max_parked_bytes"):  # None is a value of theirs
             if getattr(self.config, name) != getattr(Config, name):
                 mine[name] = getattr(self.config, name)
+        if self.config.metrics_pools:
+            mine["metrics_pools"] = self.config.metrics_pools
+        name_keys(self.config.pools)
         if mine or self.config.store is not None:
             store = self.config.store
             if store is None and "redis_url" not in mine and "prefix" not in mine:

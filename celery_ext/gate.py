@@ -37,6 +37,7 @@ from slotline.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from slotline.metrics import _telling
 from slotline.pools import Limit, Relay, Slot
 from slotline.pools.demand import KeptLimits
 from slotline.pools.fleeting import is_line
@@ -257,8 +258,9 @@ class Gate:
         if policy == "stale":
             try:
                 return self._waiting.take_now(held)
-            except PoolFullError:
+            except PoolFullError as error:
                 if tell_answer(held.request, self._watch, old=True):
+                    _telling.turned_away(error, "stale")
                     self._run(held.request)
                     return None
             policy = None

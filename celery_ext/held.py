@@ -24,12 +24,14 @@ class Held:
         limit: The pool that it must count in.
         pool: The same, as an object.
         until: When its ``pool_timeout`` ends, by the monotonic clock; ``None`` for never.
+        since: Since when it waits behind others of this worker, by the same clock; ``None`` if there were none.
     """
 
     request: Any
     limit: CallLimit
     pool: Limit[Any]
     until: float | None = None
+    since: float | None = None
 
     @property
     def size(self) -> int:
@@ -83,6 +85,7 @@ class Line:
                 **first.limit.share,
                 on_grant=lambda slot: on_grant(self, place, slot),
                 on_nudge=lambda: on_nudge(self, place),
+                since=first.since,
             )
         slot = self.place.sync.enter()
         if slot is None and first is not None and first.limit.on_full == "cancel_oldest":

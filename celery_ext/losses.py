@@ -15,6 +15,8 @@ from celery_ext.mailbox import Mailbox
 from celery_ext.tenure import Tenure
 from celery_ext.unreported import Unreported
 from slotline.errors import SlotLostError
+from slotline.metrics import _telling
+from slotline.metrics.exporter import KillReason
 from slotline.pools import Slot
 from slotline.workers.process_tree import kill_with_descendants
 
@@ -74,7 +76,8 @@ class Losses:
 
     def _end(self, tenure: Tenure, error: SlotLostError) -> bool:
         if self._has_children:
-            tenure.end(error, self._kill_child, self._unreported)
+            kill = partial(self._kill_child, "evicted" if tenure.slot.evicted else "slot_lost")
+            tenure.end(error, kill, self._unreported)
             self._mailbox.post(tenure.report_when_gone)
             return True
         if executors.end(tenure.slot.token, error):
@@ -84,5 +87,7 @@ class Losses:
             return True
         return tenure.prevent(error)
 
-    def _kill_child(self, pid: int) -> None:
+    def _kill_child(self, reason: KillReason, pid: int) -> None:
+        if _telling.observer is not None:
+            _telling.observer.killed(reason)
         kill_with_descendants(pid, partial(self._pool.terminate_job, pid, signal.SIGKILL))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from slotline import _checks
 from slotline.errors import InvalidOptionError
 from slotline.keys import CallSignature, KeyTemplate
+from slotline.metrics._names import name_pools
 from slotline.pools.demand import OF_EACH, Demand, OfPool, demand_of, demand_of_all, for_each, keys_of, said_of_each
 from slotline.pools.rate import Rate
 
@@ -277,7 +278,9 @@ def options_of(task: Any, config: Config) -> TaskOptions:
             value = getattr(task, name, _UNSET)
             if value is not _UNSET:
                 values[name] = check_option(name, value)
-        return _coherent(TaskOptions(values, signature_of(task), config))
+        options = _coherent(TaskOptions(values, signature_of(task), config))
+    name_pools(pool.key for pool in options.pools)  # not those of a call, whose keys may be made of data
+    return options
 
 
 def refuse_unknown(cls: type, stop: type) -> None:

@@ -10,6 +10,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from slotline.errors import PoolFullError, PoolTimeoutError, RunCancelledError
+from slotline.metrics import _telling
 
 logger = get_logger(__name__)
 
@@ -59,9 +60,11 @@ def turn_away(request: Any, on_full: str | None, error: PoolFullError) -> None:
     drops = on_full == "drop" and not isinstance(error, PoolTimeoutError)
     if drops and request.chord is None:
         logger.info("%s is dropped: %s", request, error)
+        _telling.turned_away(error, "dropped")
         _drop(request)
     elif drops or on_full == "cancel_newest":  # a chord would wait for the result of what is dropped for ever
         logger.info("%s is cancelled: %s", request, error)
+        _telling.turned_away(error, "cancelled")
         cancel(request, str(RunCancelledError(error.key, error.max_size, error.holders)))
     else:
         fail(request, error)

@@ -17,6 +17,7 @@ from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
+from slotline.metrics import _telling
 from slotline.pools import Place, Slot
 from slotline.steps import Paused
 
@@ -103,6 +104,9 @@ class Waiting:
             self._wait_on(line)
         else:
             line.waiting.append(held)
+            held.since = time.monotonic()
+            if _telling.observer is not None:
+                _telling.observer.decided(held.pool.pools[0], "queued")
         self._keep(held)
         return None
 
@@ -114,6 +118,8 @@ class Waiting:
             StoreError: The store cannot be asked.
         """
         if (held.limit.line, ()) in self._lines:
+            if _telling.observer is not None:
+                _telling.observer.decided(held.pool.pools[0], "refused")
             raise PoolFullError(held.limit.key, held.size)
         outcome = self._pausing.acquire(held)
         if not isinstance(outcome, Paused):
@@ -300,4 +306,6 @@ class Waiting:
         self._consumer.qos.decrement_eventually()
         if why == "timeout":
             error = PoolTimeoutError(held.limit.key, held.size, timeout=held.limit.timeout)
+            if _telling.observer is not None:
+                _telling.observer.decided(held.pool.pools[0], "timed_out")
             outcome.fail(held.request, error)

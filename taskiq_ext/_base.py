@@ -12,6 +12,7 @@ from taskiq.labels import parse_label
 
 from slotline._checks import of_task, refuse
 from slotline.errors import InvalidOptionError
+from slotline.metrics._telling import begin as begin_metrics
 from taskiq_ext._interception import check_registrations, intercept, plan_for
 from taskiq_ext._labels import from_wire, pick
 from taskiq_ext._skipping import skip_dependencies
@@ -73,6 +74,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
             UnsupportedFrameworkError: The installed Taskiq lacks a part that is needed.
         """
         assert_supported()
+        begin_metrics()
         if any(isinstance(other, LabelledMiddleware) and other.family == self.family for other in broker.middlewares):
             name = type(self).__name__  # two would read the same labels, and take two slots for each message
             raise refuse("middlewares", f"a second {name}", f"one for each broker: a {name} is there already")

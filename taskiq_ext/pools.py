@@ -13,6 +13,8 @@ from taskiq.exceptions import NoResultError
 from slotline._checks import one_of, refuse, text
 from slotline.caches import CacheAdapter, Hit
 from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError, RunCancelledError, StoreError
+from slotline.metrics import _telling
+from slotline.metrics._names import name_keys, name_pools
 from slotline.pools import Parked, Relay, Slot
 from slotline.pools.demand import KeptLimits
 from slotline.pools.sizes import check_size
@@ -96,6 +98,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self.limits = {text("pools", key): _limit(key, limit) for key, limit in (pools or {}).items()}
         for limit in self.limits.values():
             limit.check_on_lost(limit.on_lost or self.on_lost)
+        name_keys(self.limits)
         self.lane = None if lane is None else text("lane", lane)
         self._room: Tenant | None = None
         self._serving = False
@@ -143,6 +146,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:
         options = self.read(pick(self.family, labels), function)
+        name_pools(pool.key for pool in (() if options is None else options.pools))
         refuse_stale_without_cache(options, labels)
         if self._serving and options is not None and options.limit.on_full == "stale":
             caches = [other for other in self.others() if CACHE_LABELS[0] in other.family]
@@ -198,9 +202,11 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             raise
         except PoolFullError as error:
             if limit.on_full == "cancel_newest":
+                _telling.turned_away(error, "cancelled")
                 raise RunCancelledError(error.key, error.max_size, error.holders, error.retry_after) from None
             if limit.on_full != "drop":
                 raise
+            _telling.turned_away(error, "dropped")
             logger.info("%s is dropped: pool %r is full.", plan.name, pool.key)
             raise NoResultError from None
         if isinstance(slot, Hit):
@@ -286,10 +292,11 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         async def now_or_an_old_value() -> Slot | Parked | Hit:
             try:
                 slot: Slot = await pool.acquire(owner=owner, **demand.share)
-            except PoolFullError:
+            except PoolFullError as error:
                 for other in self.others():
                     old = await other.old_value(plan, message)
                     if old is not None:
+                        _telling.turned_away(error, "stale")
                         return old
                 return await ask()
             return slot

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -217,6 +218,16 @@ class KeyTemplate:
 
     def __repr__(self) -> str:
         return f"KeyTemplate({self.template!r})"
+
+    @property
+    def literal(self) -> int:
+        """How much of it is text, and no field."""
+        return sum(len(text) for text, _ in self._parts)
+
+    def fits(self, name: str) -> bool:
+        """Return whether it could have been filled to ``name``."""
+        pattern = "".join(re.escape(text) + ("" if field is None else ".*") for text, field in self._parts)
+        return re.fullmatch(pattern, name, re.DOTALL) is not None
 
     def _refused(self, allowed: str) -> InvalidOptionError:
         return refuse(self._option, self.template, allowed)

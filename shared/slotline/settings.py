@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from slotline._checks import key_prefix, optional_seconds, refuse, seconds, whole_number
+from slotline.metrics._choosing import checked_choice, checked_names, use
 
 if TYPE_CHECKING:
     from slotline.stores.base import Store
@@ -31,6 +32,10 @@ class Settings(BaseModel):
             ``"wait"`` until the store is back, run without it (``"open"``) or ``"fail"``.
         max_parked_bytes: The largest message that is parked while its pool is full (``SLOTLINE_MAX_PARKED_BYTES``);
             ``None`` means no such limit.
+        metrics: Where figures go (``SLOTLINE_METRICS``): ``"prometheus"``, ``"otel"``, an ``Exporter``, or nowhere
+            (``None``).
+        metrics_pools: What pools are called in them that no task declares (``SLOTLINE_METRICS_POOLS``, with commas
+            between them): their keys, or templates of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,6 +46,8 @@ class Settings(BaseModel):
     heartbeat_lease: float = 30.0
     on_store_error: OnStoreError = "wait"
     max_parked_bytes: int | None = 4 * 1024 * 1024
+    metrics: Any = None
+    metrics_pools: tuple[str, ...] = ()
 
     @field_validator("default_pool_slot_expiration", mode="before")
     @classmethod
@@ -56,6 +63,16 @@ class Settings(BaseModel):
     @classmethod
     def _bytes(cls, value: Any) -> int | None:
         return None if value is None else whole_number("max_parked_bytes", value)
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _metrics(cls, value: Any) -> Any:
+        return checked_choice("metrics", value)
+
+    @field_validator("metrics_pools", mode="before")
+    @classmethod
+    def _metrics_pools(cls, value: Any) -> tuple[str, ...]:
+        return checked_names("metrics_pools", value)
 
     @field_validator("prefix", mode="after")
     @classmethod
@@ -80,6 +97,7 @@ def configure(store: Store | None = None, **options: Any) -> Settings:
 
     Raises:
         InvalidOptionError: An option is unknown or has an impossible value; nothing has changed then.
+        ImportError: The library for ``metrics`` is not installed; nothing has changed then, either.
     """
     global _settings, _store
     settings = _validated({**_from_environment(), **options})
@@ -93,6 +111,7 @@ def configure(store: Store | None = None, **options: Any) -> Settings:
 
         check_url("redis_url", settings.redis_url)
     with _lock:
+        use(settings.metrics, settings.metrics_pools)
         _settings, _store = settings, store
     return settings
 
@@ -103,7 +122,9 @@ def current() -> Settings:
     if _settings is None:
         with _lock:
             if _settings is None:
-                _settings = _validated(_from_environment())
+                settings = _validated(_from_environment())
+                use(settings.metrics, settings.metrics_pools)
+                _settings = settings
     return _settings
 
 
@@ -122,6 +143,7 @@ def reset() -> None:
     global _settings, _store
     with _lock:
         store, _settings, _store = _store, None, None
+        use(None, ())
     if store is not None:
         with contextlib.suppress(Exception):
             store.sync.close()

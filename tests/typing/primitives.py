@@ -7,6 +7,7 @@ from typing import assert_type
 from slotline import Holding, Limits, MemoryStore, Pool, RedisStore, Settings, Slot, configure, pooled
 from slotline.caches import InMemoryCacheAdapter
 from slotline.leases import ExecutorLease, LeasedExecutorManager
+from slotline.metrics import Exporter, Metric, OpenTelemetryMetrics, PoolFigures, PrometheusMetrics, sample_pools
 from slotline.pools import PoolInfo
 
 assert_type(configure(store=RedisStore("redis://localhost:6379/0"), default_pool_slot_expiration=300), Settings)
@@ -82,3 +83,18 @@ async def leasing() -> None:
         assert_type(lease, ExecutorLease)
         assert_type(await lease.run(sorted, [3, 1, 2]), list[int])
         await lease.release()
+
+
+class Printing(Exporter):
+    def count(self, metric: Metric, labels: tuple[str, ...], by: int) -> None:
+        print(metric.name, dict(zip(metric.labels, labels, strict=True)), by)
+
+    def observe(self, metric: Metric, labels: tuple[str, ...], seconds: float) -> None:
+        print(metric.name, seconds)
+
+
+assert_type(configure(metrics="prometheus", metrics_pools=["gpu", "api:{tenant}"]), Settings)
+configure(metrics=Printing())
+configure(metrics=PrometheusMetrics())
+configure(metrics=OpenTelemetryMetrics())
+assert_type(sample_pools(), list[PoolFigures])

@@ -18,6 +18,8 @@ def test_the_defaults_are_those_of_the_documentation():
         "heartbeat_lease": 30.0,
         "on_store_error": "wait",
         "max_parked_bytes": 4_194_304,
+        "metrics": None,
+        "metrics_pools": (),
     }
     assert isinstance(settings.default_store(), MemoryStore)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slotline.caches._flights import ABANDONED, Flight, Outcome, failed
 from slotline.caches._portal import called
 from slotline.errors import AsyncCreatorError, CreatorFailedError
+from slotline.metrics import _telling
 from slotline.steps import Step, Steps
 
 if TYPE_CHECKING:
@@ -53,14 +55,19 @@ def create(flight: Flight, creator: Creator, options: EntryOptions) -> Steps[Out
     """Run the creator and return how it ended; what stops the whole thread or loop goes through."""
     logger.debug("creating %r", flight.key)
     own: tuple[type[BaseException], ...] = (AsyncCreatorError, *options.own_errors)
+    began = monotonic()
     try:
         value = yield Create(flight.key, creator)
     except own as error:
         flight.own_error = error
         return ABANDONED
     except Exception as error:  # noqa: BLE001 - everyone who waits gets it
-        return failed(error)
-    return Outcome(value)
+        outcome = failed(error)
+    else:
+        outcome = Outcome(value)
+    if _telling.observer is not None:
+        _telling.observer.computed(monotonic() - began)
+    return outcome
 
 
 def broken(flight: Flight, error: Exception) -> Outcome:

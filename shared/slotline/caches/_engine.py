@@ -7,6 +7,7 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from slotline.caches._counting import new_counters
 from slotline.caches._creating import broken
 from slotline.caches._flights import ABANDONED, Flight, Flights, Outcome, awaiting, context_of, in_flight
 from slotline.caches._options import (
@@ -51,15 +52,6 @@ class _Known(NamedTuple):
     options: EntryOptions
 
 
-class Counters:
-    """What a cache has counted since it was made, in this process."""
-
-    __slots__ = ("coalesced", "errors", "hits", "misses", "stale")
-
-    def __init__(self) -> None:
-        self.hits = self.misses = self.stale = self.coalesced = self.errors = 0
-
-
 class CacheAdapter(BaseCacheAdapter):
     """A cache with one run per key, grace, early refresh, cached errors and tags.
 
@@ -96,7 +88,7 @@ class CacheAdapter(BaseCacheAdapter):
             jitter=checked_jitter("jitter", jitter),
         )
         self._by_ttl: dict[float, _Known] = {}
-        self._count = Counters()
+        self.count = new_counters()
         self._flights = Flights()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -221,7 +213,7 @@ class CacheAdapter(BaseCacheAdapter):
                 if leading:
                     self._take_off(flight, creator, options, None)
                 else:
-                    self._count.coalesced += 1
+                    self.count.coalesced += 1
                 outcome = await flight.wait()
             if leading and flight.own_error is not None:
                 raise flight.own_error
@@ -264,7 +256,7 @@ class CacheAdapter(BaseCacheAdapter):
                 if leading:
                     outcome = self._fly_blocking(flight, creator, options, None)
                 else:
-                    self._count.coalesced += 1
+                    self.count.coalesced += 1
                     outcome = flight.wait_blocking()
             if leading and flight.own_error is not None:
                 raise flight.own_error
@@ -308,12 +300,12 @@ class CacheAdapter(BaseCacheAdapter):
             possible), ``coalesced`` (callers who waited for another's run), and ``errors`` (creators and store calls
             that failed).
         """
-        count, keys = self._count, self._keys()
-        asked = count.hits + count.misses
+        count, keys = self.count, self._keys()
+        hits, misses = count.fresh + count.stale, count.misses + count.bypassed
         return {
-            "hits": count.hits,
-            "misses": count.misses,
-            "hit_rate": count.hits / asked if asked else 0.0,
+            "hits": hits,
+            "misses": misses,
+            "hit_rate": hits / (hits + misses) if hits or misses else 0.0,
             "size": len(keys),
             "keys": keys,
             "stale": count.stale,
@@ -393,4 +385,4 @@ def check_key(key: object) -> None:
         text("key", key)
 
 
-__all__ = ["CacheAdapter", "Counters", "Overrides", "SyncCacheAdapter", "check_key"]
+__all__ = ["CacheAdapter", "Overrides", "SyncCacheAdapter", "check_key"]

@@ -135,20 +135,20 @@ class Leading:
             entry = self.cache.codec.read(self.flight.key, facts[0], self.options.returns)
             if entry is not None:
                 self.cache.value_seen(self.flight.key, entry, facts[1], since)
-                self.cache.count_hit()
+                self.cache.count.fresh += 1
                 return failed(entry.value) if entry.error else Outcome(entry.value), None
             yield Call(store, commands.discard(self.base, facts[0]))
 
     def _unled(self, creator: Creator) -> Steps[Outcome]:
         """Run the creator without the store: this process's callers still share one run."""
-        self.cache.count_miss()
+        self.cache.count.bypassed += 1
         outcome = yield from create(self.flight, creator, self.options)
-        self.cache.count_failure(outcome)
+        self.cache.count.errors += outcome.error is not None
         return outcome
 
     def _lead(self, creator: Creator) -> Steps[Outcome]:
         if not self.aged_ms:
-            self.cache.count_miss()
+            self.cache.count.misses += 1
         started = time.monotonic()
         try:
             yield from self._tag()
@@ -159,7 +159,7 @@ class Leading:
             self._drop()
             self.cache.keeper.later(commands.fail(self.base, self.token, _TRY_YOURSELVES, 0), self.cache.lock_timeout)
             raise
-        self.cache.count_failure(outcome)
+        self.cache.count.errors += outcome.error is not None
         self._drop()
         since = time.monotonic()
         try:
@@ -196,7 +196,7 @@ class Leading:
         if outcome.error is None:
             raw = cache.codec.write(key, outcome.value, options, delta)
             if raw is None:
-                cache.count_error()
+                cache.count.errors += 1
                 return commands.fail(self.base, self.token, _TRY_YOURSELVES, 0)
             life = self._fresh_for = options.life()
             cache.remember(key, life + options.grace)

@@ -120,7 +120,7 @@ class InMemoryCacheAdapter(CacheAdapter):
         entry = self._entries.get(key)
         if entry is not None:
             if entry.sure_until > monotonic():
-                self._count.hits += 1
+                self.count.fresh += 1
                 self._used(key)
                 return entry.value
             options = options or self.entry_options(ttl_seconds, **overrides)
@@ -143,7 +143,7 @@ class InMemoryCacheAdapter(CacheAdapter):
         entry = self._entries.get(key)
         if entry is not None:
             if entry.sure_until > monotonic():
-                self._count.hits += 1
+                self.count.fresh += 1
                 self._used(key)
                 return entry.value
             options = options or self.entry_options(ttl_seconds, **overrides)
@@ -164,7 +164,7 @@ class InMemoryCacheAdapter(CacheAdapter):
         """Return what an entry that needs a second look still gives, and whether it should be refreshed."""
         now = monotonic()
         if now < entry.fresh_until:
-            self._count.hits += 1
+            self.count.fresh += 1
             self._used(entry.key)
             if entry.error:
                 return Hit(None, error=entry.value), False
@@ -172,8 +172,7 @@ class InMemoryCacheAdapter(CacheAdapter):
             early = -entry.delta * options.beta * math.log(1.0 - chance)
             return Hit(entry.value), now + early >= entry.fresh_until and now >= entry.retry_at
         if now < entry.stale_until:
-            self._count.hits += 1
-            self._count.stale += 1
+            self.count.stale += 1
             self._used(entry.key)
             return Hit(entry.value, stale=True), now >= entry.retry_at
         return None, False
@@ -181,10 +180,10 @@ class InMemoryCacheAdapter(CacheAdapter):
     def _fly(self, flight: Flight, creator: Creator, options: EntryOptions, seen: Any) -> Steps[Outcome]:
         entry = self._entries.get(flight.key)
         if entry is not None and entry is not seen and monotonic() < entry.fresh_until:
-            self._count.hits += 1
+            self.count.fresh += 1
             return failed(entry.value) if entry.error else Outcome(entry.value)
         if seen is None:
-            self._count.misses += 1
+            self.count.misses += 1
         started = monotonic()
         outcome = yield from create(flight, creator, options)
         delta = monotonic() - started
@@ -192,7 +191,7 @@ class InMemoryCacheAdapter(CacheAdapter):
             if not outcome.abandoned:
                 self._store(_Entry(flight.key, outcome.value, options, delta, error=False), flight)
             return outcome
-        self._count.errors += 1
+        self.count.errors += 1
         if seen is not None and monotonic() < seen.stale_until:
             seen.retry_at = monotonic() + REFRESH_PAUSE
             logger.warning("refreshing %r failed, its old value serves on: %r", flight.key, outcome.error)
@@ -248,15 +247,17 @@ class InMemoryCacheAdapter(CacheAdapter):
         yield from ()  # a procedure without a step: memory takes no time
         entry, now = self._entries.get(key), monotonic()
         if entry is not None and now < (entry.stale_until if stale else entry.fresh_until):
-            self._count.hits += 1
             self._used(key)
+            aged = now >= entry.fresh_until
+            if aged:
+                self.count.stale += 1
+            else:
+                self.count.fresh += 1
             if entry.error:
                 return Hit(None, error=entry.value)
-            aged = now >= entry.fresh_until
-            self._count.stale += aged
             return Hit(entry.value, stale=aged)
         check_key(key)
-        self._count.misses += 1
+        self.count.misses += 1
         with self._flights.lock():
             self._sweep()
         return None
@@ -274,7 +275,7 @@ class InMemoryCacheAdapter(CacheAdapter):
         """See :meth:`CacheAdapter.get`."""
         entry = self._entries.get(key)
         if entry is not None and entry.sure_until > monotonic():
-            self._count.hits += 1
+            self.count.fresh += 1
             self._used(key)
             return entry.value
         return await super().get(key, returns=returns)

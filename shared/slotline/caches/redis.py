@@ -164,7 +164,9 @@ class RedisCacheAdapter(CacheAdapter):
             return outcome.unwrap()
         return self._bring_blocking(key, creator, options)
 
-    def _fresh_or_aged(self, key: str, options: EntryOptions) -> Steps[tuple[Hit | None, int]]:
+    def _fresh_or_aged(
+        self, key: str, options: EntryOptions, *, wants_stale: bool = True
+    ) -> Steps[tuple[Hit | None, int]]:
         """Return what is stored, and below which remaining life (ms) it should be refreshed; 0 for not now."""
         base = self.names.base(key)
         timed = bool(options.grace or options.beta or self.on_value)
@@ -189,15 +191,20 @@ class RedisCacheAdapter(CacheAdapter):
         if entry is None:
             return None, 0
         self.value_seen(key, entry, left_ms, since)
-        return self._judged(key, entry, left_ms, options)
+        return self._judged(key, entry, left_ms, options, wants_stale=wants_stale)
 
-    def _judged(self, key: str, entry: Entry, left_ms: int, options: EntryOptions) -> tuple[Hit, int]:
-        self._count.hits += 1
+    def _judged(
+        self, key: str, entry: Entry, left_ms: int, options: EntryOptions, *, wants_stale: bool = True
+    ) -> tuple[Hit, int]:
         if entry.error:
+            self.count.fresh += 1
             return Hit(None, error=entry.value), 0
         fresh_ms = math.inf if left_ms < 0 else left_ms - entry.grace_ms
         stale = fresh_ms <= 0
-        self._count.stale += stale
+        if not stale:
+            self.count.fresh += 1
+        elif wants_stale:
+            self.count.stale += 1
         early_ms = 0.0
         if options.beta:
             chance = random.random()  # noqa: S311 - spreads refreshes, no secret
@@ -209,13 +216,11 @@ class RedisCacheAdapter(CacheAdapter):
     def _lookup(self, key: str, returns: Any, *, stale: bool) -> Steps[Hit | None]:
         check_key(key)
         options = EntryOptions(grace=self.defaults.grace, returns=returns)
-        hit, _ = yield from self._fresh_or_aged(key, options)
+        hit, _ = yield from self._fresh_or_aged(key, options, wants_stale=stale)
         if hit is not None and hit.stale and not stale:
-            self._count.hits -= 1
-            self._count.stale -= 1
             hit = None
         if hit is None:
-            self._count.misses += 1
+            self.count.misses += 1
         return hit
 
     def _kept(self, key: str, returns: Any) -> Steps[Hit | None]:
@@ -314,7 +319,7 @@ class RedisCacheAdapter(CacheAdapter):
 
     def store_failed(self, error: Exception) -> None:
         """Note that a call failed: an outage is logged when it begins, a refused command once."""
-        self._count.errors += 1
+        self.count.errors += 1
         if not isinstance(error, StoreUnavailableError):
             self.codec.tell_once(str(error), "a cache command was refused, and the value is made without it: %s", error)
         elif error is not self._outage.current():
@@ -327,22 +332,6 @@ class RedisCacheAdapter(CacheAdapter):
     def store_took(self) -> None:
         """Note that the store took a value."""
         self._outage.took()
-
-    def count_hit(self) -> None:
-        """Count a value that another process made meanwhile."""
-        self._count.hits += 1
-
-    def count_miss(self) -> None:
-        """Count a run."""
-        self._count.misses += 1
-
-    def count_error(self) -> None:
-        """Count a value that could not be stored."""
-        self._count.errors += 1
-
-    def count_failure(self, outcome: Outcome) -> None:
-        """Count a run that failed."""
-        self._count.errors += outcome.error is not None
 
     def rest(self, key: str, pause: float) -> None:
         """Do not try to refresh ``key`` for ``pause`` seconds."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotline._checks import refuse, seconds
 from slotline.caches import _commands as commands
+from slotline.caches._counting import Counters
 from slotline.caches._engine import CacheAdapter, Overrides, SyncCacheAdapter
 from slotline.caches._listening import Announcements
 from slotline.caches._options import DEFAULT_TTL, EntryOptions
@@ -57,6 +58,7 @@ class TieredCacheAdapter(CacheAdapter):
         self.local_ttl = seconds("local_ttl", local_ttl)
         self.defaults = self.shared.defaults
         self._copies = InMemoryCacheAdapter(max_size=max_size)
+        self._copies.count = Counters()  # its callers are counted here, once
         self._gone: dict[str, float] = {}
         self._all_gone = 0.0
         store: Any = self.shared.store
@@ -80,7 +82,7 @@ class TieredCacheAdapter(CacheAdapter):
         """See :meth:`RedisCacheAdapter.get_or_create`."""
         entry = self._copies._entries.get(key)  # noqa: SLF001 - one hit must not cost two calls
         if entry is not None and entry.sure_until > monotonic() and self._announcements.heard:
-            self._count.hits += 1
+            self.count.fresh += 1
             self._copies._used(key)  # noqa: SLF001 - see above
             return entry.value
         self._announcements.start()
@@ -97,7 +99,8 @@ class TieredCacheAdapter(CacheAdapter):
         if not self._announcements.heard or key not in self._copies._entries:  # noqa: SLF001 - see get_or_create
             return None
         hit = run_blocking(self._copies._lookup(key, None, stale=False))  # noqa: SLF001 - see get_or_create
-        self._count.hits += hit is not None
+        if hit is not None:
+            self.count.fresh += 1
         return hit
 
     def _copy(self, key: str, value: Any, fresh: float, since: float) -> None:
@@ -175,7 +178,7 @@ class TieredCacheAdapter(CacheAdapter):
     def get_stats(self) -> dict[str, Any]:
         """Return what both halves have counted; ``local_hits`` of the hits were served from memory."""
         stats = self.shared.get_stats()
-        local = self._count.hits
+        local = self.count.fresh
         stats["hits"] += local
         asked = stats["hits"] + stats["misses"]
         return {**stats, "hit_rate": stats["hits"] / asked if asked else 0.0, "local_hits": local}

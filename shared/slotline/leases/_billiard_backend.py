@@ -8,7 +8,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
 from slotline._gevent import under_gevent
-from slotline.errors import UnsupportedBackendError
+from slotline.errors import LeaseExpiredError, UnsupportedBackendError
 from slotline.leases._child import start_logging
 from slotline.leases._forwarding import ForwardedLogs, initializer_of
 from slotline.leases._importable import keep_importable
@@ -66,8 +66,8 @@ class BilliardBackend(Backend):
 
     def kill(self, executor: Executor) -> None:
         """See :class:`Backend`."""
-        terminate: Callable[[], object] = executor.terminate  # type: ignore[attr-defined] # Executor itself has none
-        terminate()
+        terminate: Callable[[Exception], object] = executor.terminate  # type: ignore[attr-defined] # Executor itself has none
+        terminate(LeaseExpiredError("The lease was revoked."))
         executor.shutdown(wait=True)
         self._logs.close(executor, workers_gone=True)
 

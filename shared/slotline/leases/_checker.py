@@ -90,4 +90,4 @@ class Checker:
                 grant.hard_expires_at - now,
             )
         for grant in over:
-            core.revoker.begin(grant, f"expired {grant.lease_seconds + core.grace:g} s after it was granted")
+            core.revoker.begin(grant, f"expired {grant.lease_seconds + core.grace:g} s after it was granted", "overdue")

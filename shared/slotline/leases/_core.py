@@ -18,6 +18,7 @@ from slotline.errors import ManagerClosedError
 from slotline.leases._grants import Grant
 from slotline.leases._places import Place
 from slotline.leases._states import State
+from slotline.metrics import _telling
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -47,6 +48,7 @@ class LeaseCore:
     def __init__(self, backend: Backend, max_places: int, grace: float, logger: logging.Logger) -> None:
         self.backend, self.max_places, self.grace, self._logger = backend, max_places, grace, logger
         self.revoker: Revoker
+        _telling.begin()
         self.reset()
 
     def reset(self) -> None:

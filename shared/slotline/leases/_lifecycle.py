@@ -78,7 +78,7 @@ class Lifecycle:
                     core.release(grant)
                     grant.why = "ended when its manager was stopped"
                 else:
-                    core.revoker.begin(grant, "was revoked because its manager was stopped")
+                    core.revoker.begin(grant, "was revoked because its manager was stopped", "stopped")
             with core.lock:
                 while core.leases or core.killing:
                     core.changed.wait()

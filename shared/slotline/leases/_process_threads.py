@@ -16,6 +16,7 @@ from typing import Any
 
 from slotline.leases._worker_process import NotBegunError, WorkerProcess
 from slotline.leases._worker_threads import WorkerThreads, serve
+from slotline.metrics import _telling
 
 _here = threading.local()
 _BEFORE_CHILDREN_ARE_JOINED = 10
@@ -128,6 +129,8 @@ class _Seat:
         with self._lock:
             process = self.process
         if process is not None:
+            if _telling.observer is not None:
+                _telling.observer.killed("revoked")
             process.kill()
 
     def leave(self) -> None:

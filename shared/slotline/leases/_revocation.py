@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from slotline.errors import LeaseExpiredError
 from slotline.leases._jobs import Job
 from slotline.leases._states import State
+from slotline.metrics import _telling
 
 if TYPE_CHECKING:
     from slotline.leases._core import LeaseCore
     from slotline.leases._grants import Grant
     from slotline.leases._line import Waiter
+    from slotline.metrics.exporter import ReclaimReason
 
 
 class Revoker:
@@ -28,7 +30,7 @@ class Revoker:
     def __init__(self, core: LeaseCore, logger: logging.Logger, *, hold_overdue: bool) -> None:
         self._core, self._logger, self._hold = core, logger, hold_overdue
 
-    def begin(self, grant: Grant, why: str) -> None:
+    def begin(self, grant: Grant, why: str, reason: ReclaimReason = "revoked") -> None:
         """Revoke a lease, with the reason as the end of a sentence; killing goes on in a thread of its own.
 
         Nothing happens to a lease that is over. Work in the queue fails. What runs is killed, and its place passes on
@@ -43,6 +45,8 @@ class Revoker:
             core.changed.notify_all()  # a manager that is being stopped waits for them
             grant.why = why
             jobs = list(grant.jobs)
+            if _telling.observer is not None:
+                _telling.observer.reclaimed(reason)
             if not jobs:
                 waiter = core.close(grant)
             elif core.backend.killable:

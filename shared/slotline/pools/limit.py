@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from slotline import _checks, settings
 from slotline.errors import PoolFullError, StoreError
+from slotline.metrics import _telling
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
 from slotline.pools._share import Caller, Partition, Shares, Weight
 from slotline.pools._tending import LOOKS_FOR_RESTING, OnLost, leave
@@ -250,6 +251,8 @@ class Limit(ABC, Generic[Held]):
             raise
         assert isinstance(answer.outcome, Full)  # noqa: S101 - nobody stands in line without patience
         at, owners, retry_after, _ = answer.outcome
+        if _telling.observer is not None:
+            _telling.observer.decided(self.pools[at], "refused")
         raise PoolFullError(self.pools[at].key, answer.sizes[at], owners, retry_after, caller.shares[at].weight)
 
     def releasing(self, slot: Held) -> Steps[bool]:
@@ -257,6 +260,8 @@ class Limit(ABC, Generic[Held]):
         if not isinstance(slot, Slot) or slot.key != self.key:
             raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
         store = self.store
+        if _telling.observer is not None:
+            _telling.observer.given_up(slot)
         left = [leave(store, part) for part in slot.slots]
         if not all(left):
             return False

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from slotline.errors import PoolTimeoutError, StoreUnavailableError
+from slotline.metrics import _telling
 from slotline.pools._share import Partition, Weight
 from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Granted, Queued, milliseconds, read_grant
@@ -19,6 +20,7 @@ from slotline.stores.wakeups import Bell, Here, Listen, Wait, Wakeups
 
 if TYPE_CHECKING:
     from slotline.pools.limit import Limit
+    from slotline.pools.pool import Pool
 
 logger = logging.getLogger("slotline.pools")
 
@@ -44,6 +46,7 @@ class Place:
         on_nudge: Called when a message may have been lost.
         weight: How many of the pool's slots it asks for.
         partition: On whose account.
+        since: Since when it has waited by now, by the monotonic clock, for metrics; ``None``: it begins to.
 
     Raises:
         InvalidOptionError: ``weight`` is more than the pool, or a partition of it, is declared to have.
@@ -58,6 +61,7 @@ class Place:
         on_nudge: Callable[[], None] | None = None,
         weight: Weight = 1,
         partition: Partition = None,
+        since: float | None = None,
     ) -> None:
         self.pool = pool
         self.shares = pool.shares_of(weight, partition)
@@ -73,6 +77,7 @@ class Place:
         self._lock = threading.Lock()
         self._left = False
         self._warned = False
+        self._since = since
 
     @property
     def position(self) -> int | None:
@@ -158,8 +163,18 @@ class Place:
         return slot
 
     def _late(self, timeout: float | None) -> PoolTimeoutError:
-        at = 0 if self._queued is None else self._queued.pool
+        at = self._full_at
+        if _telling.observer is not None:
+            _telling.observer.decided(self.pool.pools[at], "timed_out")
         return PoolTimeoutError(self.pool.pools[at].key, self._sizes[at], timeout=timeout)
+
+    @property
+    def _full_at(self) -> int:
+        return 0 if self._queued is None else self._queued.pool
+
+    @property
+    def _full_pool(self) -> Pool:
+        return self.pool.pools[self._full_at]
 
     def leaving(self) -> Steps[None]:
         """Give up the place or the slot."""
@@ -230,6 +245,10 @@ class Place:
                     *(self.owner, share.weight, one.key, size),
                 )
         self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
+        if self._since is None:
+            self._since = asked_at
+            if _telling.observer is not None:
+                _telling.observer.decided(self._full_pool, "queued")
         return None
 
     def _won(self, grant: Granted, since: float, *, by_message: bool = False) -> tuple[Slot | None, bool]:
@@ -238,7 +257,9 @@ class Place:
             if self._slot is not None or (by_message and self._left):
                 return self._slot, False
             self._slot = self.pool.hold(self.token, self.owner, grant, since, self.shares)
-            return self._slot, True
+        if _telling.observer is not None and self._since is not None:
+            _telling.observer.waited(self._full_pool.key, since - self._since)
+        return self._slot, True
 
     def _rung(self) -> None:
         payload = self.bell.payload

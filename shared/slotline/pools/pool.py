@@ -9,6 +9,7 @@ from typing import Any
 
 from slotline import _checks, settings
 from slotline._default import DEFAULT, Default
+from slotline.metrics import _telling
 from slotline.pools._passing import Passing
 from slotline.pools._purging import purging
 from slotline.pools._share import SINGLE, Caller, Partition, Share, Shares, Weight
@@ -260,6 +261,8 @@ class Pool(Limit[Slot]):
         store, keys = self._where()
         tend(store, keys, slot, life, since=since, lease=self.patience, on_lost=on_lost)
         logger.debug("slot %s of pool %r taken by %s", slot.token, self.key, slot.owner)
+        if _telling.observer is not None:
+            _telling.observer.decided(self, "admitted")
 
     def _where(self) -> tuple[Store, tuple[bytes, ...]]:
         store = self.store

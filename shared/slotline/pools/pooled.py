@@ -11,6 +11,7 @@ from slotline import _checks
 from slotline._default import DEFAULT, Default
 from slotline.errors import PoolFullError
 from slotline.keys import KeyTemplate, call_signature
+from slotline.metrics._names import name_pools
 from slotline.pools.limit import Limit
 from slotline.pools.limits import Limits
 from slotline.pools.pool import Pool
@@ -78,6 +79,7 @@ def pooled(  # noqa: C901 - two functions, one plain and one async
         ]
         return pools[0] if len(pools) == 1 else Limits(*pools)
 
+    name_pools(templates)
     limit_of(*keys).shares_of(weight, partition)  # checks the options now, not at the first call
 
     def refused(error: PoolFullError, args: Any, kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakSet
 
 from slotline.errors import StoreError
+from slotline.metrics import _telling
 from slotline.pools._tending import leave
 from slotline.pools.limit import Limit
 from slotline.pools.slot import SHORT, Slot
@@ -68,7 +69,9 @@ class Relay:
                 return None
             kept.pop()
             self._passed[slot.token] = pool, slot, now
-            return slot
+        if _telling.observer is not None:
+            _telling.observer.decided(pool.pools[0], "admitted")
+        return slot
 
     def keep(self, pool: Limit[Any], slot: Slot) -> bool:
         """Keep the slot of a run that has ended well, with all that it was needed for; ``False``: release it."""
@@ -77,6 +80,8 @@ class Relay:
         resting = slot.put_down(now) if busy else None
         if resting is None:
             return False
+        if _telling.observer is not None:
+            _telling.observer.held(slot)
         with self._lock:
             self._kept.setdefault(pool, []).append((resting, now))
             ended = [] if self._thread is not None or self._starts() else self._ended(math.inf)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from slotline import _checks, settings
+from slotline.metrics import _telling
 from slotline.pools._several import Ask
 from slotline.pools._share import Partition, Shares, Weight
 from slotline.pools._sync_room import SyncRoom
@@ -181,6 +182,8 @@ class Room:
             slot: Slot = pool.hold(token, owner, answer.outcome, asked_at, shares)
             return slot
         assert isinstance(answer.outcome, Queued)  # noqa: S101 - a message is never turned away
+        if _telling.observer is not None:
+            _telling.observer.decided(pool.pools[answer.outcome.pool], "parked")
         return Parked(answer.outcome.place)
 
     def taking(self) -> Steps[Taken | None]:
@@ -217,6 +220,8 @@ class Room:
             for each in pool.pools:
                 self.call(each.name)
             return None
+        if _telling.observer is not None:
+            _telling.observer.given_up(slot)
         if not leave(self.store, slot):
             return None
         try:
@@ -248,7 +253,7 @@ class Room:
             return None
         if int(reply[0]) != 1:
             self.call(name)  # there may be more where this came from
-            return (yield from self._take_several(Ask.read(reply[1:])))
+            return (yield from self._take_several(Ask.read(reply[1:]), name))
         fence, life_ms, digest, lane, owner, cap_ms, message, place, look_ms = reply[1:]
         if look_ms == 0:
             self.call(name)
@@ -262,12 +267,14 @@ class Room:
         kind = FleetingPool if is_line(name) else Pool
         pool = kind(key, 1, cap, group=group, store=self.store, on_lost=self._on_lost)
         slot = pool.hold(token, owner.decode(), Granted((int(fence),), (life_ms / 1000,)), asked_at)
+        if _telling.observer is not None:
+            _telling.observer.taken(key, place, fence)
         back = Command("room_settle", keys, (digest, token, "back"))
         taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode(), back)
         taken.keep(self.lease, asked_at)
         return taken
 
-    def _take_several(self, ask: Ask) -> Steps[Taken | None]:
+    def _take_several(self, ask: Ask, stood_at: str) -> Steps[Taken | None]:
         """Take the first message of a queue for several pools, of which one has called."""
         token, asked_at = new_token(), time.monotonic()
         pools = [
@@ -297,6 +304,8 @@ class Room:
         _, fences, lives, digest, owner, message, place, _ = reply
         grant = Granted(tuple(map(int, fences)), tuple(life / 1000 for life in lives))
         holding = limits.hold(token, owner.decode(), grant, asked_at, ask.shares)
+        if _telling.observer is not None:
+            _telling.observer.taken(named_pool(stood_at)[0], place, fences[0])
         back = Command("several_back", limits.keys, (*about, digest))
         taken = Taken(self, limits, holding, self.lanes[ask.lane], digest.decode(), message, place.decode(), back)
         taken.keep(self.lease, asked_at)

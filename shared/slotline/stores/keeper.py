@@ -6,11 +6,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slotline.errors import StoreUnavailableError
+from slotline.metrics import _telling
+from slotline.metrics.exporter import RenewalResult
 from slotline.stores.base import Command
 
 logger = logging.getLogger("slotline.stores")
@@ -231,6 +233,7 @@ class Keeper:
                 logger.exception("renewing failed")
             for kept in due:
                 kept.due = retry_at
+            _tell_renewals("failed" for _ in due)
         else:
             for command, reply in zip(later, replies[len(due) :], strict=True):
                 if isinstance(reply, Exception):
@@ -239,6 +242,7 @@ class Keeper:
                     answered.append(command)
             for kept, renewal, reply in zip(due, renewals, replies, strict=False):
                 _note(kept, renewal, reply, sent)
+            _tell_renewals(map(_result, replies[: len(due)]))
         self._lose([kept for kept in due if kept.gone])
         _evict([kept for kept in due if kept.to_end])
         with self._changed:  # the other thread goes through all of these
@@ -250,6 +254,8 @@ class Keeper:
     def _lose(self, lost: list[Kept]) -> None:
         for kept in lost:
             if self._kept.get(kept.token) is kept and self.drop(kept.token):
+                if _telling.observer is not None:
+                    _telling.observer.reclaimed("gone" if kept.gone else "slot_exp" if kept.shortened else "expired")
                 _tell(kept.on_lost, kept)
 
 
@@ -263,6 +269,16 @@ def _note(kept: Kept, renewal: Command, reply: Any, sent: float) -> None:
         kept.gone = True
     if kept.renew is not renewal:  # it was to be renewed by another command while this one travelled
         kept.due = sent
+
+
+def _result(reply: Any) -> RenewalResult:
+    return "failed" if isinstance(reply, Exception) else "renewed" if reply else "gone"
+
+
+def _tell_renewals(results: Iterable[RenewalResult]) -> None:
+    if _telling.observer is not None:
+        for result in results:
+            _telling.observer.renewed(result)
 
 
 def _evict(due: list[Kept]) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from slotline.errors import LeaseExpiredError
+from slotline.metrics import _telling
+from slotline.metrics.exporter import KillReason
 from slotline.workers import _billiard
 from slotline.workers.courier import logger
 from slotline.workers.crew import Crew
@@ -31,6 +34,7 @@ class Supervisor:
     """Runs in a thread of its own, or step by step in the caller's where the executor has ``threads=False``."""
 
     def __init__(self, options: PoolOptions, packed_spec: bytes) -> None:
+        _telling.begin()
         self.owner = os.getpid()
         self.loop = Loop()
         self.dispatcher = Dispatcher(options, self.loop.wake)
@@ -142,6 +146,8 @@ class Supervisor:
                 self.exits.ended(subject, None)
             elif what is Due.STOP:
                 if not subject.gone:
+                    if _telling.observer is not None:
+                        _telling.observer.killed("stuck")
                     subject.kill()
             else:
                 with dispatcher.lock:
@@ -161,9 +167,15 @@ class Supervisor:
             member = job.member
             if member is None or job.verdict is not None:
                 return
-            dispatcher.kill(member, _billiard.exceptions().TimeLimitExceeded(job.limits.timeout))
+            self._kill(member, _billiard.exceptions().TimeLimitExceeded(job.limits.timeout), "time_limit")
             self.crew.fill()
         self._tell_timeout(job, soft=False)
+
+    def _kill(self, member: Member, error: BaseException, reason: KillReason) -> None:
+        """Kill a worker, whose task fails with ``error``. The lock is held."""
+        if _telling.observer is not None and member.pid:
+            _telling.observer.killed(reason)
+        self.dispatcher.kill(member, error)
 
     def _tell_timeout(self, job: ApplyResult, *, soft: bool) -> None:
         callback = job.hooks.timeout_callback
@@ -223,7 +235,7 @@ class Supervisor:
             killed = [member for member in dispatcher.members.values() if member.inflight or everybody]
             running: list[ApplyResult] = []
             for member in killed:
-                dispatcher.kill(member, error)
+                self._kill(member, error, "revoked" if isinstance(error, LeaseExpiredError) else "terminated")
                 running += member.inflight
             waiting = list(dispatcher.queue)
             dispatcher.queue.clear()
