@@ -24,4 +24,9 @@ def slotline(context: click.Context, arguments: tuple[str, ...]) -> None:
 
     app = context.obj.app
     store, answer = runtime(app).store, Revoking(app)
+    if "metrics" in arguments:  # pools are called by what tasks declare
+        from celery_ext.limits import LimitReader  # noqa: PLC0415 - see above
+
+        app.loader.import_default_modules()
+        LimitReader(app, runtime(app).config, store)
     context.exit(main(arguments, store=store, prog="celery slotline", setting="slotline_redis_url", answer=answer))

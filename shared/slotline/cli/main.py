@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from slotline import _checks, settings
 from slotline._version import __version__
-from slotline.cli import _caches, _explain, _pools, _top
+from slotline.cli import _caches, _explain, _metrics, _pools, _top
 from slotline.cli._console import Console
 from slotline.errors import InvalidOptionError, SlotlineError
 from slotline.pools._purging import Answer
@@ -88,6 +88,7 @@ def _parser(prog: str, *, chooses: bool) -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"slotline {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_pools(commands, common)
+    _add_metrics(_command(commands, common, "metrics", "show the pools to Prometheus", _metrics.metrics))
     caches = _command(commands, common, "cache", "look at a cache, remove entries", None)
     _add_caches(caches.add_subparsers(title="commands", metavar="COMMAND", required=True), common)
     return parser
@@ -140,6 +141,13 @@ def _add_pools(commands: Commands, common: ArgumentParser) -> None:
     top = about_all("top", "show the pools live, the busiest first", _top.top)
     top.add_argument("--interval", type=_seconds, default=2.0, help="seconds between two looks (2)")
     top.add_argument("--count", type=_whole, help="how many looks; default: until interrupted")
+
+
+def _add_metrics(parser: ArgumentParser) -> None:
+    called = "what pools are called that fit it, a key or a template: 'crm:{tenant}'; may be given again"
+    parser.add_argument("--name", action="append", metavar="TEMPLATE", help=called)
+    parser.add_argument("--port", type=_whole, help="serve at this port; default: write once")
+    parser.add_argument("--address", default="127.0.0.1", help="where to serve (127.0.0.1)")
 
 
 def _add_caches(commands: Commands, common: ArgumentParser) -> None:
