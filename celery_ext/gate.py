@@ -26,6 +26,7 @@ from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
+from celery_ext.reaping import Reaping
 from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
 from celery_ext.tenure import NotBegunError, Tenure, process_lives
@@ -97,6 +98,7 @@ class Gate:
         self._limits = KeptLimits(self._store, self._losses.forfeit)
         self._running: set[Tenure] = set()
         self._relay = Relay()
+        self._reaping = Reaping(consumer)
         self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
         self._open = True
         if self._parking is None and "park" in self._reader.policies:
@@ -120,6 +122,7 @@ class Gate:
         """Admit requests from now on; the consumer has a connection."""
         self._open = True
         self._flushing.install()
+        self._reaping.install()
         for tenure in list(self._running):
             tenure.look_again()
         if self._parking is not None:

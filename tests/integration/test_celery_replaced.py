@@ -1,14 +1,33 @@
-"""A worker whose processes are replaced after a few tasks takes no slots for tasks that no process can run yet."""
+"""A worker whose processes are replaced after a few tasks has new ones soon, and no slots for what waits for one."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
+from tests.harness.workers import CeleryWorker
 from tests.integration.celery_apps import Deployment
 
 PROCESSES, SHORT, LONG = 2, 4, 5
+APP = """
+    from celery import Celery
+    from celery.concurrency.asynpool import AsynPool
+
+    AsynPool.timers = property(lambda pool: {{}})  # it looks after its processes only when it sees one end
+
+    app = Celery("replaced", broker={url!r}, backend={url!r}, task_cls="celery_ext:Task", set_as_current=False)
+    app.conf.slotline_redis_url = {url!r}
+    app.conf.result_expires = 60
+
+    @app.task(pool="p", pool_size=2, shared=False)
+    def echo(number):
+        return number
+"""
 
 
 def test_slots_are_held_for_what_runs(module_redis: RedisServer, tmp_path: Path) -> None:
@@ -28,3 +47,15 @@ def test_slots_are_held_for_what_runs(module_redis: RedisServer, tmp_path: Path)
         deployment.wait_free("limited")
     deployment.close()
     module_redis.client().flushall()
+
+
+@pytest.mark.leaves("keys", reason="the broker's bindings")
+def test_a_process_is_replaced_although_its_end_was_seen_before_it_could_be_reaped(
+    app_module: Callable[[str], str], celery_worker: Callable[..., CeleryWorker], redis_url: str
+) -> None:
+    name = app_module(APP.format(url=redis_url))
+    celery_worker(name, concurrency=1, args=("--max-tasks-per-child", "1"))
+    module = importlib.import_module(name)
+    sent = [module.echo.delay(number) for number in range(40)]
+    assert [result.get(timeout=60) for result in sent] == list(range(40))
+    module.app.close()
