@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 
@@ -123,6 +124,31 @@ async def test_a_process_that_waits_in_a_loop_hears_of_evictions_while_the_loop_
     await watched.release(slot)
     await theirs.close()
     await ours.close()
+
+
+async def test_a_child_that_is_forked_while_somebody_waits_waits_for_itself(redis_url):
+    store = RedisStore(redis_url)
+    pool, childs = Pool("p", 1, store=store), Pool("child's", 1, store=store)
+    slot = await pool.acquire()
+    waiter = asyncio.create_task(pool.acquire(timeout=60))
+    await await_until("it is heard", lambda: store.loop_wakeups.listening().done())
+
+    async def use() -> None:
+        await childs.release(await handed_over(childs, childs))
+        await store.close()
+
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(use())
+        except BaseException:  # it must not go on as a second run of the tests
+            os._exit(1)
+        os._exit(0)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    await pool.release(slot)
+    await pool.release(await waiter)
+    await store.close()
 
 
 def test_who_is_called_in_any_thread_needs_no_loop(redis_url):
