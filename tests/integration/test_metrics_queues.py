@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import time
 import urllib.request
 
 import pytest
 
+from slotline import Pool, RedisStore, SlotLostError
 from tests.harness.ports import free_port
 from tests.harness.waiting import await_until, wait_until
 
@@ -20,7 +22,7 @@ from celery.signals import worker_ready
 
 URL = "{url}"
 app = Celery("app", broker=URL, backend=URL, task_cls="celery_ext:Task")
-app.conf.update(slotline_redis_url=URL, slotline_metrics="prometheus", result_expires=60)
+app.conf.update(slotline_redis_url=URL, slotline_metrics="prometheus", result_expires=60, task_track_started=True)
 
 
 @worker_ready.connect
@@ -45,8 +47,9 @@ def dropped(seconds):
 
 
 @app.task(shared=False, pool="held", pool_size=1, pool_on_full="wait")
-def held(seconds=1):
-    time.sleep(seconds)
+def held(until):
+    while not os.path.exists(until):
+        time.sleep(0.02)
 
 
 @app.task(shared=False, cache_ttl=60)
@@ -87,6 +90,36 @@ async def weather(city: str) -> str:
 """
 
 
+BROKEN = """
+from celery import Celery
+from slotline.metrics import Exporter
+
+URL = "{url}"
+
+
+class Broken(Exporter):
+    def count(self, metric, labels, by):
+        raise OSError("nobody listens")
+
+    def observe(self, metric, labels, seconds):
+        raise OSError("nobody listens")
+
+
+app = Celery("app", broker=URL, backend=URL, task_cls="celery_ext:Task")
+app.conf.update(slotline_redis_url=URL, slotline_metrics=Broken(), result_expires=60, task_default_queue="broken")
+
+
+@app.task(shared=False, pool="broken", pool_size=1)
+def limited(x):
+    return x
+
+
+@app.task(shared=False, cache_ttl=60)
+def weather(city):
+    return city
+"""
+
+
 def scraped(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
@@ -117,14 +150,31 @@ def test_a_prefork_worker_shows_what_its_main_process_and_its_children_count(
     assert now['slotline_cache_requests_total{result="miss"}'] == 1
     assert now["slotline_cache_compute_seconds_count"] == 1
     assert not any("acme" in sample or "wayne" in sample or "Oslo" in sample for sample in now)
-    for sent in [app.held.delay() for _ in range(3)]:
+    go = tmp_path / "go"
+    all_sent = [app.held.delay(str(go)) for _ in range(3)]
+    wait_until("two are held", lambda: _of(port, "pool_decisions_total", outcome="queued", pool="held") == 2)
+    since = time.monotonic()
+    time.sleep(0.5)
+    waited_at_least = time.monotonic() - since
+    go.touch()
+    for sent in all_sent:
         sent.get(timeout=30)
     wait_until("they have given their slots back", lambda: _of(port, "pool_hold_seconds_count", pool="held") == 3)
     now = scraped(port)
     assert now['slotline_pool_decisions_total{outcome="admitted",pool="held"}'] == 3
     assert now['slotline_pool_decisions_total{outcome="queued",pool="held"}'] == 2
     assert now['slotline_pool_wait_seconds_count{pool="held"}'] == 2
-    assert now['slotline_pool_wait_seconds_sum{pool="held"}'] > 2.5  # the last one has waited for both others
+    assert now['slotline_pool_wait_seconds_sum{pool="held"}'] > 2 * waited_at_least  # the last one, too, all the time
+    sent = app.held.delay(str(tmp_path / "never"))
+    pool = Pool("held", 1, store=RedisStore(module_redis.url))
+    wait_until("it runs", lambda: sent.state == "STARTED")  # what has not begun need not be killed
+    (holder,) = pool.sync.info().holders
+    pool.sync.evict(holder.token)
+    with pytest.raises(SlotLostError):
+        sent.get(timeout=30)
+    pool.store.sync.close()
+    assert _of(port, "worker_kills_total", reason="evicted") == 1
+    assert _of(port, "lease_reclaimed_total", reason="evicted") == 1
     app.dropped.delay(3)
     wait_until("it runs", lambda: _of(port, "pool_slots", pool="once", state="used") == 1)
     app.dropped.delay(0)
@@ -158,6 +208,19 @@ async def test_the_processes_of_a_taskiq_worker_are_seen_together(module_redis, 
     assert not any("acme" in sample or "wayne" in sample or "Oslo" in sample for sample in now)
     await app.broker.shutdown()
     await app.store.close()
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own call, in its result backend
+def test_an_exporter_that_fails_is_logged_once_in_each_process_and_fails_no_task(
+    module_redis, app_module, celery_worker
+):
+    name = app_module(BROKEN.format(url=module_redis.url))
+    worker = celery_worker(name, args=("--concurrency", "1"))
+    app = importlib.import_module(name)
+    assert [sent.get(timeout=30) for sent in [app.limited.delay(x) for x in range(10)]] == list(range(10))
+    assert [app.weather.apply_async(("Oslo",), link=[]).get(timeout=30) for _ in range(3)] == ["Oslo"] * 3
+    assert 1 <= worker.log.count("metrics fail") <= 2
+    app.app.close()
 
 
 def _of(port: int, name: str, **labels: str) -> float | None:
