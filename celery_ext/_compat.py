@@ -37,7 +37,7 @@ def check_worker(worker: Any, consumer: Any) -> None:
     """
     check_version()
     _need(worker, "worker", "_process_task")
-    _need(consumer, "consumer", "on_task_request", "timer", "pool", "call_soon", "hub")
+    _need(consumer, "consumer", "on_task_request", "timer", "pool", "call_soon", "hub", "task_buckets")
     _need(state, "celery.worker.state", "reserved_requests", "requests", "task_reserved", "task_ready", "revoked")
     _need(
         Request,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from celery_ext import outcome
 from celery_ext._compat import check_worker
@@ -21,7 +22,7 @@ from celery_ext.following import Following, Lead
 from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
 from celery_ext.losses import Losses
-from celery_ext.mailbox import mailbox_for
+from celery_ext.mailbox import attempt, mailbox_for
 from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.pausing import Pausing
@@ -31,6 +32,7 @@ from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
 from celery_ext.tenure import NotBegunError, Tenure, process_lives
 from celery_ext.waiting import Waiting
+from celery_ext.writing import write_now
 from slotline._checks import refuse
 from slotline.errors import (
     InvalidOptionError,
@@ -111,7 +113,10 @@ class Gate:
         """Take over a request; called by the consumer, or by the semaphore that found a free process for it."""
         if self._reader.is_free(request):
             return self._run(request)
-        self._mailbox.do(self._admit, request)
+        if self._parking is not None and self._parking.hands_over(request.message):
+            attempt(self._admit, request)
+        else:
+            self._mailbox.do(self._admit, request)
         return None
 
     def register(self, hub: Any) -> None:
@@ -311,6 +316,7 @@ class Gate:
             if pool is not None and slot is not None:
                 self._losses.remove(slot)  # it may be another's at once
                 if self._parking is not None and isinstance(request.message, TakenMessage):
+                    state.reserved_requests.discard(request)  # it is in nobody's way, though Celery is still to be told
                     self._parking.pass_on(pool, slot)
                 elif not (tenure.ended_well and self._relay.keep(pool, slot)):
                     self._watch.release(pool, slot)
@@ -333,6 +339,8 @@ class Gate:
             self._losses.add(tenure, self._reader.on_lost_of(request))
         try:
             self._run(request)
+            if tenure.may_begin:
+                write_now(self._consumer)
         except NotBegunError:
             return
         except BaseException:

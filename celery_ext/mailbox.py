@@ -47,21 +47,25 @@ class Mailbox(ABC):
     def trip(self) -> None:
         """Bring about a :meth:`drain` in a thread that may start tasks."""
 
+    def do_here(self, errand: Callable[..., None], *args: Any) -> None:
+        """Have an errand that suits any thread done soon, and by this one where that is faster."""
+        self.post(errand, *args)
+
     def drain(self) -> None:
         """Do what is in the box, unless another frame or thread is at it, which then does this as well."""
         while self._errands and self._busy.acquire(blocking=False):
             try:
-                while True:
-                    try:
-                        errand, args = self._errands.popleft()
-                    except IndexError:
-                        break
-                    try:
-                        errand(*args)
-                    except Exception:
-                        logger.exception("Slotline: an errand of the gate failed")
+                self._do_all()
             finally:
                 self._busy.release()
+
+    def _do_all(self) -> None:
+        while True:
+            try:
+                errand, args = self._errands.popleft()
+            except IndexError:
+                return
+            attempt(errand, *args)
 
     def wake(self) -> None:  # noqa: B027 - only a box with a pipe has something to do
         """Have the event loop go round once more before it waits: there is something that it does only then."""
@@ -73,15 +77,25 @@ class Mailbox(ABC):
         """Give back what the box holds of the operating system."""
 
 
-class HubMailbox(Mailbox):
-    """For workers with an event loop: everything happens in its thread, which a pipe wakes.
+def attempt(errand: Callable[..., None], *args: Any) -> None:
+    """Do an errand inside another one, which goes on if it fails."""
+    try:
+        errand(*args)
+    except Exception:
+        logger.exception("Slotline: an errand of the gate failed")
 
-    ``hub.call_soon`` alone wakes the loop only from kombu 5.7 on.
+
+class HubMailbox(Mailbox):
+    """For workers with an event loop: everything happens in its thread, which a pipe wakes, but for :meth:`do_here`.
+
+    ``hub.call_soon`` alone wakes the loop only from kombu 5.7 on, and acknowledgements come to it by that.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._home = threading.get_ident()
+        self._at_it = False
+        self._hears_calls = True
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -89,8 +103,34 @@ class HubMailbox(Mailbox):
     def register(self, hub: Any) -> None:
         """Have the loop's thread do the errands from now on."""
         self._home = threading.get_ident()
+        self._hears_calls = hasattr(hub, "_waker")
         hub.add_reader(self._reader, self._woken)
         self.drain()
+
+    def drain(self) -> None:
+        """Do what is in the box; one errand that another thread is doing is waited for, as if it were in the box."""
+        if threading.get_ident() != self._home:
+            super().drain()
+        elif not self._at_it:
+            self._at_it = True
+            try:
+                while self._errands:
+                    with self._busy:
+                        self._do_all()
+            finally:
+                self._at_it = False
+
+    def do_here(self, errand: Callable[..., None], *args: Any) -> None:
+        """Do an errand in this thread if no other is being done: two changes of threads fewer."""
+        if threading.get_ident() == self._home or not self._busy.acquire(blocking=False):
+            self.post(errand, *args)
+            return
+        try:
+            attempt(errand, *args)
+        finally:
+            self._busy.release()
+        if self._errands or not self._hears_calls:
+            self.wake()
 
     def trip(self) -> None:
         """Wake the loop, unless this is its thread."""

@@ -21,7 +21,6 @@ from celery_ext.mailbox import Mailbox
 from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
-from celery_ext.writing import write_now
 from slotline.errors import StoreError
 from slotline.pools import Limit, Parked, Room, Slot, Taken
 
@@ -65,6 +64,7 @@ class Parking:
         self._room: Room | None = None
         self._lanes: dict[str, str] = {}
         self._delivered: set[TakenMessage] = set()
+        self._at_hand: TakenMessage | None = None
         self._seeking, self._look_at = False, math.inf
 
     def open(self) -> None:
@@ -139,8 +139,12 @@ class Parking:
         finally:
             if taken is None:
                 self._processes.give_back()
-        if taken is not None:
-            self._mailbox.post(self._passed, taken)
+        if taken is None:
+            return
+        if self._processes.counted:
+            self._passed(taken)
+        else:
+            self._mailbox.do_here(self._passed, taken)
 
     def _has_place(self) -> bool:
         """Whether a message could run at once; where processes are counted, one is taken for it."""
@@ -199,13 +203,29 @@ class Parking:
     def _deliver(self, taken: Taken, handler: Callable[[Any], Any]) -> None:
         message = TakenMessage(taken, self._consumer.task_consumer.accept, self._delivered.discard)
         self._delivered.add(message)
+        if self._needs_timer(message):  # which may only be set in the loop's thread
+            self._mailbox.post(self._hand_over, message, handler)
+        else:
+            self._hand_over(message, handler)
+
+    def _needs_timer(self, message: TakenMessage) -> bool:
+        name = message.headers.get("task")
+        return not name or bool(message.headers.get("eta")) or self._consumer.task_buckets.get(name) is not None
+
+    def _hand_over(self, message: TakenMessage, handler: Callable[[Any], Any]) -> None:
+        self._at_hand = message
         try:
             with self._processes.in_hand():
                 handler(message)
         except Exception:
-            logger.exception("a parked message of lane %r cannot be handled, and goes back", taken.lane)
+            logger.exception("a parked message of lane %r cannot be handled, and goes back", message.taken.lane)
             message.requeue()
-        self._mailbox.post(write_now, self._consumer)  # when its request has been admitted
+        finally:
+            self._at_hand = None
+
+    def hands_over(self, message: Any) -> bool:
+        """Whether a message is being handed to the consumer just now, in the mailbox's line of execution."""
+        return self._at_hand is message
 
     def _look_later(self, seconds: float) -> None:
         seconds = max(seconds, BUSY)

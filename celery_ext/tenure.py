@@ -87,6 +87,11 @@ class Tenure:
         handed_over = self.request._apply_result is not None  # noqa: SLF001 - checked by check_worker
         return self.request.time_start is None and handed_over and self.job is None
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether it is not to end by now; while it was handed over, nobody could take it back."""
+        return self._lost is None
+
     def _watch(self) -> None:
         request = self.request
         on_success, on_failure, on_timeout = request.on_success, request.on_failure, request.on_timeout
@@ -107,6 +112,8 @@ class Tenure:
             if self._lost is not None and (self._state == "free" or tuple(outcome) == _KILLED_GREENLET):
                 return self._report_loss()
             self.ended_well = not outcome[0]
+            if self.ended_well:
+                self.free()  # the next run need not wait for what this one's end means to Celery
             try:
                 return on_success(outcome, *args, **kwargs)
             finally:

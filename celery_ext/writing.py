@@ -1,7 +1,8 @@
-"""A task that has waited for its slot is written to a free child at once.
+"""A task that has its slot is written to a free child at once.
 
 A prefork pool writes what it is given when the event loop has come round: after everything else that there is to do,
-such as the ends of other tasks and the broker's next messages. A slot stands idle meanwhile.
+such as the ends of other tasks and the broker's next messages. A slot stands idle meanwhile, and the loop looks at all
+children for it.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+from kombu.message import Message
 
-from celery_ext.mailbox import AnywhereMailbox
+from celery_ext.mailbox import AnywhereMailbox, HubMailbox
+from celery_ext.parcel import pack
 from celery_ext.parking import Parking
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
@@ -64,6 +66,7 @@ def parking(store: RedisStore, room: Room) -> Parking:
         task_consumer=task_consumer,
         hub=None,
         timer=SimpleNamespace(call_after=print),
+        task_buckets={},
     )
     parking = Parking(
         consumer, AnywhereMailbox(), Processes(SimpleNamespace(semaphore=None), consumer),
@@ -97,3 +100,37 @@ def test_a_slot_that_ends_while_the_store_is_away_is_given_back_when_it_is_back(
     looking.start()
     looking.join(20)
     assert pool.sync.size() == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "buckets", "where"),
+    [
+        ({"task": "plain"}, {"limited": object()}, "here"),
+        ({"task": "late", "eta": "2026-01-01T00:00:00"}, {}, "loop"),
+        ({"task": "limited"}, {"limited": object()}, "loop"),
+        ({}, {}, "loop"),
+    ],
+    ids=["plain", "a time", "a rate of Celery's", "the first protocol"],
+)
+def test_what_needs_no_timer_goes_on_in_the_thread_of_the_run_that_has_ended(
+    parking: Parking, headers: dict[str, str], buckets: dict[str, object], where: str
+) -> None:
+    home, handled = threading.get_ident(), []
+    parking._mailbox = HubMailbox()
+    parking._consumer.task_buckets = buckets
+    parking._consumer.task_consumer.on_message = lambda message: handled.append(
+        (threading.get_ident() == home, parking.hands_over(message), message.headers)
+    )
+    pool, room = Pool("p", 1, slot_exp=None, store=parking._watch.store), parking._room
+    assert room is not None
+    held = pool.sync.acquire()
+    room.sync.park(pool, pack(Message(body="[]", headers=headers)), lane="q")
+    thread = threading.Thread(target=parking.pass_on, args=(pool, held))
+    thread.start()
+    thread.join()
+    assert len(handled) == (where == "here")
+    parking._mailbox.drain()
+    assert handled == [(where == "loop", True, headers)]
+    parking.let_go()
+    parking._mailbox.close()
+    assert (pool.sync.size(), pool.sync.info().waiting) == (0, 1)

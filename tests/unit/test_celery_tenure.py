@@ -102,6 +102,14 @@ class Told:
         self.tenure.report_when_gone()
 
 
+def test_the_slot_of_what_has_succeeded_passes_on_before_its_success_is_told():
+    told = Told()
+    told.tenure._release = lambda: told.reports.append("free")
+    told.request.on_success((0, "value", 0.1))
+    told.request.on_success((0, "again", 0.1))
+    assert told.reports == ["free", (0, "value", 0.1), (0, "again", 0.1)]
+
+
 def test_a_killed_request_fails_with_the_loss_once_its_process_is_gone_and_whatever_its_pool_says_then():
     told = Told()
     told.lose()
