@@ -5,6 +5,10 @@
 -- KEYS  slots, line, state, claims, ring
 -- ARGV  1 token of the run   2 lease_ms, of its slot and its claim   3 token whose slot is given back   4, 5, ... lanes
 -- Returns  as room_take
+-- include: lib_pass_plainly
+
+local plain = pass_plainly()
+if plain then return plain end
 -- include: lib_pool
 -- include: lib_line
 -- include: lib_room
