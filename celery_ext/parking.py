@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_ext.hearing import hear_now
 from celery_ext.held import owner_of
 from celery_ext.mailbox import Mailbox
 from celery_ext.parcel import TakenMessage, pack
@@ -111,6 +112,7 @@ class Parking:
         request.acknowledge()
         self._mailbox.wake()  # the loop sends it before its next wait, and the broker the next message on it
         self._processes.give_back()
+        hear_now(self._consumer)
         return None
 
     def begun(self, message: TakenMessage) -> None:
