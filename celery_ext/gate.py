@@ -284,8 +284,10 @@ class Gate:
                     held.pool, message, lane=lane, owner=owner, **held.limit.share
                 ),
             )
-            if slot is None and evict:
-                self._pausing.evict(held)
+            if slot is None:
+                self._parking.note(held.pool)
+                if evict:
+                    self._pausing.evict(held)
             return slot
         return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._waiting.take_now(held)
 
@@ -314,12 +316,7 @@ class Gate:
     def _start(self, request: Any, pool: Limit[Any] | None, slot: Slot | None, lead: Lead | None) -> None:
         def release() -> None:
             if pool is not None and slot is not None:
-                self._losses.remove(slot)  # it may be another's at once
-                if self._parking is not None and isinstance(request.message, TakenMessage):
-                    state.reserved_requests.discard(request)  # it is in nobody's way, though Celery is still to be told
-                    self._parking.pass_on(pool, slot)
-                elif not (tenure.ended_well and self._relay.keep(pool, slot)):
-                    self._watch.release(pool, slot)
+                self._let_go(tenure, pool, slot)
             if lead is not None:
                 lead.end(tenure.error)
 
@@ -348,6 +345,14 @@ class Gate:
             raise
         if request._already_revoked:  # noqa: SLF001 - it expired just now: nothing runs, and no callback will come
             tenure.free()
+
+    def _let_go(self, tenure: Tenure, pool: Limit[Any], slot: Slot) -> None:
+        self._losses.remove(slot)  # it may be another's at once
+        if self._parking is not None and self._parking.has_next(tenure.request, pool):
+            state.reserved_requests.discard(tenure.request)  # it takes no place, though Celery is still to be told
+            self._parking.pass_on(pool, slot)
+        elif not (tenure.ended_well and self._relay.keep(pool, slot)):
+            self._watch.release(pool, slot)
 
     def _ended(self, tenure: Tenure) -> None:
         self._running.discard(tenure)

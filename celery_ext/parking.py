@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 BUSY = 0.05
 """Seconds between two looks at a worker that has no capacity now, or is not ready yet."""
+NOTED = 10_000
+"""Pools of which it is known that messages wait for them; what is forgotten costs a round trip."""
 
 
 def lane_name(room: str, queue: str) -> str:
@@ -66,6 +68,7 @@ class Parking:
         self._lanes: dict[str, str] = {}
         self._delivered: set[TakenMessage] = set()
         self._at_hand: TakenMessage | None = None
+        self._waited_for: set[str] = set()
         self._seeking, self._look_at = False, math.inf
 
     def open(self) -> None:
@@ -115,13 +118,23 @@ class Parking:
         hear_now(self._consumer)
         return None
 
+    def note(self, pool: Limit[Any]) -> None:
+        """Take notice that a message was parked which waits for a pool."""
+        if len(self._waited_for) >= NOTED:
+            self._waited_for.clear()
+        self._waited_for.add(pool.key)
+
+    def has_next(self, request: Any, pool: Limit[Any]) -> bool:
+        """Whether a message may come with a request's slot: it came from the room itself, or one was parked here."""
+        return isinstance(request.message, TakenMessage) or pool.key in self._waited_for
+
     def begun(self, message: TakenMessage) -> None:
         """Take notice that a message's run begins, which owns the slot from now on."""
         message.started = True
         self._delivered.discard(message)
 
     def pass_on(self, pool: Limit[Any], slot: Slot) -> None:
-        """Give back the slot of a message whose run has ended, and take the next one with it if it can run here.
+        """Give back the slot of a run that has ended, and take the next message with it if that can run here.
 
         Called in any thread.
         """
@@ -142,8 +155,8 @@ class Parking:
             if taken is None:
                 self._processes.give_back()
         if taken is None:
-            return
-        if self._processes.counted:
+            self._waited_for.discard(pool.key)
+        elif self._processes.counted:
             self._passed(taken)
         else:
             self._mailbox.do_here(self._passed, taken)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kombu.message import Message
@@ -37,6 +38,11 @@ def deployment(
     module_redis.client().flushall()
 
 
+def commands_of_turns(commands: Iterable[Any]) -> Counter[str]:
+    shas = {load(name).sha.decode(): name for name in SCRIPTS}
+    return Counter(shas.get(command.line.split()[1], "another") for command in commands if command.name == "evalsha")
+
+
 def test_a_slot_passes_from_run_to_run_with_one_command(deployment: Deployment, module_redis: RedisServer) -> None:
     store = RedisStore(module_redis.url)
     pool = Pool("one:turns", 1, slot_exp=None, store=store)
@@ -48,11 +54,26 @@ def test_a_slot_passes_from_run_to_run_with_one_command(deployment: Deployment, 
         for result in sent:
             result.get(timeout=30)
         wait_until("nothing is left", lambda: pool.sync.size() == 0, 10)
-    shas = {load(name).sha.decode(): name for name in SCRIPTS}
-    called = Counter(shas.get(command.line.split()[1], "another") for command in commands if command.name == "evalsha")
+    called = commands_of_turns(commands)
     assert (called["room_pass"], called["pool_release"]) == (RUNS, 1)
     assert called["room_take"] <= 2, "the first, and one more that was under way"
     assert deployment.peak("one-turns") == 1
+    store.sync.close()
+
+
+def test_a_run_that_had_its_slot_at_once_hands_it_to_what_was_parked_meanwhile(
+    request: pytest.FixtureRequest, deployment: Deployment, module_redis: RedisServer
+) -> None:
+    meets = request.node.callspec.params["deployment"] != "solo"  # which takes the second when the first has ended
+    store = RedisStore(module_redis.url)
+    pool = Pool("one:meanwhile", 1, slot_exp=None, store=store)
+    with module_redis.recording() as commands:
+        sent = [deployment.module.one.delay("meanwhile", seconds=seconds) for seconds in (0.5, 0.01)]
+        for result in sent:
+            result.get(timeout=30)
+        wait_until("nothing is left", lambda: pool.sync.size() == 0, 10)
+    called = commands_of_turns(commands)
+    assert (called["room_pass"], called["pool_release"]) == ((2, 0) if meets else (0, 2))
     store.sync.close()
 
 
