@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,33 +23,44 @@ REDELIVERY = {"visibility_timeout": 8}
 """What a dead worker has not acknowledged comes again soon."""
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads", "gevent"])
-def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """An application that acknowledges late, for workers of one kind of pool."""
-    with RedisServer() as server:
-        directory = tmp_path_factory.mktemp(request.param)
+class Crew(NamedTuple):
+    """An application and its workers, whose cache and room are behind the proxy, and nothing else is."""
+
+    deployment: Deployment
+    workers: list[CeleryWorker]
+    store: TcpProxy
+
+
+@contextmanager
+def two_workers(directory: Path, pool: str) -> Iterator[Crew]:
+    """Two workers of two processes, threads or greenlets, or of one place each; they acknowledge late."""
+    with RedisServer() as server, TcpProxy(server.port) as proxy:
         made = Deployment(directory, server, acks_late=True, lease=LEASE, transport=REDELIVERY)
-        made.pool = request.param
-        yield made
+        options = {"concurrency": 2, "store": proxy.redis_url, "wait": False}
+        with made.worker(pool, **options) as one, made.worker(pool, **options) as two:
+            yield Crew(made, all_ready([one, two]), proxy)
+            proxy.resume()
         made.close()
 
 
+@pytest.fixture(scope="module", params=["prefork", "threads", "gevent"])
+def shared_crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    with two_workers(tmp_path_factory.mktemp(request.param), request.param) as crew:
+        yield crew
+
+
 @pytest.fixture
-def store_proxy(deployment: Deployment) -> Iterator[TcpProxy]:
-    """What the workers' cache and room are behind, and nothing else."""
-    with TcpProxy(deployment.server.port) as proxy:
-        yield proxy
+def deployment(shared_crew: Crew) -> Deployment:
+    """An application whose two workers serve all tests that do nothing to them; no two tests make the same value."""
+    shared_crew.deployment.clear()
+    return shared_crew.deployment
 
 
-@pytest.fixture(autouse=True)
-def workers(deployment: Deployment, store_proxy: TcpProxy) -> Iterator[list[CeleryWorker]]:
-    """Two workers of two processes, threads or greenlets; or of one place each."""
-    # What the last workers had run, and not acknowledged yet when they were killed, would run again in this test.
-    deployment.history.flushall()
-    options = {"concurrency": 2, "store": store_proxy.redis_url, "wait": False}
-    with deployment.worker(deployment.pool, **options) as one, deployment.worker(deployment.pool, **options) as two:
-        yield all_ready([one, two])
-        store_proxy.resume()
+@pytest.fixture(params=["prefork", "threads", "gevent"])
+def own_crew(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crew]:
+    """Workers of the test's own, which it may kill and cut off from their store."""
+    with two_workers(tmp_path, request.param) as crew:
+        yield crew
 
 
 def wait_in_line(deployment: Deployment, count: int) -> None:
@@ -67,7 +81,7 @@ def nothing_left(deployment: Deployment) -> None:
     wait_until("nothing is left of the lines", lambda: not left(), 10)
 
 
-@pytest.mark.parametrize("deployment", ["prefork", "threads", "gevent", "solo"], indirect=True)
+@pytest.mark.parametrize("shared_crew", ["prefork", "threads", "gevent", "solo"], indirect=True, scope="module")
 def test_two_hundred_calls_run_once_and_those_that_wait_hold_no_process(deployment: Deployment) -> None:
     app = deployment.module
     sent = [app.price.delay(7) for _ in range(200)]
@@ -82,9 +96,8 @@ def test_two_hundred_calls_run_once_and_those_that_wait_hold_no_process(deployme
     nothing_left(deployment)
 
 
-def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served(
-    deployment: Deployment, workers: list[CeleryWorker]
-) -> None:
+def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served(own_crew: Crew) -> None:
+    deployment, workers, _ = own_crew
     app = deployment.module
     sent = [app.price.delay(7) for _ in range(200)]
     wait_in_line(deployment, 199)
@@ -100,8 +113,9 @@ def test_when_the_worker_is_killed_another_runs_once_more_and_everyone_is_served
     assert deployment.list("runs") == ["7", "7"]
 
 
-@pytest.mark.parametrize("deployment", ["prefork"], indirect=True)
-def test_an_outage_while_calls_stand_in_line_loses_none_of_them(deployment: Deployment, store_proxy: TcpProxy) -> None:
+@pytest.mark.parametrize("own_crew", ["prefork"], indirect=True)
+def test_an_outage_while_calls_stand_in_line_loses_none_of_them(own_crew: Crew) -> None:
+    deployment, _, store_proxy = own_crew
     app = deployment.module
     sent = [app.price.delay(7) for _ in range(40)]
     wait_in_line(deployment, 39)
