@@ -74,7 +74,7 @@ def measure(directory: Path, url: str, pool: str) -> None:
     """Print the table of one kind of pool."""
     vanilla = application(directory, url, f"vanilla_{pool}", ours=False)
     ours = application(directory, url, f"slotline_{pool}", ours=True)
-    options: dict[str, Any] = {"pool": pool, "concurrency": 4, "args": ("--without-gossip", "--without-mingle")}
+    options: dict[str, Any] = {"pool": pool, "concurrency": 4}
     with (
         CeleryWorker(f"vanilla_{pool}:app", directory, **options),
         CeleryWorker(f"slotline_{pool}:app", directory, **options),

@@ -217,8 +217,8 @@ def celery(directory: Path, server: RedisServer, pool: Any) -> None:
     for sort, pools in (("alone", {}), ("limited", POOLS), ("narrow", {})):
         name = f"celery_{pool}_{sort}"
         module = application(CELERY, directory, server.url, name, pools)
-        args, room = ("--without-gossip", "--without-mingle"), SLOTS if sort == "narrow" else 4
-        worker = CeleryWorker(f"{name}:app", directory, pool=pool, concurrency=room, args=args)
+        room = SLOTS if sort == "narrow" else 4
+        worker = CeleryWorker(f"{name}:app", directory, pool=pool, concurrency=room)
         started.append(worker)
         worker.start()
         runs[name] = run_on(worker, module)

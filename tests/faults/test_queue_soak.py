@@ -275,7 +275,7 @@ async def test_under_all_that_can_happen_limits_hold_and_everything_runs(
         env = {"STORE_URL": to_store, "BROKER_URL": through}
 
         def celery(pool: Any) -> CeleryWorker:
-            args = ("--without-gossip", "--without-mingle", "-l", "DEBUG")
+            args = ("-l", "DEBUG")
             args += chance.choice(PREFORK) if pool == "prefork" else ()
             return CeleryWorker(f"{made.name}:app", tmp_path, pool=pool, concurrency=3, args=args, env=env)
 

@@ -297,7 +297,7 @@ class TaskiqScheduler(Worker):
 
 
 class CeleryWorker(Worker):
-    """``celery -A APP worker``.
+    """``celery -A APP worker``, without the second in which it looks for others when it starts.
 
     Args:
         app: ``"module"`` or ``"module:app"``.
@@ -337,7 +337,7 @@ class CeleryWorker(Worker):
         queues = ["-Q", ",".join(self.queues)] if self.queues else []
         return [
             python, "-m", "celery", "-A", self.app, "worker", "-P", self.pool, "-c", str(self.concurrency),
-            "-n", self.nodename, "-l", self.loglevel, *queues, *self.args,
+            "-n", self.nodename, "-l", self.loglevel, "--without-gossip", "--without-mingle", *queues, *self.args,
         ]  # fmt: skip
 
     def ready(self) -> bool:

@@ -321,9 +321,8 @@ class Deployment:
         self, pool: Any = "prefork", *, concurrency: int = 4, args: Any = (), store: Any = None, wait: bool = True
     ) -> Iterator[CeleryWorker]:
         """Start a worker, killed at the end of the block; ``store`` is the URL by which it reaches its slots."""
-        app, plain = f"{self.name}:app", ("--without-gossip", "--without-mingle", *args)
-        env = None if store is None else {"STORE_URL": store}
-        worker = CeleryWorker(app, self.directory, pool=pool, concurrency=concurrency, args=plain, env=env)
+        app, env = f"{self.name}:app", None if store is None else {"STORE_URL": store}
+        worker = CeleryWorker(app, self.directory, pool=pool, concurrency=concurrency, args=args, env=env)
         self.workers.append(worker)
         try:
             worker.start(wait=wait)
