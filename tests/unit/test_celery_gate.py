@@ -15,12 +15,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 import celery_ext
 from celery_ext.gate import Gate
-from slotline.errors import (
-    InvalidOptionError,
-    PoolFullError,
-    PoolTimeoutError,
-    SlotLostError,
-)
+from slotline.errors import InvalidOptionError, PoolFullError, PoolTimeoutError
 from slotline.pools import demand as demand_module
 from slotline.stores import MemoryStore
 
@@ -191,33 +186,6 @@ def test_what_is_delivered_again_gets_no_slot_that_another_run_has_left(app, mak
         request.delivery_info["redelivered"] = again
         worker.receive(request)
     assert (len(worker.ran), asked) == (2, [f"unit.two[{worker.ran[0].id}]"])
-
-
-def test_what_has_its_slot_is_written_to_a_free_child_at_once(app, make_worker):
-    worker, written = make_worker(), []
-    worker.consumer.hub.consolidate_callback = lambda children: written.append((children, len(worker.ran)))
-    worker.consumer.pool._pool = SimpleNamespace(
-        outbound_buffer=["job"], _all_inqueues={3}, _busy_workers=set(), _active_writes=set()
-    )
-    worker.receive(Request(app.tasks["unit.two"]))
-    assert written == [([3], 1)]
-
-
-def test_what_loses_its_slot_while_the_pool_is_given_it_is_not_written(app, make_worker):
-    worker, written = make_worker(), []
-    worker.consumer.hub.consolidate_callback = written.append
-    worker.consumer.pool._pool = SimpleNamespace(
-        outbound_buffer=["job"], _all_inqueues={3}, _busy_workers=set(), _active_writes=set()
-    )
-    hand_over = worker.gate._run
-
-    def losing(request: Request) -> None:
-        hand_over(request)
-        next(iter(worker.gate._running)).end(SlotLostError("two", "token"), written.append)
-
-    worker.gate._run = losing
-    worker.receive(Request(app.tasks["unit.two"]))
-    assert (len(worker.ran), written) == (1, [])
 
 
 def test_what_has_no_limit_goes_on_at_once(app: Celery, make_worker: Callable[..., Worker]) -> None:

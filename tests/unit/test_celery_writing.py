@@ -11,6 +11,8 @@ from celery.concurrency import asynpool
 from kombu.asynchronous import Hub
 
 from celery_ext.writing import write_now
+from slotline.errors import SlotLostError
+from tests.unit.test_celery_gate import Request, app, make_worker, store  # noqa: F401 - fixtures
 
 
 def consumer_with(**pool: Any) -> tuple[Any, list[list[int]]]:
@@ -66,3 +68,32 @@ def test_celerys_pool_has_what_it_needs() -> None:
     for name in ("_all_inqueues", "_busy_workers", "_active_writes", "outbound_buffer"):
         assert f"self.{name} = " in source
     assert "hub.consolidate_callback = " in source
+
+
+@pytest.mark.lowest
+def test_what_has_its_slot_is_written_to_a_free_child_at_once(app, make_worker):
+    worker, written = make_worker(), []
+    worker.consumer.hub.consolidate_callback = lambda children: written.append((children, len(worker.ran)))
+    worker.consumer.pool._pool = SimpleNamespace(
+        outbound_buffer=["job"], _all_inqueues={3}, _busy_workers=set(), _active_writes=set()
+    )
+    worker.receive(Request(app.tasks["unit.two"]))
+    assert written == [([3], 1)]
+
+
+@pytest.mark.lowest
+def test_what_loses_its_slot_while_the_pool_is_given_it_is_not_written(app, make_worker):
+    worker, written = make_worker(), []
+    worker.consumer.hub.consolidate_callback = written.append
+    worker.consumer.pool._pool = SimpleNamespace(
+        outbound_buffer=["job"], _all_inqueues={3}, _busy_workers=set(), _active_writes=set()
+    )
+    hand_over = worker.gate._run
+
+    def losing(request: Request) -> None:
+        hand_over(request)
+        next(iter(worker.gate._running)).end(SlotLostError("two", "token"), written.append)
+
+    worker.gate._run = losing
+    worker.receive(Request(app.tasks["unit.two"]))
+    assert (len(worker.ran), written) == (1, [])
