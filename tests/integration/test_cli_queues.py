@@ -107,8 +107,10 @@ async def test_taskiq_has_the_commands_on_the_store_of_its_broker(
     taskiq_worker(f"{name}:broker", workers=1)
     module = importlib.import_module(name)
     await module.broker.startup()
-    sent = [await module.echo.kiq(number) for number in range(3)]
-    await await_until("all are parked", lambda: pool.sync.info().waiting == 3, 30)
+    sent = []
+    for waiting in range(3):  # one after the other: a worker takes several messages at once, in any order
+        sent.append(await module.echo.kiq(waiting))
+        await await_until("it is parked", lambda: pool.sync.info().waiting == len(sent), 30)
     watch(shell, "taskiq", "slotline", f"{name}:broker", task_id=sent[2].task_id)
     assert [(await task.wait_result(timeout=30)).return_value for task in sent] == [0, 1, 2]
     await module.broker.shutdown()
