@@ -158,11 +158,30 @@ class HubMailbox(Mailbox):
 
 
 class AnywhereMailbox(Mailbox):
-    """For thread and green pools without an event loop: whoever posts does it."""
+    """For thread pools without an event loop: whoever posts does it."""
 
     def trip(self) -> None:
         """Drain the box here."""
         self.drain()
+
+
+class GreenMailbox(Mailbox):
+    """For green pools: a greenlet of no pool does what is posted.
+
+    Starting a task blocks there until the pool has room, and the greenlet that reports the end of a task leaves room
+    only when it has ended: it may not wait.
+
+    Args:
+        spawn: Has a function called in a new greenlet.
+    """
+
+    def __init__(self, spawn: Callable[[Callable[[], None]], Any]) -> None:
+        super().__init__()
+        self._spawn = spawn
+
+    def trip(self) -> None:
+        """Drain the box in a greenlet of its own."""
+        self._spawn(self.drain)
 
 
 class SoloMailbox(Mailbox):
@@ -230,4 +249,6 @@ def mailbox_for(consumer: Any) -> Mailbox:
         return SoloMailbox(consumer.call_soon)
     if getattr(pool, "uses_semaphore", False):
         return ThreadMailbox()
+    if getattr(pool, "is_green", False):
+        return GreenMailbox(pool.spawn_n)
     return AnywhereMailbox()

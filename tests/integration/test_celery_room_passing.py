@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_a_run_that_had_its_slot_at_once_hands_it_to_what_was_parked_meanwhile(
     called = commands_of_turns(commands)
     assert (called["room_pass"], called["pool_release"]) == ((2, 0) if meets else (0, 2))
     store.sync.close()
+
+
+def test_a_green_worker_whose_only_greenlet_ends_a_run_takes_the_next(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    made = Deployment(tmp_path, redis_server)
+    with made.worker("gevent", concurrency=1):
+        with made.slot("one:alone"):
+            sent = [made.module.one.delay("alone", seconds=0.01) for _ in range(3)]
+            wait_until("all are parked", lambda: made.parked("one:alone") == 3, 20)
+        for result in sent:
+            result.get(timeout=20)
+    made.close()
 
 
 @pytest.fixture
