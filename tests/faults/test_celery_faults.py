@@ -140,6 +140,7 @@ def test_parked_tasks_outlive_the_worker_that_parked_them(deployment: Deployment
         sent = [app.one.apply_async(("parked", 60 if not number else 0)) for number in range(5)]
         first.wait_log(f"{sent[-1].id}] received", 10)
         wait_until("the others are parked", lambda: deployment.parked("one:parked") == 4, 10)
+        wait_until("the first runs", lambda: deployment.list("started:parked"), 10)
         first.kill_all()
     with deployment.worker("threads", concurrency=2):
         assert [result.get(timeout=LEASE + 20) for result in sent[1:]] == ["one:parked"] * 4
