@@ -14,7 +14,8 @@ _count = itertools.count(1)
 
 @lru_cache(maxsize=1)
 def _process() -> str:
-    return base64.urlsafe_b64encode(os.urandom(9)).decode()  # short: each parked message keeps one
+    # Short, for each parked message keeps one; and no hyphen, or a command would take some tokens for options.
+    return base64.b64encode(os.urandom(9), altchars=b"._").decode()
 
 
 @lru_cache(maxsize=1)
