@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 
@@ -14,7 +15,7 @@ from slotline import InvalidOptionError, Pool, RedisStore, StoreError, StoreUnav
 from slotline.stores import Command
 from slotline.stores._wires import Wires
 from tests.harness.ports import free_port
-from tests.harness.waiting import await_until
+from tests.harness.waiting import await_until, wait_until
 
 
 async def test_a_slot_costs_one_command_to_take_and_one_to_give_back(store, redis_server):
@@ -301,6 +302,31 @@ def test_an_event_loop_that_has_ended_leaves_nothing_in_the_store(redis_url):
 
     for _ in range(3):
         asyncio.run(use())
+    assert not store._loops
+    store.sync.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Python's own, about what such a loop leaves behind
+def test_event_loops_that_are_closed_without_their_generators_do_not_pile_up(redis_url, redis_client):
+    store = RedisStore(redis_url)
+    before = len(redis_client.client_list())
+
+    async def listen() -> None:
+        await store.loop_wakeups.listen()
+
+    def use_a_loop() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(store.execute(Command("PING", ())))
+        loop.run_until_complete(listen())
+        loop.close()
+
+    for _ in range(5):
+        use_a_loop()
+    gc.collect()
+    assert len(store._loops) == 1
+    wait_until("the connections of the others are closed", lambda: len(redis_client.client_list()) <= before + 2)
+    asyncio.run(store.execute(Command("PING", ())))
+    gc.collect()
     assert not store._loops
     store.sync.close()
 

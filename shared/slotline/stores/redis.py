@@ -207,6 +207,8 @@ class RedisStore(Store, Fleet):
         loop = asyncio.get_running_loop()
         links = self._loops.get(loop)
         if links is None:
+            for ended in [other for other in list(self._loops) if other.is_closed()]:
+                self._loops.pop(ended, None)  # without a word: its asynchronous generators were not closed first
 
             def make(max_connections: int, node: str) -> redis.asyncio.Redis:
                 return self._connections.awaiting(max_connections, node, self.topology if self.topology.moves else None)
