@@ -171,7 +171,10 @@ class Feed:
 
     async def give_back(self) -> None:
         """Give back what was taken and will not be handled any more."""
-        await self.aclose()  # Taskiq 0.12 does not
+        try:
+            await self.aclose()  # Taskiq 0.12 does not
+        except Exception:
+            logger.exception("The broker of queue %r could not be read to the end", self.queue)
         while self._unstarted:
             await self._unstarted.pop().give_back()
         if self._giving_back:
@@ -332,10 +335,13 @@ class Feed:
                 self._found.append(found)
         while self._found:
             await self._found.popleft().give_back()
-        late = await self._late()
-        if late is not None:
-            await self._put_back(Delivery.of(late, self))
-        await self._own.aclose()
+        try:
+            late = await self._late()
+            if late is not None:
+                await self._put_back(Delivery.of(late, self))
+        finally:
+            if hasattr(self._own, "aclose"):  # not all iterators have it
+                await self._own.aclose()
 
     async def _put_back(self, delivery: Delivery) -> None:
         try:

@@ -141,8 +141,8 @@ class WaitingRoom:
 
     async def close(self) -> None:
         """Give back what was taken and will not be handled any more."""
-        for feed in self.feeds:
-            await feed.give_back()
+        while self.feeds:
+            await self.feeds.pop().give_back()
 
 
 def waiting_room(broker: AsyncBroker) -> WaitingRoom:
