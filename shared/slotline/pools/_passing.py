@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 PASSES = 0.25
 """Seconds for which slots pass on after the store was asked and had room: so long it has no say in who comes next."""
 _GOOD_FOR = 10.0
 """Seconds for which a reading of the store's clock counts, before the two clocks may have drifted apart."""
+
+# Of all pools: it is held for a few instructions, and a fork waits for it, so that no child finds it taken for ever.
+_lock = threading.Lock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Passing:
@@ -23,17 +28,16 @@ class Passing:
         until: Until when slots pass on, unless the store grants another and the pool is roomy then.
     """
 
-    __slots__ = ("_ahead", "_last", "_lock", "_read_at", "until")
+    __slots__ = ("_ahead", "_last", "_read_at", "until")
 
     def __init__(self) -> None:
         self.until = 0.0
         self._last, self._ahead, self._read_at = 0, 0, float("-inf")
-        self._lock = threading.Lock()
 
     def granted(self, fence: int, since: float, now: float, *, roomy: bool) -> None:
         """Take notice of a slot that the store was asked for at ``since``, and that was here ``now``."""
         ahead = fence - int(now * 1_000_000)
-        with self._lock:
+        with _lock:
             self._last = max(self._last, fence)
             if ahead >= self._ahead or now - self._read_at > _GOOD_FOR:
                 self._ahead, self._read_at = ahead, now
@@ -42,6 +46,6 @@ class Passing:
 
     def next_fence(self, now: float) -> int:
         """Return one that is higher than all that this process has seen."""
-        with self._lock:
+        with _lock:
             self._last = max(self._last + 1, self._ahead + int(now * 1_000_000))
             return self._last
