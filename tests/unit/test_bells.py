@@ -62,6 +62,12 @@ async def test_each_ring_alone_wakes_at_once(hub, woken):
     thread.join()
 
 
+async def test_a_waiter_who_is_just_about_to_wait_hears_that_messages_may_be_lost(hub):
+    bell = hub.bell("a")
+    hub.nudge_all()
+    assert await asyncio.wait_for(Wait(bell, 600).awaiting(), 60) is None
+
+
 async def test_a_ring_in_the_waiters_own_loop_needs_no_waking(hub, woken):
     tasks = await waiting(hub, *"ab")
     for token in "ab":

@@ -164,6 +164,7 @@ class Wakeups(ABC):
     def nudge_all(self) -> None:
         """Ring every bell without a payload: messages may have been lost."""
         for bell in list(self._bells.values()):
+            bell.nudged = True
             bell.ring(b"")
         for channel in list(self._joined):
             self.hear(channel, b"")
