@@ -81,6 +81,12 @@ def test_a_port_that_is_taken_is_said(run):
     assert "nothing can be served" in err
 
 
+def test_a_port_that_there_cannot_be_is_said(run):
+    status, _, err = run("metrics", "--port", "70000")
+    assert status == 1
+    assert "nothing can be served" in err
+
+
 def test_it_serves_until_it_is_interrupted(redis_url, store):
     port = free_port()
     command = [sys.executable, "-m", "slotline", "--redis-url", redis_url, "metrics", "--port", str(port)]

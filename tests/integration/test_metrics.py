@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from billiard.exceptions import TimeLimitExceeded
@@ -183,6 +185,23 @@ def test_a_look_is_one_batch_and_two_at_the_same_time_are_one(registry, store, r
         seen(registry)
         seen(registry)
     assert counted["evalsha"] == 20
+
+
+def test_a_store_that_nobody_has_any_more_is_neither_asked_nor_kept(registry, redis_url, monkeypatch):
+    configure(metrics=PrometheusMetrics(registry))
+    monkeypatch.setattr(_sampling, "_SAME", 0)
+
+    def use() -> weakref.ref[RedisStore]:
+        store = RedisStore(redis_url)
+        with Pool("gone", 1, store=store):
+            assert 'slotline_pool_limit{pool="other"}' in seen(registry)
+        store.sync.close()
+        return weakref.ref(store)
+
+    gone = use()
+    gc.collect()
+    assert gone() is None
+    assert 'slotline_pool_limit{pool="other"}' not in seen(registry)
 
 
 def test_a_store_that_is_away_neither_hangs_a_look_nor_collects_threads(registry, redis_proxy: TcpProxy, monkeypatch):

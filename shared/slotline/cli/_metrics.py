@@ -40,7 +40,7 @@ def metrics(console: Console, store: Store, args: Namespace) -> int:
     _sample(store)  # says now what is wrong with the server
     try:
         _, thread = start_http_server(args.port, args.address, registry)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter for a port that there cannot be
         raise NotFoundError(f"nothing can be served at {args.address}:{args.port}: {error}") from None
     console.tell(f"Serving http://{args.address}:{args.port}/metrics", {"address": args.address, "port": args.port})
     console.out.flush()
@@ -50,6 +50,6 @@ def metrics(console: Console, store: Store, args: Namespace) -> int:
 
 def _sample(store: Store) -> Sequence[PoolFigures]:
     pools = [pool for pool in run_blocking(pools_of(store)) if not is_line(pool.key)]
-    known = [Known(store, pool.key, pool.keys, pool.max_size) for pool in pools]
+    known = [Known(pool.key, pool.keys, pool.max_size) for pool in pools]
     parts = (known[start : start + _AT_ONCE] for start in range(0, len(known), _AT_ONCE))
     return summed(info for part in parts for info in infos_of(store, part))

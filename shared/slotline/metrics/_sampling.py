@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import ref
 
 from slotline.metrics._names import label_of
 from slotline.metrics.exporter import PoolFigures
@@ -30,7 +31,6 @@ _MOST: Final = 1000
 class Known(NamedTuple):
     """A pool, as far as it has to be known to be asked about."""
 
-    store: Store
     key: str
     keys: tuple[bytes, ...]
     size: int
@@ -40,18 +40,18 @@ class SampledPools:
     """The pools that this process uses; any thread may use it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Store, str], Known] = {}
+        self._known: dict[tuple[ref[Store], str], Known] = {}  # a store goes with the last one who uses it
         self._asking: threading.Thread | None = None
         self._told: list[PoolFigures] = []
         self._told_at = -math.inf
 
     def note(self, pool: Pool) -> None:
         """Take notice of a pool."""
-        store, name = pool.store, pool.name
-        if (store, name) not in self._known:
+        at = ref(pool.store), pool.name
+        if at not in self._known:
             if len(self._known) >= _MOST:
                 self._known.pop(next(iter(self._known)))
-            self._known[store, name] = Known(store, pool.key, pool.keys, pool.max_size)
+            self._known[at] = Known(pool.key, pool.keys, pool.max_size)
 
     def sample(self) -> list[PoolFigures]:
         """Return what their stores say, one batch of commands each; of a store that does not answer in time, nothing.
@@ -72,13 +72,17 @@ class SampledPools:
 
     def _ask(self, found: list[PoolInfo]) -> None:
         by_store: dict[Store, list[Known]] = {}
-        for known in list(self._known.values()):
-            by_store.setdefault(known.store, []).append(known)
-        for store, pools in by_store.items():
+        for at, known in list(self._known.items()):
+            store = at[0]()
+            if store is None:
+                self._known.pop(at, None)
+            else:
+                by_store.setdefault(store, []).append(known)
+        for one, pools in by_store.items():
             try:
-                found += infos_of(store, pools)
+                found += infos_of(one, pools)
             except Exception as error:  # noqa: BLE001 - who looks sees that there is nothing
-                logger.debug("the pools of the store %s cannot be sampled: %s", store.name, error)
+                logger.debug("the pools of the store %s cannot be sampled: %s", one.name, error)
 
 
 def infos_of(store: Store, pools: Iterable[Known]) -> list[PoolInfo]:
