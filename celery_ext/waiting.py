@@ -13,6 +13,7 @@ from celery.worker import state
 from celery_ext import outcome
 from celery_ext.held import Held, Line, LineName, ended, is_over
 from celery_ext.mailbox import Mailbox
+from celery_ext.parcel import TakenMessage
 from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
 from celery_ext.store_watch import StoreWatch
@@ -153,7 +154,7 @@ class Waiting:
         self._processes.find(self._hand_over, held.request)
 
     def let_go(self) -> None:
-        """Forget everything: the broker has the messages still."""
+        """Forget everything: the broker has the messages still, and the room has again what came out of it."""
         unasked, self._unasked = self._unasked, []
         lines, self._lines = self._lines, {}
         granted, self._granted = self._granted, {}
@@ -166,6 +167,8 @@ class Waiting:
         for held in [*unasked, *granted]:
             state.requests.pop(held.request.id, None)
             state.reserved_requests.discard(held.request)
+            if isinstance(held.request.message, TakenMessage):
+                held.request.message.requeue()
 
     def _keep(self, held: Held) -> None:
         # A held request is not one that the pool has: workers that count those must go on to take others.
