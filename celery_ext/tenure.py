@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 
+from celery_ext.mailbox import attempt
 from celery_ext.outcome import info_of
 from celery_ext.slot import tell
 from slotline.pools import Slot
@@ -34,7 +35,7 @@ class Tenure:
     Args:
         request: The request that runs.
         slot: Its slot.
-        release: Gives the slot back; never raises.
+        release: Gives the slot back; what it raises is logged, and keeps nobody from hearing how the run has ended.
         has_child: Whether it runs in a process of its own.
         when_gone: Calls its second argument once the process of its first has ended.
         on_free: Called after the slot was given back.
@@ -246,7 +247,7 @@ class Tenure:
         if self._state == "free":
             return
         self._state = "free"
-        self._release()
+        attempt(self._release)
         self._on_free(self)
 
 

@@ -110,6 +110,17 @@ def test_the_slot_of_what_has_succeeded_passes_on_before_its_success_is_told():
     assert told.reports == ["free", (0, "value", 0.1), (0, "again", 0.1)]
 
 
+def test_a_success_is_told_and_its_request_is_forgotten_though_its_slot_cannot_be_given_back():
+    told = Told()
+
+    def release() -> None:
+        raise RuntimeError("can't start new thread")
+
+    told.tenure._release = release
+    told.request.on_success((0, "value", 0.1))
+    assert (told.reports, told.freed) == ([(0, "value", 0.1)], ["tenure"])
+
+
 def test_a_killed_request_fails_with_the_loss_once_its_process_is_gone_and_whatever_its_pool_says_then():
     told = Told()
     told.lose()
