@@ -187,6 +187,38 @@ def test_a_look_is_one_batch_and_two_at_the_same_time_are_one(registry, store, r
     assert counted["evalsha"] == 20
 
 
+def test_a_store_that_is_away_hides_no_other(registry, store, redis_proxy: TcpProxy, monkeypatch):
+    monkeypatch.setattr(_sampling, "PATIENCE", 0.5)
+    away = RedisStore(redis_proxy.redis_url, timeout=2, retries=0)
+    configure(metrics=PrometheusMetrics(registry), metrics_pools=["away", "there"])
+    with Pool("away", 1, store=away), Pool("there", 1, store=store):
+        redis_proxy.stall()
+        now = seen(registry)
+        assert 'slotline_pool_limit{pool="away"}' not in now
+        assert now['slotline_pool_limit{pool="there"}'] == 1
+        redis_proxy.resume()
+    away.sync.close()
+
+
+def test_who_looks_while_another_does_sees_as_much(registry, store, monkeypatch):
+    configure(metrics=PrometheusMetrics(registry), metrics_pools=["watched"])
+    asking, ask, looks = threading.Event(), _sampling.infos_of, []
+
+    def slowly(*args):
+        asking.set()
+        time.sleep(0.3)
+        return ask(*args)
+
+    monkeypatch.setattr(_sampling, "infos_of", slowly)
+    with Pool("watched", 2, store=store):
+        first = threading.Thread(target=lambda: looks.append(sample_pools()))
+        first.start()
+        assert asking.wait(30)
+        looks.append(sample_pools())
+        first.join()
+    assert [[figures.pool for figures in look] for look in looks] == [["watched"], ["watched"]]
+
+
 def test_a_store_that_nobody_has_any_more_is_neither_asked_nor_kept(registry, redis_url, monkeypatch):
     configure(metrics=PrometheusMetrics(registry))
     monkeypatch.setattr(_sampling, "_SAME", 0)

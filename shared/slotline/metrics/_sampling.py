@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from slotline.metrics._names import label_of
 from slotline.metrics.exporter import PoolFigures
@@ -36,12 +36,20 @@ class Known(NamedTuple):
     size: int
 
 
+class Look(NamedTuple):
+    """A store that is asked: in a thread, since it may not answer, for what it has found, since when."""
+
+    thread: threading.Thread
+    found: list[PoolInfo]
+    since: float
+
+
 class SampledPools:
     """The pools that this process uses; any thread may use it."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[ref[Store], str], Known] = {}  # a store goes with the last one who uses it
-        self._asking: threading.Thread | None = None
+        self._looks: WeakKeyDictionary[Store, Look] = WeakKeyDictionary()
         self._told: list[PoolFigures] = []
         self._told_at = -math.inf
 
@@ -56,21 +64,21 @@ class SampledPools:
     def sample(self) -> list[PoolFigures]:
         """Return what their stores say, one batch of commands each; of a store that does not answer in time, nothing.
 
-        While a look has no answer, the next one asks nothing, so that a server that is silent collects no threads; and
-        what is looked at twice at the same time, as by two gauges, is asked for once.
+        While a store has no answer, the next look asks it nothing, so that a server that is silent collects no threads;
+        and what is looked at twice at the same time, as by two gauges, is asked for once.
         """
-        if time.monotonic() - self._told_at < _SAME:
+        now = time.monotonic()
+        if now - self._told_at < _SAME:
             return self._told
-        if self._asking is not None and self._asking.is_alive():
-            return []
+        looks = [self._look(store, pools, now) for store, pools in self._by_store().items()]
         found: list[PoolInfo] = []
-        self._asking = threading.Thread(target=self._ask, args=(found,), name="slotline-metrics", daemon=True)
-        self._asking.start()
-        self._asking.join(PATIENCE)
-        self._told, self._told_at = summed(list(found)), time.monotonic()
+        for look in looks:
+            look.thread.join(max(0.0, look.since + PATIENCE - time.monotonic()))
+            found += look.found
+        self._told, self._told_at = summed(found), time.monotonic()
         return self._told
 
-    def _ask(self, found: list[PoolInfo]) -> None:
+    def _by_store(self) -> dict[Store, list[Known]]:
         by_store: dict[Store, list[Known]] = {}
         for at, known in list(self._known.items()):
             store = at[0]()
@@ -78,11 +86,23 @@ class SampledPools:
                 self._known.pop(at, None)
             else:
                 by_store.setdefault(store, []).append(known)
-        for one, pools in by_store.items():
-            try:
-                found += infos_of(one, pools)
-            except Exception as error:  # noqa: BLE001 - who looks sees that there is nothing
-                logger.debug("the pools of the store %s cannot be sampled: %s", one.name, error)
+        return by_store
+
+    def _look(self, store: Store, pools: list[Known], now: float) -> Look:
+        look = self._looks.get(store)
+        if look is None or not look.thread.is_alive():
+            found: list[PoolInfo] = []
+            thread = threading.Thread(target=_ask, args=(store, pools, found), name="slotline-metrics", daemon=True)
+            thread.start()
+            look = self._looks[store] = Look(thread, found, now)
+        return look
+
+
+def _ask(store: Store, pools: list[Known], found: list[PoolInfo]) -> None:
+    try:
+        found += infos_of(store, pools)
+    except Exception as error:  # noqa: BLE001 - who looks sees that there is nothing
+        logger.debug("the pools of the store %s cannot be sampled: %s", store.name, error)
 
 
 def infos_of(store: Store, pools: Iterable[Known]) -> list[PoolInfo]:
