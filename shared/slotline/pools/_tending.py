@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
@@ -157,6 +158,7 @@ class Evictions:
 
 
 _evictions: WeakKeyDictionary[Store, Evictions] = WeakKeyDictionary()
+os.register_at_fork(after_in_child=_evictions.clear)  # a child holds nothing of what its parent does
 
 
 def evictions_on(store: Store) -> Evictions:
