@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_ext.ending import Ending
 from celery_ext.hearing import hear_now
 from celery_ext.held import owner_of
 from celery_ext.mailbox import Mailbox
@@ -64,6 +65,7 @@ class Parking:
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
         self._name, self._on_lost = name, on_lost
+        self._ending = Ending(consumer.controller)
         self._room: Room | None = None
         self._lanes: dict[str, str] = {}
         self._delivered: set[TakenMessage] = set()
@@ -163,6 +165,8 @@ class Parking:
 
     def _has_place(self) -> bool:
         """Whether a message could run at once; where processes are counted, one is taken for it."""
+        if self._ending.has_begun:
+            return False
         if self._processes.counted:
             return self._processes.take()
         return bool(len(state.reserved_requests) < self._consumer.pool.limit)
@@ -186,7 +190,7 @@ class Parking:
     def take_soon(self) -> None:
         """Take a message as soon as the worker has a process for it."""
         room = self._room
-        if room is None or self._seeking:
+        if room is None or self._seeking or self._ending.has_begun:
             return
         if not room.due:
             self._look_later(room.look_after)
@@ -202,7 +206,7 @@ class Parking:
         self._seeking = False
         room, handler = self._room, self._handler
         taken = None
-        if room is not None and handler is not None:
+        if room is not None and handler is not None and not self._ending.has_begun:
             try:
                 taken = self._watch.ask(room.sync.take)
             except StoreError as error:

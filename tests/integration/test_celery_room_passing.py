@@ -96,6 +96,7 @@ def parking(store: RedisStore, room: Room) -> Parking:
     """A worker's part of the room, with a message to be taken and a consumer that is about to lose its connection."""
     task_consumer = SimpleNamespace(on_message=lambda message: None, accept={"json"})
     consumer = SimpleNamespace(
+        controller=None,
         pool=SimpleNamespace(limit=4),
         on_task_request=None,
         task_consumer=task_consumer,
