@@ -48,6 +48,26 @@ def test_releases_from_many_threads_at_once_are_all_sent():
     keeper.close()
 
 
+def test_a_release_that_is_handed_over_again_while_it_travels_is_sent_again():
+    sent: list[Command] = []
+    travelling, arrive = threading.Event(), threading.Event()
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        sent.extend(commands)
+        travelling.set()
+        assert arrive.wait(30)
+        return [0] * len(commands)
+
+    keeper, release = Keeper(execute_many), Command("pool_release", ("key",), ("token",))
+    keeper.later(release, 30)
+    assert travelling.wait(30)
+    keeper.later(release, 30)  # what it undoes has come only now: the first was too early
+    arrive.set()
+    wait_until("it is sent again", lambda: sent == [release] * 2)
+    keeper.close()
+    assert sent == [release] * 2
+
+
 def test_what_is_kept_while_the_thread_is_about_to_end_is_renewed(monkeypatch):
     monkeypatch.setattr(keepers, "_LINGER", 0.1)
     renewed: list[Command] = []

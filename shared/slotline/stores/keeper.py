@@ -156,7 +156,7 @@ class Keeper:
             if thread is not None:
                 thread.join(timeout=5.0)
         if self._later:
-            self._send(None, [], list(self._later))
+            self._send(None, [], dict(self._later))
 
     def _look_again(self) -> None:
         with self._changed:
@@ -207,11 +207,11 @@ class Keeper:
         if due:
             due = [kept for kept in list(self._kept.values()) if kept.due <= now + _TOGETHER * kept.lease / BEATS]
         self._later = {command: until for command, until in self._later.items() if until > now}
-        loads: dict[str | None, tuple[list[Kept], list[Command]]] = {}
+        loads: dict[str | None, tuple[list[Kept], dict[Command, float]]] = {}
         for kept in due:
-            loads.setdefault(self._lane(kept.renew), ([], []))[0].append(kept)
-        for command in self._later:
-            loads.setdefault(self._lane(command), ([], []))[1].append(command)
+            loads.setdefault(self._lane(kept.renew), ([], {}))[0].append(kept)
+        for command, until in self._later.items():
+            loads.setdefault(self._lane(command), ([], {}))[1][command] = until
         for lane, (renewals, later) in loads.items():
             if lane in self._senders or not (renewals or now >= self._retry_at.get(lane, 0.0)):
                 continue
@@ -222,7 +222,7 @@ class Keeper:
             )
             self._senders[lane].start()
 
-    def _send(self, lane: str | None, due: list[Kept], later: list[Command]) -> None:
+    def _send(self, lane: str | None, due: list[Kept], later: dict[Command, float]) -> None:
         sent, renewals = time.monotonic(), [kept.renew for kept in due]
         answered = []
         try:
@@ -247,7 +247,8 @@ class Keeper:
         _evict([kept for kept in due if kept.to_end])
         with self._changed:  # the other thread goes through all of these
             for command in answered:
-                self._later.pop(command, None)
+                if self._later.get(command) == later[command]:  # else it was handed over again while it travelled
+                    del self._later[command]
             self._senders.pop(lane, None)
             self._look_again()
 
