@@ -73,6 +73,7 @@ class Call(Step):
 class CallMany(Step):
     """Execute independent commands in one round trip; the step's result is the list of replies and errors."""
 
+    asks = True
     store: Store
     commands: Sequence[Command]
 
