@@ -167,6 +167,10 @@ class TcpProxy:
     async def _refuse(self) -> None:
         server, self._server = self._server, None
         if server is not None:
+            # asyncio forgets the socket of one who was accepted a moment before its server closes.
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
             server.close()
         await self._cut()
 
