@@ -220,7 +220,14 @@ class Parking:
         self._mailbox.post(self.take_soon)
 
     def _deliver(self, taken: Taken, handler: Callable[[Any], Any]) -> None:
-        message = TakenMessage(taken, self._consumer.task_consumer.accept, self._delivered.discard)
+        try:
+            message = TakenMessage(taken, self._consumer.task_consumer.accept, self._delivered.discard)
+        except Exception:
+            logger.exception("a parked message of lane %r cannot be read, and goes back in a while", taken.lane)
+            taken.abandon()
+            self._watch.release(taken.pool, taken.slot)
+            self._processes.give_back()
+            return
         self._delivered.add(message)
         if self._needs_timer(message):  # which may only be set in the loop's thread
             self._mailbox.post(self._hand_over, message, handler)
