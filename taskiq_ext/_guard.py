@@ -129,7 +129,7 @@ class GuardedRuns:
         # it waits for ends at the same moment. Others can have a lost slot a sixth of the lease after its end.
         def again() -> None:
             if guard.cancel():
-                logger.warning("%s goes on without its slot, and is cancelled again.", plan.name)
+                logger.warning("%s goes on all the same, and is cancelled again.", plan.name)
                 self._insist(plan, guard, pause)
 
         plan.loop.call_later(pause, again)
