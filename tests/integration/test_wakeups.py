@@ -59,6 +59,26 @@ def test_closing_a_store_lets_nobody_wait_for_a_server_that_is_away():
     assert isinstance(outcome[0], StoreUnavailableError)
 
 
+def test_doorbells_that_are_used_again_as_they_are_closed_are_heard_by_one_thread(store, redis_client, monkeypatch):
+    hub, bells = store.wakeups, []
+    hub.listen_blocking()
+    first, say = hub._thread, hub._say
+
+    def somebody_comes(word: bytes) -> bool:
+        bells.append(hub.bell("token"))
+        return say(word)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "_say", somebody_comes)
+        store.sync.close()
+    first.join(timeout=30)
+    assert not first.is_alive()
+    hub.listen_blocking()
+    redis_client.publish(hub.channel, "token now")
+    wait_until("it rings", lambda: bells[0].payload == b"now")
+    hub.close()
+
+
 def test_a_waiter_whose_store_was_closed_is_called_by_the_next_doorbells(store):
     pool = Pool("p", 1, store=store)
     slot = pool.sync.acquire()

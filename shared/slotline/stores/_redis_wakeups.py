@@ -86,7 +86,7 @@ class RedisWakeups(Hearing):
         client = self._connect()
         connection: Any = client.connection_pool.make_connection()
         try:
-            while not self._closing:
+            while self._is_listened_by(threading.current_thread()):
                 try:
                     self._hear(connection)
                 except Exception as error:  # noqa: BLE001 - whatever broke the connection, it is made anew
@@ -104,8 +104,8 @@ class RedisWakeups(Hearing):
         connection.connect()
         wire = self._socket = connection._sock  # noqa: SLF001 - redis-py has no other way
         words: bytes | None = self._open(connection._parser.parse_error)  # noqa: SLF001 - redis-py has no other way
-        receive = wire.recv
-        while not self._closing:
+        receive, here = wire.recv, threading.current_thread()
+        while self._is_listened_by(here):
             patience = _hearing.CHECK if self._asked_at is None else self._timeout
             if wire.gettimeout() != patience:
                 wire.settimeout(patience)
@@ -118,11 +118,16 @@ class RedisWakeups(Hearing):
                 if words is None:
                     return
             else:
-                with together:
-                    words = self._receive(data)
+                if self._is_listened_by(here):
+                    with together:
+                        words = self._receive(data)
+
+    def _is_listened_by(self, thread: threading.Thread) -> bool:
+        # Whoever came with the doorbells in hand while they were closed has them heard by a thread of their own.
+        return self._thread is thread and not self._closing
 
     def _pause_after(self, error: Exception) -> None:
-        if self._closing:
+        if not self._is_listened_by(threading.current_thread()):
             return
         if self.on_lost is not None:
             self.on_lost()
