@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 BUSY = 0.05
 """Seconds between two looks at a worker that has no capacity now, or is not ready yet."""
+IN_TURN = 0.25
+"""Seconds after which a pool that queues what it gets, and never has a place, gets a parked message all the same."""
 NOTED = 10_000
 """Pools of which it is known that messages wait for them; what is forgotten costs a round trip."""
 
@@ -72,6 +74,7 @@ class Parking:
         self._at_hand: TakenMessage | None = None
         self._waited_for: set[str] = set()
         self._seeking, self._look_at = False, math.inf
+        self._full_since: float | None = None
 
     def open(self) -> None:
         """Serve the lanes of the queues that the worker consumes from."""
@@ -197,10 +200,27 @@ class Parking:
         elif self._processes.counted:
             self._seeking = True
             self._processes.find(lambda _: self._mailbox.do(self._take), None)
-        elif len(state.reserved_requests) < self._consumer.pool.limit:
+        elif len(state.reserved_requests) < self._consumer.pool.limit or self._is_in_turn():
+            self._full_since = None
             self._take()
         else:
             self._look_later(BUSY)
+
+    def _is_in_turn(self) -> bool:
+        """Whether a message is to queue behind what the broker has sent: others had the time to take it.
+
+        Its slot is idle meanwhile, so that there is one at a time; a backlog of other tasks would never let it run.
+        """
+        if len(state.reserved_requests) <= self._consumer.pool.limit:  # nothing is queued: the next place is its
+            self._full_since = None
+            return False
+        now = time.monotonic()
+        self._full_since = self._full_since or now
+        return now - self._full_since >= IN_TURN and not any(
+            isinstance(request.message, TakenMessage) and request.time_start is None
+            for request in list(state.requests.values())
+            if request in state.reserved_requests
+        )
 
     def _take(self) -> None:
         self._seeking = False
