@@ -18,7 +18,7 @@ from tests.integration import billiard_tasks as tasks
 def test_processes_is_the_number_of_workers():
     with BilliardExecutor(processes=3) as executor:
         wait_until("three workers are ready", lambda: len(executor.worker_pids()) == 3, 30)
-        assert len(executor.process_sentinels) == 3
+        wait_until("each has a sentinel", lambda: len(executor.process_sentinels) == 3, 30)
 
 
 def test_processes_defaults_to_the_usable_processors():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 
@@ -87,10 +89,28 @@ def test_a_port_that_there_cannot_be_is_said(run):
     assert "nothing can be served" in err
 
 
+INTERRUPTIBLE = """
+import signal, sys
+from slotline.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+sys.exit(main())
+"""
+
+
+@contextlib.contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process behind, however the test ends."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 def test_it_serves_until_it_is_interrupted(redis_url, store):
     port = free_port()
-    command = [sys.executable, "-m", "slotline", "--redis-url", redis_url, "metrics", "--port", str(port)]
-    with subprocess.Popen([*command, "--name", "served"], stdout=subprocess.PIPE, text=True) as serving:
+    arguments = ["--redis-url", redis_url, "metrics", "--port", str(port), "--name", "served"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving, killed(serving):
         assert serving.stdout is not None
         assert serving.stdout.readline() == f"Serving http://127.0.0.1:{port}/metrics\n"
 

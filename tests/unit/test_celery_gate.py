@@ -58,6 +58,8 @@ class Hub:
 
 
 class Consumer:
+    controller: Worker
+
     def __init__(self, on_task_request: Any) -> None:
         self.on_task_request, self.timer, self.qos, self.pool, self.hub = on_task_request, Timer(), Qos(), Pool(), Hub()
         self.task_buckets: dict[str, Any] = {}
@@ -75,6 +77,7 @@ class Worker:
         self.semaphore = LaxBoundedSemaphore(processes)
         self._quick_acquire, self._quick_release = self.semaphore.acquire, self.semaphore.release
         self.consumer = Consumer(self._process_task_sem)
+        self.consumer.controller = self
         self.gate = Gate(self, self.consumer)
 
     def _process_task_sem(self, request: Request) -> Any:
