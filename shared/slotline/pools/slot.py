@@ -108,7 +108,7 @@ class Slot:
     @property
     def lost(self) -> bool:
         """Whether it ended before it was released; by this process's own clock, no store is asked."""
-        return self._ended if self._ended is not None else not self._lives(time.monotonic())
+        return self._ended if self._ended is not None else self._is_overdue(time.monotonic())
 
     @property
     def expired(self) -> bool:
@@ -137,7 +137,7 @@ class Slot:
     @property
     def is_held(self) -> bool:
         """Whether it was neither released nor lost."""
-        return self._ended is None and not self.lost
+        return self._is_held_at(time.monotonic())
 
     def may_pass_on(self, passing: Passing, since: float, now: float, cap: float | None) -> None:
         """Note that the store has granted it with ``slot_exp`` ``cap``, asked at ``since``, and that nobody waits."""
@@ -153,7 +153,7 @@ class Slot:
         resting._kept, resting._capped_at, resting._origin = self._kept, self._capped_at, origin
         resting._tending = tending
         with tending.turn:
-            if self._evicted or self._ended is not None or not self._lives(now):
+            if self._evicted or not self._is_held_at(now):
                 return None
             self._ended, self._tending, tending.slot = False, None, None
         return resting
@@ -164,7 +164,7 @@ class Slot:
         if origin is None or tending is None or origin.is_over(now):
             return False
         with tending.turn:
-            if tending.spoilt or self._ended is not None or not self._lives(now):
+            if tending.spoilt or not self._is_held_at(now):
                 return False
             self.owner, self.acquired_at = owner, time.time()
             self.fence = origin.passing.next_fence(now)
@@ -185,9 +185,12 @@ class Slot:
     def _until(self) -> float | None:
         return self._deadline if self._kept is None else self._kept.deadline
 
-    def _lives(self, now: float) -> bool:
-        deadline = self._deadline if self._kept is None else self._kept.deadline
-        return deadline is None or now < deadline
+    def _is_overdue(self, now: float) -> bool:
+        deadline = self._until()
+        return deadline is not None and now >= deadline
+
+    def _is_held_at(self, now: float) -> bool:
+        return self._ended is None and not self._is_overdue(now)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from slotline.pools.sent import SentSlot  # noqa: PLC0415 - it is a slot itself
