@@ -88,6 +88,6 @@ class Losses:
         return tenure.prevent(error)
 
     def _kill_child(self, reason: KillReason, pid: int) -> None:
-        if _telling.observer is not None:
-            _telling.observer.killed(reason)
+        if (observer := _telling.observer) is not None:
+            observer.killed(reason)
         kill_with_descendants(pid, partial(self._pool.terminate_job, pid, signal.SIGKILL))

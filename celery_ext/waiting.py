@@ -106,8 +106,8 @@ class Waiting:
         else:
             line.waiting.append(held)
             held.since = time.monotonic()
-            if _telling.observer is not None:
-                _telling.observer.decided(held.pool.pools[0], "queued")
+            if (observer := _telling.observer) is not None:
+                observer.decided(held.pool.pools[0], "queued")
         self._keep(held)
         return None
 
@@ -119,8 +119,8 @@ class Waiting:
             StoreError: The store cannot be asked.
         """
         if (held.limit.line, ()) in self._lines:
-            if _telling.observer is not None:
-                _telling.observer.decided(held.pool.pools[0], "refused")
+            if (observer := _telling.observer) is not None:
+                observer.decided(held.pool.pools[0], "refused")
             raise PoolFullError(held.limit.key, held.size)
         outcome = self._pausing.acquire(held)
         if not isinstance(outcome, Paused):
@@ -309,6 +309,6 @@ class Waiting:
         self._consumer.qos.decrement_eventually()
         if why == "timeout":
             error = PoolTimeoutError(held.limit.key, held.size, timeout=held.limit.timeout)
-            if _telling.observer is not None:
-                _telling.observer.decided(held.pool.pools[0], "timed_out")
+            if (observer := _telling.observer) is not None:
+                observer.decided(held.pool.pools[0], "timed_out")
             outcome.fail(held.request, error)

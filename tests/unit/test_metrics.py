@@ -27,7 +27,10 @@ from slotline.keys import KeyTemplate
 from slotline.leases import LeasedExecutorManager
 from slotline.metrics import Exporter, _choosing, _telling
 from slotline.metrics._names import label_of, name_pools
+from slotline.stores import Command
+from slotline.stores.keeper import Keeper
 from tests.harness.waiting import wait_until
+from tests.harness.workers import ROOT
 
 
 def decisions(figures, pool):
@@ -111,6 +114,42 @@ def test_names_of_pools_come_from_a_variable_with_commas(monkeypatch):
     settings.reset()
     assert settings.current().metrics_pools == ("from-env", "env:{tenant}")
     assert (label_of("from-env"), label_of("env:acme")) == ("from-env", "env:{tenant}")
+
+
+# Metrics that are turned off in a running process.
+
+
+def test_who_is_told_is_looked_up_once_wherever_something_is_told():
+    sources = [path for part in ("shared", "taskiq_ext", "celery_ext") for path in (ROOT / part).rglob("*.py")]
+    telling = [path for path in sources if "_telling.observer" in path.read_text(encoding="utf-8")]
+    assert len(telling) > 10
+    assert [path for path in telling if "_telling.observer." in path.read_text(encoding="utf-8")] == []
+
+
+def test_metrics_that_are_turned_off_while_renewals_are_told_leave_the_heartbeat_alone():
+    told, renewed = [], []
+
+    class TurnedOff(Exporter):
+        def count(self, metric, labels, by):
+            told.append(metric.name)
+            configure()
+
+        def observe(self, metric, labels, seconds):
+            self.count(metric, labels, 1)
+
+    def execute_many(commands):
+        renewed.extend(commands)
+        return [300] * len(commands)
+
+    configure(metrics=TurnedOff())
+    keeper, now = Keeper(execute_many), time.monotonic()
+    for token in ("one", "other"):
+        keeper.keep(token, Command("pool_renew", (token,), ()), 0.3, now, lambda: None)
+    wait_until("metrics are off", lambda: settings.current().metrics is None)
+    before = len(renewed)
+    wait_until("both are renewed again", lambda: len(renewed) >= before + 2)
+    keeper.close()
+    assert "lease_renewals" in told
 
 
 # What pools are called.

@@ -35,8 +35,8 @@ def _telling_as(name: str, result: str) -> Any:
 
     def count(counters: Counters, number: int) -> None:
         slot.__set__(counters, number)
-        if _telling.observer is not None:
-            _telling.observer.requested(result)  # each is counted alone, whatever threads make of the number
+        if (observer := _telling.observer) is not None:
+            observer.requested(result)  # each is counted alone, whatever threads make of the number
 
     return property(slot.__get__, count)
 

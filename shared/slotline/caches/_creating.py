@@ -65,8 +65,8 @@ def create(flight: Flight, creator: Creator, options: EntryOptions) -> Steps[Out
         outcome = failed(error)
     else:
         outcome = Outcome(value)
-    if _telling.observer is not None:
-        _telling.observer.computed(monotonic() - began)
+    if (observer := _telling.observer) is not None:
+        observer.computed(monotonic() - began)
     return outcome
 
 

@@ -129,8 +129,8 @@ class _Seat:
         with self._lock:
             process = self.process
         if process is not None:
-            if _telling.observer is not None:
-                _telling.observer.killed("revoked")
+            if (observer := _telling.observer) is not None:
+                observer.killed("revoked")
             process.kill()
 
     def leave(self) -> None:

@@ -45,8 +45,8 @@ class Revoker:
             core.changed.notify_all()  # a manager that is being stopped waits for them
             grant.why = why
             jobs = list(grant.jobs)
-            if _telling.observer is not None:
-                _telling.observer.reclaimed(reason)
+            if (observer := _telling.observer) is not None:
+                observer.reclaimed(reason)
             if not jobs:
                 waiter = core.close(grant)
             elif core.backend.killable:

@@ -1,6 +1,7 @@
 """Where the parts of the package tell what happens; nothing is installed unless metrics are asked for.
 
-Whoever has something to tell looks at ``observer`` first, which costs a few instructions where it is ``None``.
+Whoever has something to tell looks at ``observer`` first, which costs a few instructions where it is ``None``. It is
+looked at once, since another thread may turn metrics off meanwhile.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def install(exporter: Exporter | None) -> None:
         return
     observer = None if exporter is None else Observer(exporter)
     for change in _followers:
-        change(observer is not None)
+        change(exporter is not None)
 
 
 def begin() -> None:
@@ -170,8 +171,8 @@ def begin() -> None:
 
 def turned_away(error: PoolFullError, outcome: Outcome) -> None:
     """Tell what a queue makes of a message that its pool has refused."""
-    if observer is not None:
-        observer.turned_away(error.key, outcome)
+    if (told := observer) is not None:
+        told.turned_away(error.key, outcome)
 
 
 def sample_pools() -> list[PoolFigures]:
@@ -179,4 +180,4 @@ def sample_pools() -> list[PoolFigures]:
 
     It takes a moment, and two seconds at the most: a store that does not answer by then is left out.
     """
-    return [] if observer is None else observer.pools.sample()
+    return [] if (asked := observer) is None else asked.pools.sample()

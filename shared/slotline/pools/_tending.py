@@ -74,8 +74,8 @@ class Tending:
             if slot is None:
                 self.spoilt = True
                 return
-            if _telling.observer is not None:
-                _telling.observer.given_up(slot)
+            if (observer := _telling.observer) is not None:
+                observer.given_up(slot)
             slot._ended = True  # noqa: SLF001 - of this package
         evictions_on(self._store).forget(slot.token)
         if slot._ended_by_cap:  # noqa: SLF001 - of this package
@@ -98,8 +98,8 @@ class Tending:
                 return True
             slot._evicted = True  # noqa: SLF001 - of this package
         logger.warning("slot %s of pool %r, held by %s, is evicted", slot.token, slot.key, slot.owner)
-        if _telling.observer is not None:
-            _telling.observer.reclaimed("evicted")
+        if (observer := _telling.observer) is not None:
+            observer.reclaimed("evicted")
         if self._on_lost is not None:
             self._on_lost(slot)
         return True

@@ -251,8 +251,8 @@ class Limit(ABC, Generic[Held]):
             raise
         assert isinstance(answer.outcome, Full)  # noqa: S101 - nobody stands in line without patience
         at, owners, retry_after, _ = answer.outcome
-        if _telling.observer is not None:
-            _telling.observer.decided(self.pools[at], "refused")
+        if (observer := _telling.observer) is not None:
+            observer.decided(self.pools[at], "refused")
         raise PoolFullError(self.pools[at].key, answer.sizes[at], owners, retry_after, caller.shares[at].weight)
 
     def releasing(self, slot: Held) -> Steps[bool]:
@@ -260,8 +260,8 @@ class Limit(ABC, Generic[Held]):
         if not isinstance(slot, Slot) or slot.key != self.key:
             raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
         store = self.store
-        if _telling.observer is not None:
-            _telling.observer.given_up(slot)
+        if (observer := _telling.observer) is not None:
+            observer.given_up(slot)
         left = [leave(store, part) for part in slot.slots]
         if not all(left):
             return False

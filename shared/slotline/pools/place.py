@@ -164,8 +164,8 @@ class Place:
 
     def _late(self, timeout: float | None) -> PoolTimeoutError:
         at = self._full_at
-        if _telling.observer is not None:
-            _telling.observer.decided(self.pool.pools[at], "timed_out")
+        if (observer := _telling.observer) is not None:
+            observer.decided(self.pool.pools[at], "timed_out")
         return PoolTimeoutError(self.pool.pools[at].key, self._sizes[at], timeout=timeout)
 
     @property
@@ -247,8 +247,8 @@ class Place:
         self._queued, self._asked = answer.outcome, (asked_at, answer.outcome.clock)
         if self._since is None:
             self._since = asked_at
-            if _telling.observer is not None:
-                _telling.observer.decided(self._full_pool, "queued")
+            if (observer := _telling.observer) is not None:
+                observer.decided(self._full_pool, "queued")
         return None
 
     def _won(self, grant: Granted, since: float, *, by_message: bool = False) -> tuple[Slot | None, bool]:
@@ -257,8 +257,8 @@ class Place:
             if self._slot is not None or (by_message and self._left):
                 return self._slot, False
             self._slot = self.pool.hold(self.token, self.owner, grant, since, self.shares)
-        if _telling.observer is not None and self._since is not None:
-            _telling.observer.waited(self._full_pool.key, since - self._since)
+        if (observer := _telling.observer) is not None and self._since is not None:
+            observer.waited(self._full_pool.key, since - self._since)
         return self._slot, True
 
     def _rung(self) -> None:

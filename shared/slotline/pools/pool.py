@@ -261,8 +261,8 @@ class Pool(Limit[Slot]):
         store, keys = self._where()
         tend(store, keys, slot, life, since=since, lease=self.patience, on_lost=on_lost)
         logger.debug("slot %s of pool %r taken by %s", slot.token, self.key, slot.owner)
-        if _telling.observer is not None:
-            _telling.observer.decided(self, "admitted")
+        if (observer := _telling.observer) is not None:
+            observer.decided(self, "admitted")
 
     def _where(self) -> tuple[Store, tuple[bytes, ...]]:
         store = self.store

@@ -69,8 +69,8 @@ class Relay:
                 return None
             kept.pop()
             self._passed[slot.token] = pool, slot, now
-        if _telling.observer is not None:
-            _telling.observer.decided(pool.pools[0], "admitted")
+        if (observer := _telling.observer) is not None:
+            observer.decided(pool.pools[0], "admitted")
         return slot
 
     def keep(self, pool: Limit[Any], slot: Slot) -> bool:
@@ -80,8 +80,8 @@ class Relay:
         resting = slot.put_down(now) if busy else None
         if resting is None:
             return False
-        if _telling.observer is not None:
-            _telling.observer.held(slot)
+        if (observer := _telling.observer) is not None:
+            observer.held(slot)
         with self._lock:
             self._kept.setdefault(pool, []).append((resting, now))
             ended = [] if self._thread is not None or self._starts() else self._ended(math.inf)

@@ -182,8 +182,8 @@ class Room:
             slot: Slot = pool.hold(token, owner, answer.outcome, asked_at, shares)
             return slot
         assert isinstance(answer.outcome, Queued)  # noqa: S101 - a message is never turned away
-        if _telling.observer is not None:
-            _telling.observer.decided(pool.pools[answer.outcome.pool], "parked")
+        if (observer := _telling.observer) is not None:
+            observer.decided(pool.pools[answer.outcome.pool], "parked")
         return Parked(answer.outcome.place)
 
     def taking(self) -> Steps[Taken | None]:
@@ -220,8 +220,8 @@ class Room:
             for each in pool.pools:
                 self.call(each.name)
             return None
-        if _telling.observer is not None:
-            _telling.observer.given_up(slot)
+        if (observer := _telling.observer) is not None:
+            observer.given_up(slot)
         if not leave(self.store, slot):
             return None
         try:
@@ -267,8 +267,8 @@ class Room:
         kind = FleetingPool if is_line(name) else Pool
         pool = kind(key, 1, cap, group=group, store=self.store, on_lost=self._on_lost)
         slot = pool.hold(token, owner.decode(), Granted((int(fence),), (life_ms / 1000,)), asked_at)
-        if _telling.observer is not None:
-            _telling.observer.taken(key, place, fence)
+        if (observer := _telling.observer) is not None:
+            observer.taken(key, place, fence)
         back = Command("room_settle", keys, (digest, token, "back"))
         taken = Taken(self, pool, slot, self.lanes[lane.decode()], digest.decode(), message, place.decode(), back)
         taken.keep(self.lease, asked_at)
@@ -304,8 +304,8 @@ class Room:
         _, fences, lives, digest, owner, message, place, _ = reply
         grant = Granted(tuple(map(int, fences)), tuple(life / 1000 for life in lives))
         holding = limits.hold(token, owner.decode(), grant, asked_at, ask.shares)
-        if _telling.observer is not None:
-            _telling.observer.taken(named_pool(stood_at)[0], place, fences[0])
+        if (observer := _telling.observer) is not None:
+            observer.taken(named_pool(stood_at)[0], place, fences[0])
         back = Command("several_back", limits.keys, (*about, digest))
         taken = Taken(self, limits, holding, self.lanes[ask.lane], digest.decode(), message, place.decode(), back)
         taken.keep(self.lease, asked_at)

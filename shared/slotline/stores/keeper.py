@@ -255,8 +255,8 @@ class Keeper:
     def _lose(self, lost: list[Kept]) -> None:
         for kept in lost:
             if self._kept.get(kept.token) is kept and self.drop(kept.token):
-                if _telling.observer is not None:
-                    _telling.observer.reclaimed("gone" if kept.gone else "slot_exp" if kept.shortened else "expired")
+                if (observer := _telling.observer) is not None:
+                    observer.reclaimed("gone" if kept.gone else "slot_exp" if kept.shortened else "expired")
                 _tell(kept.on_lost, kept)
 
 
@@ -277,9 +277,9 @@ def _result(reply: Any) -> RenewalResult:
 
 
 def _tell_renewals(results: Iterable[RenewalResult]) -> None:
-    if _telling.observer is not None:
+    if (observer := _telling.observer) is not None:
         for result in results:
-            _telling.observer.renewed(result)
+            observer.renewed(result)
 
 
 def _evict(due: list[Kept]) -> None:

@@ -146,8 +146,8 @@ class Supervisor:
                 self.exits.ended(subject, None)
             elif what is Due.STOP:
                 if not subject.gone:
-                    if _telling.observer is not None:
-                        _telling.observer.killed("stuck")
+                    if (observer := _telling.observer) is not None:
+                        observer.killed("stuck")
                     subject.kill()
             else:
                 with dispatcher.lock:
@@ -173,8 +173,8 @@ class Supervisor:
 
     def _kill(self, member: Member, error: BaseException, reason: KillReason) -> None:
         """Kill a worker, whose task fails with ``error``. The lock is held."""
-        if _telling.observer is not None and member.pid:
-            _telling.observer.killed(reason)
+        if (observer := _telling.observer) is not None and member.pid:
+            observer.killed(reason)
         self.dispatcher.kill(member, error)
 
     def _tell_timeout(self, job: ApplyResult, *, soft: bool) -> None:
