@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from slotline import InvalidOptionError, Pool
+from slotline.steps import run_awaiting, run_blocking
 from tests.harness.waiting import await_until
 
 
@@ -188,3 +189,27 @@ async def test_a_holder_is_named_by_its_fence_too(store, call):
         with pytest.raises(InvalidOptionError, match="fence"):
             await call(pool, "evict", token, fence=fence)
     await pool.release(slot)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+async def test_a_slot_is_freed_for_the_holder_that_is_meant_alone_and_goes_to_the_longest_waiter(store, call, size):
+    async def free(token, fence) -> bool:
+        steps = pool.freeing(token, fence)
+        return await (run_awaiting(steps) if call.face == "async" else asyncio.to_thread(run_blocking, steps))
+
+    pool = Pool("p", size, store=store)
+    before, *others = [await pool.acquire() for _ in range(size)]
+    waiter = asyncio.create_task(pool.acquire(timeout=None))
+    await await_until("it waits", lambda: _waiting(pool, 1))
+    for fence in (before.fence - 1, before.fence + 1, *(slot.fence for slot in others)):
+        assert await free(before.token, fence) is False
+    assert (await pool.size(), waiter.done()) == (size, False)
+    assert await free(before.token, before.fence) is True
+    slot = await waiter
+    assert await free(before.token, before.fence) is False, "again"
+    assert await free("unknown", slot.fence) is False
+    assert await pool.size() == size
+    assert await free(slot.token, None) is True, "whoever has it"
+    assert await pool.size() == size - 1
+    for other in others:
+        await pool.release(other)

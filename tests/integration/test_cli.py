@@ -238,6 +238,21 @@ def test_evict_and_release_mean_the_run_that_holders_has_shown_and_none_after_it
     assert pool.sync.size() == 0
 
 
+def test_release_means_that_run_also_where_the_slot_passes_on_while_it_is_asked(store, run, monkeypatch):
+    pool = Pool("p", 1, store=store)
+    slot = pool.sync.acquire()
+    execute = store.sync.execute
+
+    def after_the_slot_has_passed_on(command):
+        if command.script == "pool_release":
+            execute(Command("pool_renew", pool.keys, (slot.token, 30_000, slot.fence + 1, "the next run")))
+        return execute(command)
+
+    monkeypatch.setattr(store.sync, "execute", after_the_slot_has_passed_on)
+    assert run("release", "p", f"{slot.token}@{slot.fence}")[0] == 1
+    assert [holder.owner for holder in pool.sync.info().holders] == ["the next run"]
+
+
 def test_purge_removes_what_is_parked_once_that_is_confirmed(store, run, facts, monkeypatch):
     pool = Pool("p", 1, store=store)
     pool.sync.acquire()

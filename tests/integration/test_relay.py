@@ -11,6 +11,7 @@ from slotline import Pool, RedisStore, Slot, configure
 from slotline.pools import Relay, Room
 from slotline.pools._passing import PASSES
 from slotline.pools.relay import RESTS
+from slotline.steps import run_blocking
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 
@@ -171,6 +172,23 @@ def test_the_store_learns_who_has_a_slot_now_if_the_run_is_no_short_one(relay: R
     assert abs(holder.acquired_at - slot.acquired_at) < 1
     pool.sync.release(slot)
     assert pool.sync.size() == 0
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_who_frees_the_slot_of_a_run_takes_it_from_no_run_after_it(relay: Relay, pool: Pool, lasts: bool) -> None:
+    busy(relay, pool)
+    slot = begin(relay, pool)
+    (known,) = pool.sync.info().holders
+    assert known.fence < slot.fence, "the store knows a run that has ended"
+    if not lasts:
+        assert end(relay, pool, slot)
+    assert run_blocking(pool.freeing(known.token, known.fence)) is False
+    assert pool.sync.size() == (1 if lasts else 0)
+    if lasts:
+        assert not slot.lost
+        assert run_blocking(pool.freeing(slot.token, slot.fence)) is True
+        assert pool.sync.size() == 0
+        pool.sync.release(slot)
 
 
 def test_fences_grow_even_where_the_stores_clock_was_set_back(relay: Relay, store: RedisStore, redis_client) -> None:

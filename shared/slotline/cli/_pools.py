@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from slotline.cli._console import Column, Console, Number, Seconds
 from slotline.errors import SlotlineError
-from slotline.pools import Holder, Pool
+from slotline.pools import Pool
 from slotline.pools._finding import Seen, asked, is_known, looking_at, pools_of
 from slotline.pools._purging import purging
-from slotline.pools._share import SINGLE
 from slotline.pools.fleeting import is_line
 from slotline.steps import run_blocking
 from slotline.stores.base import Store
@@ -51,11 +50,6 @@ class Run(NamedTuple):
 
     token: str
     fence: int | None
-
-    @classmethod
-    def of(cls, holder: Holder) -> Run:
-        """Return the run that holds a slot."""
-        return cls(holder.token, holder.fence)
 
     @classmethod
     def read(cls, named: str) -> Run:
@@ -231,9 +225,7 @@ def release(console: Console, store: Store, args: Namespace) -> int:
     """Take a slot, or a place in line, from its holder."""
     pool = known(store, args)
     token, fence = args.run_meant
-    if fence is not None and Run(token, fence) not in map(Run.of, pool.sync.info(holders=ALL).holders):
-        raise _not_held(pool, args.run_meant)
-    if not store.sync.execute(pool.release_command(token, SINGLE)):
+    if not run_blocking(pool.freeing(token, fence)):
         raise _not_held(pool, args.run_meant)
     told = f"The slot {token} of pool {pool.key!r} is free; a holder that lives is told at its next renewal."
     console.tell(told, {"pool": pool.key, "token": token, "released": True})

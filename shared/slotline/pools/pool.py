@@ -34,7 +34,7 @@ from slotline.pools.limit import Limit
 from slotline.pools.place import Place
 from slotline.pools.rate import Rate
 from slotline.pools.slot import Slot
-from slotline.steps import Call, Steps, run_awaiting
+from slotline.steps import Call, Sleep, Steps, run_awaiting
 from slotline.stores.base import Command, Store
 
 _GROUP = re.compile(r"[A-Za-z0-9_.:@/+=-]{1,48}")
@@ -206,6 +206,16 @@ class Pool(Limit[Slot]):
             if named is None:
                 raise _checks.refuse("fence", fence, "used with a token")
         return (yield from evicting(store, keys, named, shares[0], fence))
+
+    def freeing(self, token: str, fence: int | None) -> Steps[bool]:
+        """Take a slot from whoever holds it, from the holder with ``fence`` alone if that is given."""
+        store, keys = self._where()
+        free = self.release_command(token) if fence is None else Command("pool_release", keys, (token, "", fence))
+        freed = yield Call(store, free)
+        while freed < 0:  # it may have passed to another run, of which the store hears by then
+            yield Sleep(-freed / 1000)
+            freed = yield Call(store, free)
+        return bool(freed)
 
     def acquire_command(self, caller: Caller | Place, patience_ms: int, channel: str) -> Command:
         """The command by which ``caller`` asks."""

@@ -232,6 +232,8 @@ def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
         return 0
     token = str(command.args[0])
     pool.drop_expired(now_ms)
+    if command.args[2:] and (token not in pool.slots or pool.slots[token].fence != command.args[2]):
+        return 0
     had = pool.let_go(token)
     pool.line.remove(token)
     pool.serve(now_ms, rings)
