@@ -69,6 +69,18 @@ async def test_an_emptied_pool_does_not_forget_its_rate(store, call):
         await call(Pool("p", None, rate="1/h", store=store), "acquire")
 
 
+async def test_a_rate_that_is_declared_anew_acts_at_once_whatever_the_one_before_left(store, call):
+    for _ in range(3):
+        await call(Pool("p", None, rate="1/d", burst=3, store=store), "acquire")
+    await call(Pool("p", None, rate="1000/s", store=store), "acquire", timeout=10)
+
+
+async def test_a_size_that_is_declared_anew_leaves_the_starts_of_its_rate_counted(store, call):
+    await call(Pool("p", 5, rate="1/h", store=store), "acquire")
+    with pytest.raises(PoolFullError, match="used up its rate"):
+        await call(Pool("p", 6, rate="1/h", store=store), "acquire")
+
+
 async def test_a_paused_pool_lets_nobody_in_and_a_resumed_one_serves_its_waiters_at_once(store, call):
     pool = Pool("p", 2, store=store)
     held = await call(pool, "acquire")

@@ -41,6 +41,14 @@ def test_a_slow_rate_is_remembered_until_its_next_start(store, redis_client):
     assert redis_client.pttl(STATE) >= 30 * 24 * 3600 * 1000
 
 
+def test_a_rate_goes_on_when_the_servers_clock_was_set_back(store, redis_client):
+    pool = Pool("p", None, rate="1000/s", store=store)
+    pool.sync.acquire()
+    for field in ("arrival", "started"):
+        redis_client.hincrby(STATE, field, 24 * 3600 * 1_000_000)
+    pool.sync.acquire(timeout=10)
+
+
 def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
     pool = Pool("p", 1, store=store)
     slot = room.sync.park(pool, b"first", lane="q")

@@ -68,16 +68,21 @@ class PoolState:
     line: Line = field(default_factory=Line)
     queues: dict[str, dict[str, Queued]] = field(default_factory=dict)
 
-    def declare(self, spec: str) -> None:
+    def declare(self, spec: str, now_ms: int) -> None:
         limit, _, share = spec.partition("%")
         size, _, rate = limit.partition("@")
-        self.max, self.declared, self.interval_us, self.arrival_us, self.started_us = int(size), spec, 0, 0, 0
+        self.max, self.declared, self.interval_us = int(size), spec, 0
         self.share = int(share) if share else None
         for partition in list(self.line.stopped):
             self.line.go_on(partition)
         if rate:
             interval, _, burst = rate.partition("/")
             self.interval_us, self.burst = int(interval), int(burst)
+            # No start puts it further ahead than all of a burst; what is only kept is counted in intervals of before.
+            self.started_us = min(self.started_us, now_ms * 1000 + self.burst * self.interval_us)
+        else:
+            self.started_us = 0
+        self.arrival_us = self.started_us
 
     def drop_expired(self, now_ms: int) -> None:
         gone = [token for token, held in self.slots.items() if held.expires_ms != ForEver and held.expires_ms <= now_ms]
@@ -194,7 +199,7 @@ def known(pools: Pools, key: str | bytes, spec: Any) -> PoolState:
     pool = pools.get(key)
     if pool is None:
         pool = pools[key] = PoolState(key)
-        pool.declare(str(spec))
+        pool.declare(str(spec), 0)
     return pool
 
 
@@ -206,7 +211,7 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     declared_before = pools[command.keys[0]].declared.encode() if command.keys[0] in pools else b""
     pool = known(pools, command.keys[0], spec)
     if first and pool.declared != spec:
-        pool.declare(spec)
+        pool.declare(spec, now_ms)
     pool.drop_expired(now_ms)
     held = pool.slots.get(token)
     if held is None:

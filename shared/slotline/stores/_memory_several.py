@@ -171,7 +171,7 @@ def _declared(pools: Pools, now_ms: int, command: Command) -> tuple[list[PoolSta
     mine = [known(pools, key, spec) for key, spec in zip(keys, specs[::2], strict=True)]
     for pool, spec, first in zip(mine, specs[::2], specs[1::2], strict=True):
         if first and pool.declared != spec:
-            pool.declare(str(spec))
+            pool.declare(str(spec), now_ms)
         pool.drop_expired(now_ms)
     return mine, before
 

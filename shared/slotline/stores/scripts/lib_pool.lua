@@ -92,8 +92,12 @@ local function know()
   if known[4] then
     interval_us, burst = string.match(known[4], '^(%d+)/(%d+)$')
     interval_us, burst = tonumber(interval_us), tonumber(burst)
-    arrival_us = math.max(tonumber(known[5] or 0), clock[1] * 1000000 + clock[2])
-    started_us = math.max(tonumber(known[9] or 0), clock[1] * 1000000 + clock[2])
+    local now_us, last_us = clock[1] * 1000000 + clock[2], tonumber(known[9] or 0)
+    -- No start puts it further ahead than all of a burst: the rate was another one, or the server's clock was set back.
+    local too_far_us = math.max(0, last_us - now_us - burst * interval_us)
+    arrival_us = math.max(tonumber(known[5] or last_us) - too_far_us, now_us)
+    started_us = math.max(last_us - too_far_us, now_us)
+    if too_far_us > 0 then redis.call('HSET', state, 'arrival', text(arrival_us), 'started', text(started_us)) end
   end
   return known[1]
 end
@@ -106,7 +110,8 @@ local function declare(spec, first)
   if not known or (first == '1' and before ~= spec) then
     local size, rate, most = string.match(spec, '^(%d+)@?([^%%]*)%%?(%d*)$')
     redis.call('HSET', state, 'max', size, 'declared', spec)
-    if rate ~= '' then redis.call('HSET', state, 'rate', rate) else redis.call('HDEL', state, 'rate', 'arrival', 'started') end
+    redis.call('HDEL', state, 'arrival')  -- what is only kept is counted in intervals of before
+    if rate ~= '' then redis.call('HSET', state, 'rate', rate) else redis.call('HDEL', state, 'rate', 'started') end
     if most ~= '' then redis.call('HSET', state, 'share', most) else redis.call('HDEL', state, 'share') end
     declared_anew = true
     keep_key(state, STATE_MS)
