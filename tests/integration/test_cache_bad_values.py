@@ -41,15 +41,6 @@ class Unwritable(BaseModel):
         raise ZeroDivisionError
 
 
-class IncomparableModel(BaseModel):
-    a: int = 1
-
-    def __eq__(self, other):
-        raise ZeroDivisionError
-
-    __hash__ = None
-
-
 @dataclass
 class Node:
     next: Any = None
@@ -91,7 +82,6 @@ def deep():
         (Incomparable, Incomparable, Serializer()),
         (Unprintable, None, Serializer()),
         (Unwritable, Unwritable, Serializer()),
-        (IncomparableModel, IncomparableModel, Serializer()),
         (object, "a type that is nowhere", Serializer()),
         (object, "Nowhere", Serializer()),
         (cyclic_list, None, Serializer()),

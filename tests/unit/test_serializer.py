@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from slotline.caches.serializer import CorruptEntryError, Entry, Serializer
 from slotline.errors import InvalidOptionError, SerializationError
@@ -181,9 +181,48 @@ class ByIdentity:
     a: int
 
 
+class Incomparable(BaseModel):
+    a: int
+
+    def __eq__(self, other):
+        raise ZeroDivisionError
+
+    __hash__ = None
+
+
+@dataclass
+class Priced:
+    price: float
+
+
 class Named(NamedTuple):
     x: int
-    y: int
+    y: Any
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Word(StrEnum):
+    A = "a"
+
+
+class Holder(BaseModel):
+    held: Any
+    hidden: int = Field(default=5, exclude=True)
+    _private: int = PrivateAttr(default=0)
+
+
+class Slices(BaseModel):
+    shares: set[float] = set()
+    kept: deque[Base] = deque()
+
+
+def with_private(number):
+    holder = Holder(held=1)
+    holder._private = number
+    return holder
 
 
 RICH = Rich(
@@ -209,6 +248,8 @@ RICH = Rich(
         ([1, Base(a=1)], list[int | Base]),
         ((Base(a=1), 2), tuple[Base, int]),
         ("text", Base),
+        (Holder(held=(1, 2)), Holder),
+        (Slices(shares={0.5, math.inf}, kept=[Base(a=1)]), Slices),
     ],
 )
 def test_models_and_dataclasses_come_back_by_their_declared_type(value, returns):
@@ -217,8 +258,23 @@ def test_models_and_dataclasses_come_back_by_their_declared_type(value, returns)
     assert type(back) is type(value)
 
 
-def test_a_dataclass_that_compares_by_identity_comes_back_by_its_fields():
+def test_what_says_nothing_of_its_equality_comes_back_by_its_parts():
     assert round_trip(ByIdentity(3), ByIdentity).a == 3
+    assert round_trip(Incomparable(a=3), Incomparable).a == 3
+    (share,) = round_trip(Slices(shares={math.nan}), Slices).shares
+    assert math.isnan(share)
+
+
+@pytest.mark.parametrize("zone", [timezone(timedelta(hours=1), "CET"), timezone(timedelta(0), "GMT"), UTC])
+def test_a_time_zone_keeps_its_name(zone):
+    assert round_trip(datetime(2026, 5, 1, tzinfo=zone)).tzname() == zone.tzname(None)
+    assert round_trip(time(1, tzinfo=zone)).tzname() == zone.tzname(None)
+
+
+def test_an_int_where_a_float_is_declared_comes_back_as_that_float():
+    back = round_trip(Priced(5), Priced)
+    assert back == Priced(5)
+    assert type(back.price) is float
 
 
 @pytest.mark.parametrize(
@@ -237,6 +293,16 @@ def test_a_dataclass_that_compares_by_identity_comes_back_by_its_fields():
         (Exception, Any, "type"),
         ([1, {2: object()}], None, "object"),
         (lambda: 1, object, "function"),
+        ([Base(a=1)], list, "list"),
+        ({"k": Pair(1)}, dict, "dict"),
+        ({"k": Word.A}, dict, "dict"),
+        ([Level.LOW, Base(a=1)], list[int | Base], "list"),
+        (Named(1, Named(2, 3)), Named, "Named"),
+        (Holder(held=Base(a=1)), Holder, "Holder"),
+        (Holder(held=1, hidden=6), Holder, "Holder"),
+        (with_private(7), Holder, "Holder"),
+        (Pair(True), Pair, "Pair"),
+        ([ByIdentity(1)], list[Base | ByIdentity], "list"),
     ],
 )
 def test_what_would_not_come_back_equal_is_refused_by_type(value, returns, name):

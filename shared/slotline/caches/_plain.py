@@ -115,7 +115,8 @@ def _zone(zone: tzinfo | None) -> Any:
         return zone.key
     if type(zone) is timezone:
         offset = zone.utcoffset(None)
-        return [offset.days, offset.seconds, offset.microseconds]
+        parts, name = [offset.days, offset.seconds, offset.microseconds], zone.tzname(None)
+        return parts if name == timezone(offset).tzname(None) else [*parts, name]
     raise SerializationError(_name(zone), "only datetime.timezone and zoneinfo.ZoneInfo come back as they were")
 
 
@@ -124,8 +125,9 @@ def _read_zone(zone: Any) -> tzinfo | None:
         return None
     if isinstance(zone, str):
         return ZoneInfo(zone)
-    offset = timedelta(*zone)
-    return timezone(offset) if offset else UTC
+    days, seconds, microseconds, *name = zone
+    offset = timedelta(days, seconds, microseconds)
+    return timezone(offset, *name) if offset or name else UTC
 
 
 def _sequence(tag: str) -> Callable[[Any], Any]:

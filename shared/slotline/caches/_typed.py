@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from slotline.caches._plain import decode, encode
+from slotline.caches._sameness import came_back
 from slotline.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def typed_dump(adapter: TypeAdapter[Any], value: Any) -> bytes:
         try:
             payload = encode(adapter.dump_python(value, mode=mode, by_alias=True, round_trip=True, warnings=False))
             back = typed_load(adapter, decode(payload))
-            if type(back) is type(value) and (back == value or _duck(adapter, back) == _duck(adapter, value)):
+            if came_back(back, value):
                 return payload
             reason = "its declared type does not bring it back equal"
         except SerializationError as error:
@@ -67,8 +68,3 @@ def typed_dump(adapter: TypeAdapter[Any], value: Any) -> bytes:
 def typed_load(adapter: TypeAdapter[Any], plain: Any) -> Any:
     """Return the value of the declared type for the data that :func:`typed_dump` wrote."""
     return adapter.validate_python(plain)
-
-
-def _duck(adapter: TypeAdapter[Any], value: Any) -> bytes:
-    """Return all that ``value`` holds: it tells a subclass from its declared base, and a nan equals itself."""
-    return encode(adapter.dump_python(value, serialize_as_any=True, warnings=False))
