@@ -7,21 +7,19 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
-from slotline.stores.base import Command
-
 
 class Waiting(NamedTuple):
     """One place in line; a waiter in this process cannot die without it, so it needs no patience.
 
-    Of one who wants slots of other pools, too, ``several`` is the command by which it leaves. ``place`` is the same in
-    all lines. ``since_ms`` is when it came.
+    Of one who wants slots of other pools, too, ``several`` is the token by which it asks. ``place`` is the same in all
+    lines. ``since_ms`` is when it came.
     """
 
     cap_ms: int
     owner: str
     weight: int
     partition: str
-    several: Command | None = None
+    several: str = ""
     place: int = 0
     since_ms: int = 0
 

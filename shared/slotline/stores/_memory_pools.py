@@ -11,13 +11,24 @@ from slotline.stores._memory_evict import Endings
 from slotline.stores._memory_line import Line, Waiting
 from slotline.stores.base import Command
 
-Rings: TypeAlias = list[tuple[str, bytes, Command]]
-"""Whom to wake, with what, and what gives that back where nobody is there any more."""
 Reply: TypeAlias = Any
 ForEver = -1
 CALL_MS = 1000
 """For how long one who wants slots of several pools may have one of them before it asks for all."""
 _fences = itertools.count(1)  # of all pools, so that a pool's fences grow even when it is forgotten in between
+
+
+class Rings:
+    """Whom to wake, and with what, when nobody has the store to himself any more.
+
+    Args:
+        hears: Whether one who waits, by his token, can still be told of a slot. Who cannot has left, or is about to say
+            so; who can, and then finds his slot by himself before he is told, keeps it.
+    """
+
+    def __init__(self, hears: Callable[[str], bool]) -> None:
+        self.hears = hears
+        self.due: list[tuple[str, bytes]] = []
 
 
 class Held(NamedTuple):
@@ -161,15 +172,18 @@ class PoolState:
             elif token == me:
                 return False
             else:
+                name = waiting.several or token
+                if not rings.hears(name):
+                    self.line.remove(token)
+                    continue
                 self.line.served(token)
-                if waiting.several is not None:
+                if waiting.several:
                     if token not in self.slots:  # else it has waited for the rate alone
                         self.take(token, waiting._replace(cap_ms=CALL_MS), now_ms, kept=True)
-                    rings.append((str(waiting.several.args[0]), b"", waiting.several))
+                    rings.due.append((name, b""))
                 else:
                     held = self.take(token, waiting, now_ms)
-                    back = Command("pool_release", (self.key,), (token,))
-                    rings.append((token, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms), back))
+                    rings.due.append((name, b"%d %d %d" % (held.fence, waiting.cap_ms, now_ms)))
         return False
 
     def look_again_ms(self, ahead: int, now_ms: int) -> int:
@@ -298,7 +312,7 @@ def pool_waiting(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     pool = pools.get(command.keys[0])
     if pool is None:
         return []
-    found = [(one.place, token, one.since_ms, one, 0) for token, one in pool.line.items() if one.several is None]
+    found = [(one.place, token, one.since_ms, one, 0) for token, one in pool.line.items() if not one.several]
     for queue in pool.queues.values():
         found += [(one.place, token, one.came_ms, Waiting(0, one.owner, 1, ""), 1) for token, one in queue.items()]
     told: list[bytes] = []

@@ -47,10 +47,6 @@ class _Several:
         if token not in queue:
             queue[token] = Queued(next(places_in_line), owner, came_ms=self.now_ms)
 
-    def leaving(self, token: str) -> Command:
-        args = (token, *self.command.args[1 : 3 + 3 * len(self.pools)])
-        return Command("several_release", self.command.keys, args)
-
     def leave(self, token: str) -> None:
         self.queued.pop(token, None)
         if not self.queued:
@@ -119,13 +115,17 @@ class _Several:
                 self.take_one(token, at, queued.owner, life, kept=True)
             if passes_on:
                 pool.serve(now_ms, self.rings)
-        stands = self.wanted[blocked]._replace(owner=queued.owner, several=self.leaving(token), place=queued.place)
+        stands = self.wanted[blocked]._replace(owner=queued.owner, several=token, place=queued.place)
         self.pools[blocked].line.add(_slot(token, blocked), stands)
 
     def advance(self) -> int | None:
         """Serve the queue; return the number of the pool at which its head waits now, ``None``: nobody is left."""
+        asks = str(self.command.args[0])
         while self.queued:
             token, queued = next(iter(self.queued.items()))
+            if token != asks and not self.rings.hears(token):
+                self.leave(token)
+                continue
             found = [self.ready(token, at) for at in range(len(self.pools))]
             blocked = [at for at, outcome in enumerate(found) if not outcome]
             if blocked:
@@ -135,16 +135,16 @@ class _Several:
             rated_ms, at = self.rated(found)
             if rated_ms:
                 self.wait_at(token, at, found, rated_ms)
-                if token == str(self.command.args[0]):
+                if token == asks:
                     self.rated_ms = rated_ms
                 else:  # no release tells when a rate allows the next start
-                    self.rings.append((token, b"", self.leaving(token)))
+                    self.rings.due.append((token, b""))
                 return at
             held = self.take_all(token, queued.owner)
             self.leave(token)
-            if token != str(self.command.args[0]):
+            if token != asks:
                 fences, lives = (",".join(map(str, all_)) for all_ in zip(*self._lasting(held), strict=True))
-                self.rings.append((token, f"{fences} {lives} {self.now_ms}".encode(), self.leaving(token)))
+                self.rings.due.append((token, f"{fences} {lives} {self.now_ms}".encode()))
         return None
 
     def look_again_ms(self, token: str, ahead: int, at: int) -> int:

@@ -21,6 +21,10 @@ class MemoryWakeups(Wakeups):
 
     channel = "memory"
 
+    def hears(self, token: str) -> bool:
+        """Whether a bell hangs under ``token``."""
+        return token in self._bells
+
     def listen_blocking(self, until: float | None = None) -> None:
         """Return at once."""
 
@@ -86,12 +90,11 @@ class SyncMemoryStore(SyncStore):
         script = SCRIPTS.get(command.script) or SEVERAL.get(command.script)
         if script is None:
             raise StoreError(f"The memory store has no command {command.script!r}; it needs a Redis store.")
-        rings: Rings = []
+        rings = Rings(self._store.wakeups.hears)
         with self._store.lock:
             reply = script(self._store.pools, time.monotonic_ns() // 1_000_000, command, rings)
-        for token, payload, back in rings:  # out of the lock: whoever is woken may come back at once
-            if not self._store.wakeups.ring(token, payload):  # it waits no more
-                self.execute(back)
+        for token, payload in rings.due:  # out of the lock: whoever is woken may come back at once
+            self._store.wakeups.ring(token, payload)
         return reply
 
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
