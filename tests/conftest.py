@@ -7,6 +7,7 @@ pytest_plugins = (
     "tests.harness.fixtures_rabbitmq",
     "tests.harness.fixtures_workers",
     "tests.harness.fixtures_faces",
+    "tests.harness.fixtures_cli",
     "tests.harness.fixtures_metrics",
     "tests.harness.fixtures_relays",
     "tests.harness.fixtures_rooms",

@@ -10,8 +10,9 @@ import pytest
 from slotline import Pool, RedisStore, configure
 from slotline.caches import RedisCacheAdapter
 from slotline.cli import main
-from slotline.pools import Limits, Place, Room, _finding
+from slotline.pools import Limits, Place, _finding
 from slotline.stores import Command
+from tests.harness.fixtures_cli import park
 
 URL_VARIABLE = "SLOTLINE_REDIS_URL"
 
@@ -23,42 +24,11 @@ def store(redis_url):
     made.sync.close()
 
 
-@pytest.fixture
-def run(store, capsys):
-    """Run a command; returns its exit status, what it wrote for people, and what it complained of."""
-
-    def run(*argv):
-        status = main(argv, store=store)
-        written = capsys.readouterr()
-        return status, written.out, written.err
-
-    return run
-
-
-@pytest.fixture
-def facts(run):
-    """Run a command, and return what it says in JSON."""
-
-    def facts(*argv):
-        status, out, err = run("--json", *argv)
-        assert (status, err) == (0, "")
-        return json.loads(out)
-
-    return facts
-
-
 class Terminal(io.StringIO):
     """Somebody who can be asked."""
 
     def isatty(self) -> bool:
         return True
-
-
-def park(store, pool, *owners, lane="lane", **options):
-    room = Room(store, [lane])
-    for owner in owners:
-        room.sync.park(pool, f"message of {owner}".encode(), lane=lane, owner=owner, **options)
-    return room
 
 
 def test_pools_lists_limits_use_and_waiters_of_all_pools_of_this_prefix(store, run, facts, redis_url):
@@ -152,49 +122,6 @@ def test_waiting_lists_callers_and_parked_messages_in_the_order_in_which_they_ca
     assert [row["owner"] for row in facts("waiting", "p", "--most", "1")] == ["message 1"]
     caller.sync.leave()
     assert run("waiting", "q")[:2] == (0, "Nobody waits for pool 'q'.\n")
-
-
-def test_explain_finds_a_parked_task_in_a_long_line_and_says_what_it_waits_for(store, run, facts, monkeypatch):
-    monkeypatch.setattr(_finding, "_LOOKED_AT", 3)  # the line is read in parts
-    pool = Pool("p", 1, store=store)
-    pool.sync.acquire(owner="holder-0")
-    park(store, pool, *(f"shop.sync[id-{number}]" for number in range(10)))
-    park(store, pool, "shop.sync[id-other]", lane="another lane", partition="tenant")
-    (answer,) = facts("explain", "id-7")
-    assert (answer["state"], answer["ahead"], answer["waiting"]) == ("waiting", 7, 11)
-    assert (answer["holders"], answer["partition"]) == (["holder-0"], None)
-    assert answer["expected_wait"] > 0
-    (answer,) = facts("explain", "id-other")
-    assert (answer["ahead"], answer["partition"]) == (0, "tenant")
-    status, out, _ = run("explain", "id-7")
-    assert status == 0
-    assert "is parked for a slot of pool 'p'" in out
-    assert "Before it in its line: 7. In all 11 wait." in out
-    assert "Held by holder-0" in out
-    assert "Expected wait: about" in out
-
-
-def test_explain_says_that_a_task_runs_or_that_its_pool_is_paused_or_that_nothing_knows_of_it(store, run):
-    pool = Pool("p", 1, store=store)
-    pool.sync.acquire(owner="running-1")
-    park(store, pool, "parked-1")
-    assert "running-1 has held a slot of pool 'p' (1 of 1 slots used)" in run("explain", "running-1")[1]
-    pool.sync.pause()
-    assert "The pool is paused: slotline resume p" in run("explain", "parked-1")[1]
-    status, out, err = run("explain", "nobody")
-    assert (status, out) == (1, "")
-    assert "no pool in" in err
-    assert "'nobody'" in err
-
-
-def test_explain_reads_few_messages_at_a_time_where_they_are_large(store, facts):
-    pool = Pool("p", 1, store=store)
-    pool.sync.acquire()
-    room = Room(store, ["lane"])
-    for number in range(4):
-        room.sync.park(pool, bytes([number]) * 3_000_000, lane="lane", owner=f"large-{number}")
-    (answer,) = facts("explain", "large-3")
-    assert answer["ahead"] == 3
 
 
 def test_resize_acts_at_once_and_lasts(store, facts, run):

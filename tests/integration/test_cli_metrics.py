@@ -31,16 +31,6 @@ CELERY_APP = """
 """
 
 
-@pytest.fixture
-def run(store, capsys):
-    def run(*argv: str) -> tuple[int, str, str]:
-        status = main(argv, store=store)
-        written = capsys.readouterr()
-        return status, written.out, written.err
-
-    return run
-
-
 def test_pools_are_shown_under_the_names_that_are_given(store, run):
     with Pool("cli:acme", 2, store=store), Pool("cli:wayne", 3, store=store), Pool("unknown-42", 1, store=store):
         status, out, err = run("metrics", "--name", "cli:{tenant}")

@@ -9,8 +9,8 @@ import pytest
 
 from slotline.cli._console import Column, Console, Number, Seconds, duration
 from slotline.cli._explain import expected_wait
-from slotline.pools import Holder, PoolInfo, Waiter
-from slotline.pools._finding import Found
+from slotline.pools import PoolInfo, Waiter
+from slotline.pools._finding import Ages, Found, Known
 from slotline.pools.rate import Rate
 
 COLUMNS = {"name": Column("NAME"), "count": Number("COUNT"), "age": Seconds("AGE")}
@@ -51,12 +51,10 @@ def test_json_has_all_that_is_known_and_not_only_the_columns():
     assert json.loads(out.getvalue()) == [{"name": "a", "more": 1}]
 
 
-def holder(age, partition=None):
-    return Holder("t", "o", 1, 100.0 - age, None, partition=partition)
-
-
-def info(max_size, *holders, **more):
-    return PoolInfo("p", max_size, len(holders), 1, more.pop("paused", False), holders, now=100.0, **more)
+def known(max_size, *ages, paused=False, ann=(), **more):
+    info = PoolInfo("p", max_size, len(ages), 1, paused, (), now=100.0, **more)
+    of = {None: ages, "ann": ann}
+    return Known(info, [], [], {name: Ages(len(its), 1000 * sum(its)) for name, its in of.items()})
 
 
 def found(ahead, **waiter):
@@ -66,15 +64,15 @@ def found(ahead, **waiter):
 @pytest.mark.parametrize(
     ("pool", "waits", "seconds"),
     [
-        (info(2, holder(3), holder(5)), found(0), 2.0),  # each of two slots comes free every four seconds
-        (info(2, holder(3), holder(5)), found(9), 20.0),
-        (info(2, holder(3), paused=True), found(0), None),
-        (info(2), found(0), None),
-        (info(None, holder(5), rate=Rate.parse("6/m", None)), found(2), 30.0),
-        (info(10, holder(2), rate=Rate.parse("6/m", None)), found(2), 30.0),
-        (info(1, holder(50), rate=Rate.parse("6/m", None)), found(2), 150.0),
-        (info(4, holder(8, "x"), holder(0), max_per_partition=1), found(1, partition="x"), 16.0),
-        (info(1, holder(8)), found(0, several=True), None),
+        (known(2, 3, 5), found(0), 2.0),  # each of two slots comes free every four seconds
+        (known(2, 3, 5), found(9), 20.0),
+        (known(2, 3, paused=True), found(0), None),
+        (known(2), found(0), None),
+        (known(None, 5, rate=Rate.parse("6/m", None)), found(2), 30.0),
+        (known(10, 2, rate=Rate.parse("6/m", None)), found(2), 30.0),
+        (known(1, 50, rate=Rate.parse("6/m", None)), found(2), 150.0),
+        (known(4, 8, 0, ann=[8], max_per_partition=1), found(1, partition="ann"), 16.0),
+        (known(1, 8), found(0, several=True), None),
     ],
 )
 def test_the_expected_wait_is_what_the_holders_ages_the_rate_and_the_partition_make_of_it(pool, waits, seconds):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from slotline.cli._console import Console, duration
-from slotline.cli._pools import ALL, NotFoundError
+from slotline.cli._pools import NotFoundError
 from slotline.pools import Holder, PoolInfo
-from slotline.pools._finding import Found, looking_at, pools_of, waiting_for
+from slotline.pools._finding import LONGEST, Ages, Found, Known, looking_for, pools_of
 from slotline.steps import run_blocking
 from slotline.stores.base import Store
 
 _SHOWN = 5
-_MICROSECONDS = 1_000_000
+_MICROSECONDS, _MILLISECONDS = 1_000_000, 1000
 
 
 class Answer(NamedTuple):
@@ -27,10 +26,9 @@ class Answer(NamedTuple):
 def explain(console: Console, store: Store, args: Namespace) -> int:
     """Say which limits a task is under, who holds them, its place in line, and about how long it will wait."""
     answers: list[Answer] = []
-    for pool, info, _ in run_blocking(looking_at(store, run_blocking(pools_of(store)), holders=ALL)):
-        answers += [_of_holder(info, holder) for holder in info.holders if args.task_id in holder.owner]
-        if info.waiting:
-            answers += [_of_waiter(info, found) for found in run_blocking(waiting_for(pool, args.task_id))]
+    for known in run_blocking(looking_for(store, run_blocking(pools_of(store)), args.task_id)):
+        answers += [_of_holder(known.info, holder) for holder in known.holders if args.task_id in holder.owner]
+        answers += [_of_waiter(known, found) for found in known.waiting]
     if not answers:
         raise NotFoundError(
             f"no pool in {store.name} knows of {args.task_id!r}: it has not come to a worker yet, has no limit, "
@@ -40,28 +38,26 @@ def explain(console: Console, store: Store, args: Namespace) -> int:
     return 0
 
 
-def expected_wait(info: PoolInfo, found: Found) -> float | None:
+def expected_wait(known: Known, found: Found) -> float | None:
     """Return about how many seconds one who waits has to wait still; ``None`` where nothing is known of it.
 
     Those who hold a slot now have held it for as long, on average, as runs last whose ends come by chance. What the
     rate alone would take is a lower bound.
     """
-    partition, turns = found.waiter.partition, found.ahead + 1
+    info, partition, turns = known.info, found.waiter.partition, found.ahead + 1
     if info.paused or found.waiter.several:
         return None
     bounds = [turns * info.rate.interval_us / _MICROSECONDS] if info.rate else []
-    bounds += _turns_of(info, info.holders, info.max_size, turns)
+    bounds += _turns_of(known.ages[None], info.max_size, turns)
     if partition is not None:
-        its = [holder for holder in info.holders if holder.partition == partition]
-        bounds += _turns_of(info, its, info.max_per_partition, turns)
+        bounds += _turns_of(known.ages[partition], info.max_per_partition, turns)
     return max(bounds, default=None)
 
 
-def _turns_of(info: PoolInfo, holders: Sequence[Holder], most: int | None, turns: int) -> list[float]:
-    if not holders or most is None:
+def _turns_of(ages: Ages, most: int | None, turns: int) -> list[float]:
+    if not ages.holders or most is None:
         return []
-    mean = sum(info.now - holder.acquired_at for holder in holders) / len(holders)
-    return [mean * turns / most]
+    return [ages.ms / _MILLISECONDS / ages.holders * turns / most]
 
 
 def _of_holder(info: PoolInfo, holder: Holder) -> Answer:
@@ -70,10 +66,9 @@ def _of_holder(info: PoolInfo, holder: Holder) -> Answer:
     return Answer(facts, f"{holder.owner} has held a slot of pool {info.key!r} ({_use_of(info)}) for {duration(held)}.")
 
 
-def _of_waiter(info: PoolInfo, found: Found) -> Answer:
-    waiter, waited = found.waiter, max(0.0, info.now - found.waiter.since)
-    expected = expected_wait(info, found)
-    holders = sorted(info.holders, key=lambda holder: holder.acquired_at)
+def _of_waiter(known: Known, found: Found) -> Answer:
+    info, waiter = known.info, found.waiter
+    waited, expected, holders = max(0.0, info.now - waiter.since), expected_wait(known, found), known.holders[:LONGEST]
     facts = {
         "pool": info.key,
         "state": "waiting",
@@ -99,8 +94,9 @@ def _of_waiter(info: PoolInfo, found: Found) -> Answer:
     elif expected is not None:
         lines.append(f"  Expected wait: about {duration(expected)}.")
     lines += [f"  Held by {holder.owner} for {duration(info.now - holder.acquired_at)}." for holder in holders[:_SHOWN]]
-    if len(holders) > _SHOWN:
-        lines.append(f"  ... and {len(holders) - _SHOWN} more: slotline holders {info.key}")
+    more = known.ages[None].holders - _SHOWN
+    if more > 0:
+        lines.append(f"  ... and {more} more: slotline holders {info.key}")
     return Answer(facts, "\n".join(lines))
 
 

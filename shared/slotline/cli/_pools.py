@@ -41,10 +41,6 @@ WAITING = {
 }
 
 
-ALL = 100_000
-"""The most holders of a pool that are looked through."""
-
-
 class Run(NamedTuple):
     """Who is meant: a slot's token passes from run to run, a fence does not."""
 

@@ -153,19 +153,24 @@ def info_command(keys: tuple[bytes, ...], declared: int, holders: int) -> Comman
 def read_info(key: str, reply: Any) -> PoolInfo:
     """Read a reply of ``pool_info``."""
     size, used, waiting, now_ms, listed, paused, rate, share = reply
+    limit = None if int(size) >= UNLIMITED else int(size)
+    return PoolInfo(
+        *(key, limit, int(used), int(waiting), bool(paused), tuple(read_holders(listed))),
+        rate=Rate.from_wire(_text(rate)),
+        max_per_partition=int(share) if share else None,
+        now=int(now_ms) / 1000,
+    )
+
+
+def read_holders(listed: Any) -> list[Holder]:
+    """Read what is told of holders."""
     holders = []
     for token, expires_ms, record in zip(listed[::3], listed[1::3], listed[2::3], strict=True):
         fence, acquired_ms, _, weight, partition, owner = _text(record).split("|", 5)
         expires, acquired = float(expires_ms), int(acquired_ms) / 1000
         ends = None if expires < 0 else expires / 1000
         holders.append(Holder(_text(token), owner, int(fence), acquired, ends, int(weight), partition or None))
-    limit = None if int(size) >= UNLIMITED else int(size)
-    return PoolInfo(
-        *(key, limit, int(used), int(waiting), bool(paused), tuple(holders)),
-        rate=Rate.from_wire(_text(rate)),
-        max_per_partition=int(share) if share else None,
-        now=int(now_ms) / 1000,
-    )
+    return holders
 
 
 def read_waiter(token: bytes, record: bytes) -> Waiter:

@@ -6,7 +6,7 @@ local function read_member(member)
   return lane, partition, place, string.match(rest or '', '([^|]*)$'), tonumber(string.match(rest or '', '^(%d+)|')) or 1
 end
 
--- The owner of a member, and whether it is a parked message.
+-- The owner of a member, whether it is a parked message, and how many bytes were read for it then.
 local function owner_of_member(lane, name)
   local of_one, of_several = lane == CALLERS, lane == '!' .. CALLERS
   if of_one then
@@ -15,8 +15,9 @@ local function owner_of_member(lane, name)
   elseif of_several then
     return string.match(redis.call('HGET', state, 's:' .. name) or '', '^%x+|%d+|%d+|%d+|[^|]*|(.*)$') or '', false
   end
-  local length, rest = string.match(redis.call('HGET', state, 'm:' .. name) or '', '^%-?%d+|[^|]*|(%d+)|(.*)$')
-  return string.sub(rest or '', 1, tonumber(length or 0)), true
+  local record = redis.call('HGET', state, 'm:' .. name) or ''
+  local length, at = string.match(record, '^%-?%d+|[^|]*|(%d+)|()')
+  return string.sub(record, at or 1, (at or 1) + (length or 0) - 1), true, #record
 end
 
 -- What is told of one who waits: "place|weight|partition|1 if it is a parked message, else 0|1 if it wants slots of other

@@ -13,8 +13,8 @@ local members = redis.call('ZRANGEBYLEX', line, ARGV[2], '+', 'LIMIT', 0, ARGV[3
 for at, member in ipairs(members) do
   local lane, partition, place, name = read_member(member)
   if string.sub(lane, 1, 1) ~= '+' then
-    read = read + redis.call('HSTRLEN', state, 'm:' .. name)
-    local owner = owner_of_member(lane, name)
+    local owner, _, bytes = owner_of_member(lane, name)
+    read = read + (bytes or 0)
     if string.find(owner, ARGV[1], 1, true) then
       local token, record = told_of(member)
       local first = '[' .. lane .. '|' .. partition .. '|'
