@@ -101,9 +101,20 @@ class Line:
 
     def stop(self, partition: str) -> None:
         """Let a partition have no turn."""
-        self.stopped[partition] = self.turns.pop(partition)
+        self.stopped[partition] = self.turns[partition]
+        del self.turns[partition]
 
     def go_on(self, partition: str) -> None:
         """Let a stopped partition have its turn again."""
         if partition in self.stopped:
-            self.turns[partition] = self.stopped.pop(partition)
+            self.turns[partition] = self.stopped[partition]
+            del self.stopped[partition]
+
+    def mend(self) -> None:
+        """Let all who stand here be found, and have their turns."""
+        for partition in list(self.stopped):
+            self.go_on(partition)
+        for partition, places in list(self.turns.items()):
+            if not places:
+                del self.turns[partition]
+        self._partitions = {token: partition for partition, places in self.turns.items() for token in places}

@@ -82,7 +82,7 @@ class PoolState:
     def declare(self, spec: str, now_ms: int) -> None:
         limit, _, share = spec.partition("%")
         size, _, rate = limit.partition("@")
-        self.max, self.declared, self.interval_us = int(size), spec, 0
+        self.max, self.interval_us = int(size), 0
         self.share = int(share) if share else None
         for partition in list(self.line.stopped):
             self.line.go_on(partition)
@@ -94,6 +94,20 @@ class PoolState:
         else:
             self.started_us = 0
         self.arrival_us = self.started_us
+        self.declared = spec
+
+    def mend(self) -> None:
+        """Count anew who has what, and let all who wait have their turns."""
+        self.used, self.used_by = 0, {}
+        for held in self.slots.values():
+            self._count(held)
+        self.evicted &= self.slots.keys()
+        self.line.mend()
+
+    def _count(self, held: Held) -> None:
+        self.used += held.weight
+        if held.partition:
+            self.used_by[held.partition] = self.used_by.get(held.partition, 0) + held.weight
 
     def drop_expired(self, now_ms: int) -> None:
         gone = [token for token, held in self.slots.items() if held.expires_ms != ForEver and held.expires_ms <= now_ms]
@@ -143,9 +157,7 @@ class PoolState:
         expires = ForEver if waiting.cap_ms < 0 else now_ms + waiting.cap_ms
         held = Held(expires, next(_fences), now_ms, waiting.owner, waiting.weight, waiting.partition, kept)
         self.slots[token] = held
-        self.used += held.weight
-        if held.partition:
-            self.used_by[held.partition] = self.used_by.get(held.partition, 0) + held.weight
+        self._count(held)
         if self.interval_us:
             self.arrival_us = max(self.arrival_us, now_ms * 1000) + self.interval_us
             if not kept:
@@ -212,9 +224,18 @@ def known(pools: Pools, key: str | bytes, spec: Any) -> PoolState:
     """Return a pool; one that is new is as ``spec`` says."""
     pool = pools.get(key)
     if pool is None:
-        pool = pools[key] = PoolState(key)
+        pool = PoolState(key)
         pool.declare(str(spec), 0)
+        pools[key] = pool
     return pool
+
+
+def mend(pools: Pools, command: Command) -> None:
+    """Make the books of a command's pools agree again: a signal's exception has come in the midst of it."""
+    for key in command.keys:
+        pool = pools.get(key)
+        if pool is not None:
+            pool.mend()
 
 
 def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from slotline.errors import StoreError
-from slotline.stores._memory_pools import SCRIPTS, PoolState, Rings
+from slotline.stores._memory_pools import SCRIPTS, PoolState, Rings, mend
 from slotline.stores._memory_several import SEVERAL
 from slotline.stores.base import Command, Reply, Store, SyncStore
 from slotline.stores.wakeups import Wakeups
+
+_RELEASES = frozenset({"pool_release", "several_release"})
 
 
 class MemoryWakeups(Wakeups):
@@ -50,12 +52,27 @@ class MemoryStore(Store):
         _stores.add(self)
 
     def _fresh(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.busy = False
+        self.postponed: list[Command] = []
         self.pools: dict[str | bytes, PoolState] = {}
         self._wakeups = MemoryWakeups()
 
     def __repr__(self) -> str:
         return "MemoryStore()"
+
+    def postpone(self, command: Command) -> Reply:
+        """Let a release wait for the end of the command in whose midst its thread has come to it.
+
+        Garbage that holds a slot may be collected, and a signal be handled, at any moment.
+
+        Raises:
+            StoreError: It is no release.
+        """
+        if command.script not in _RELEASES:
+            raise StoreError(f"The memory store cannot answer {command.script!r} in the midst of another command.")
+        self.postponed.append(command)
+        return 1
 
     @property
     def wakeups(self) -> MemoryWakeups:
@@ -87,15 +104,34 @@ class SyncMemoryStore(SyncStore):
 
     def execute(self, command: Command) -> Reply:
         """See :meth:`MemoryStore.execute`."""
+        store, rings = self._store, Rings(self._store.wakeups.hears)
+        try:
+            with store.lock:
+                if store.busy:
+                    return store.postpone(command)
+                store.busy = True
+                try:
+                    return self._run(command, rings)
+                finally:
+                    try:
+                        while store.postponed:
+                            self._run(store.postponed.pop(), rings)
+                    finally:
+                        store.busy = False
+        finally:
+            for token, payload in rings.due:  # out of the lock: whoever is woken may come back at once
+                store.wakeups.ring(token, payload)
+
+    def _run(self, command: Command, rings: Rings) -> Reply:
         script = SCRIPTS.get(command.script) or SEVERAL.get(command.script)
         if script is None:
             raise StoreError(f"The memory store has no command {command.script!r}; it needs a Redis store.")
-        rings = Rings(self._store.wakeups.hears)
-        with self._store.lock:
-            reply = script(self._store.pools, time.monotonic_ns() // 1_000_000, command, rings)
-        for token, payload in rings.due:  # out of the lock: whoever is woken may come back at once
-            self._store.wakeups.ring(token, payload)
-        return reply
+        pools = self._store.pools
+        try:
+            return script(pools, time.monotonic_ns() // 1_000_000, command, rings)
+        except BaseException:
+            mend(pools, command)
+            raise
 
     def execute_many(self, commands: Sequence[Command]) -> list[Reply | Exception]:
         """See :meth:`MemoryStore.execute_many`."""
