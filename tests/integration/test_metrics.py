@@ -15,7 +15,7 @@ import pytest
 from billiard.exceptions import TimeLimitExceeded
 from prometheus_client import CollectorRegistry, generate_latest
 
-from slotline import Limits, Pool, RedisStore, configure
+from slotline import Limits, Pool, RedisStore, Slot, configure
 from slotline.leases import LeasedExecutorManager
 from slotline.metrics import Exporter, PoolCollector, PrometheusMetrics, _sampling, _telling, sample_pools
 from slotline.pools import Parked, Relay, Room
@@ -134,6 +134,21 @@ def test_what_cannot_be_renewed_and_what_is_evicted_is_counted(figures, redis_pr
     store.sync.close()
     assert figures.counts["lease_reclaimed", "evicted"] == 1
     assert figures.counts["lease_renewals", "failed"] >= 1
+
+
+def test_slots_that_come_to_the_end_of_their_slot_exp_are_counted_as_that_and_are_no_loss(figures, store):
+    configure(metrics=figures, heartbeat_lease=9)
+    losses: list[Slot] = []
+    pool = Pool("capped", 20, slot_exp=0.3, store=store, on_lost=losses.append)
+    slots = [pool.sync.acquire() for _ in range(20)]
+    wait_until("all are counted", lambda: sum(_reclaimed(figures).values()) == 20)
+    assert all(slot.lost for slot in slots)
+    assert (_reclaimed(figures), losses) == ({"slot_exp": 20}, [])
+    assert figures.counts["lease_renewals", "renewed"] == 0, "nothing prolongs them"
+
+
+def _reclaimed(figures) -> dict[str, int]:
+    return {labels[1]: count for labels, count in figures.counts.items() if labels[0] == "lease_reclaimed"}
 
 
 def test_killed_workers_are_counted_by_reason(figures):

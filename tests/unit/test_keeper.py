@@ -12,7 +12,7 @@ import pytest
 from slotline.errors import StoreUnavailableError
 from slotline.stores import keeper as keepers
 from slotline.stores.base import Command
-from slotline.stores.keeper import Keeper
+from slotline.stores.keeper import Keeper, Kept
 from tests.harness.waiting import wait_until
 
 
@@ -161,3 +161,28 @@ def test_what_is_to_be_renewed_otherwise_is_so_even_if_a_renewal_is_on_its_way()
     arrives.set()
     wait_until("it is renewed by the new command", lambda: renewed == [Command("renew", ("key",)), other])
     keeper.close()
+
+
+def test_what_ends_before_its_lease_does_is_renewed_no_more_often_for_that():
+    renewed: list[Command] = []
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        renewed.extend(commands)
+        return [max(0, round(1000 * (until - time.monotonic())))] * len(commands)
+
+    lost, keeper, now = threading.Event(), Keeper(execute_many), time.monotonic()
+    until = now + 0.3
+    kept = keeper.keep("token", Command("pool_renew", ("key",), ("token",)), 0.3, now, lost.set, work=3.0)
+    assert lost.wait(30)
+    keeper.close()
+    assert (renewed, kept.shortened, kept.gone) == ([], True, False)
+
+
+@pytest.mark.parametrize(("left", "gone"), [(0.0005, False), (30.0, True)])
+def test_what_the_store_knows_no_more_is_gone_unless_its_own_end_has_come(left, gone):
+    renew = Command("pool_renew", ("key",), ("token",))
+    kept = Kept("token", renew, 0.0, 0.0, 0.0, lambda: None, 60.0, None)
+    now = time.monotonic()
+    kept.lasts(now - 1, 1 + left)
+    keepers._note(kept, renew, 0, now)
+    assert kept.gone is gone

@@ -54,7 +54,8 @@ class Kept:
 
     def lasts(self, since: float, seconds: float) -> None:
         """Take notice of how long it lasts now."""
-        self.lease, self.due = seconds, since + seconds / BEATS
+        # What ends before its lease does cannot be prolonged: at its pace, renewals would grow denser up to that end.
+        self.lease, self.due = seconds, since + (self.work or seconds) / BEATS
         self.shortened = self.work is not None and seconds < self.work - _ROUNDED
         self.deadline = end_of(since, seconds, self.work)
 
@@ -266,8 +267,8 @@ def _note(kept: Kept, renewal: Command, reply: Any, sent: float) -> None:
     elif reply:
         kept.lasts(sent, abs(reply) / 1000)
         kept.to_end = reply < 0
-    else:
-        kept.gone = True
+    else:  # what has just come to its own end is lost by its deadline, in a moment
+        kept.gone = not (kept.shortened and time.monotonic() + _ROUNDED >= kept.deadline)
     if kept.renew is not renewal:  # it was to be renewed by another command while this one travelled
         kept.due = sent
 
