@@ -197,6 +197,15 @@ async def test_a_tag_forgets_entries_that_have_ended(cache, redis_client):
     assert redis_client.pttl(name) > 0
 
 
+async def test_a_tag_knows_an_entry_as_long_as_its_last_value_can_be_had(cache, redis_client):
+    await cache.set("set", 1, 60, tags=["of set"], keep_seconds=86_400)
+    await cache.get_or_create("made", lambda: 1, 60, tags=["of made"], keep_seconds=86_400)
+    now = redis_client.time()[0]
+    for key in ("set", "made"):
+        ((_, until_us),) = redis_client.zrange(f"slotline:{{cache-tag:of {key}}}", 0, -1, withscores=True)
+        assert until_us / 1e6 - now >= redis_client.ttl(f"slotline:{{cache:{key}}}:k")
+
+
 async def test_a_value_whose_tag_cannot_be_noted_is_not_stored(cache, redis_client, caplog):
     redis_client.set("slotline:{cache-tag:t}", "of another kind", px=LONG)
     assert await cache.get_or_create("k", lambda: "made", tags=["t"]) == "made"

@@ -180,8 +180,9 @@ class Leading:
         # Before the creator reads anything: a tag that is invalidated from now on finds this run.
         if self.options.tags:
             cache = self.cache
-            life_ms = commands.milliseconds(self.options.ttl + self.options.grace)
-            tags = [commands.tag(cache.names.tag(tag), self.base, life_ms) for tag in self.options.tags]
+            options = self.options
+            life_ms = commands.milliseconds(options.ttl + options.grace + options.keep)
+            tags = [commands.tag(cache.names.tag(tag), self.base, life_ms) for tag in options.tags]
             try:
                 yield from all_or_error(cache.store, tags)
             except StoreError as error:

@@ -236,7 +236,8 @@ class RedisCacheAdapter(CacheAdapter):
         base = self.names.base(key)
         self._forget(key)
         life = options.life() + options.grace
-        tags = [commands.tag(self.names.tag(tag), base, commands.milliseconds(life)) for tag in options.tags]
+        noted_ms = commands.milliseconds(life + options.keep)
+        tags = [commands.tag(self.names.tag(tag), base, noted_ms) for tag in options.tags]
         try:
             self._try_store()
             if tags:
