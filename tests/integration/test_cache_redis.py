@@ -135,6 +135,14 @@ async def test_no_ttl_means_no_expiry(cache, redis_client):
     assert [redis_client.pttl(entry_key(key)) for key in ("zero", "none")] == [-1, -1]
 
 
+async def test_the_longest_life_is_as_long_as_a_server_can_tell(cache, redis_client):
+    options = {"ttl_seconds": 1e308, "grace_seconds": 1e308, "keep_seconds": 1e308, "tags": ["t"]}
+    await cache.set("set", 1, **options)
+    await cache.get_or_create("made", lambda: 2, **options)
+    assert [await cache.get("set"), await cache.get("made")] == [1, 2]
+    assert redis_client.pttl("slotline:{cache:made}:v") > 0
+
+
 async def test_a_user_may_bring_a_store_a_namespace_and_a_default_ttl(redis_url, redis_client):
     store = RedisStore(redis_url, prefix="app")
     one = RedisCacheAdapter(store=store, namespace="one", default_ttl=50)

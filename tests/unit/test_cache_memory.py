@@ -94,7 +94,9 @@ async def test_the_default_ttl_is_the_caches_own(clock):
         assert [await cache.get("set"), await cache.get("made")] == [None, None]
 
 
-@pytest.mark.parametrize("ttl", [-1, math.nan, math.inf, -math.inf, "5", True, [1], b"1"])
+@pytest.mark.parametrize(
+    "ttl", [-1, math.nan, math.inf, -math.inf, pytest.param(10**400, id="huge"), "5", True, [1], b"1"]
+)
 async def test_impossible_ttls_are_refused_everywhere(ttl):
     cache = InMemoryCacheAdapter()
     for attempt in (cache.get_or_create("k", lambda: 1, ttl), cache.set("k", 1, ttl)):
@@ -116,6 +118,7 @@ async def test_impossible_ttls_are_refused_everywhere(ttl):
         {"grace_seconds": "1"},
         {"beta": -1},
         {"beta": math.nan},
+        {"beta": 10**400},
         {"cache_errors": "true"},
         {"cache_errors": -1},
         {"jitter": 1},

@@ -9,8 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from slotline._checks import refuse, seconds, text
+from slotline.errors import InvalidOptionError
 
 _TTL_ALLOWED = "a finite number of seconds, zero or more (0 and None: no expiry)"
+
+
+_LONGEST = 1e12
+"""Seconds, some 30,000 years: more than that would be too many milliseconds for a server."""
 
 
 class _Default(int):
@@ -98,25 +103,17 @@ class EntryOptions:
 
 def checked_ttl(option: str, value: Any) -> float:
     """Return a TTL in seconds, ``math.inf`` for 0 and ``None``."""
-    if value is None:
-        return math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise refuse(option, value, _TTL_ALLOWED)
-    return float(value) or math.inf
+    return math.inf if value is None else _time(option, value, _TTL_ALLOWED) or math.inf
 
 
 def checked_grace(option: str, value: Any) -> float:
     """Return a grace in seconds, 0 for ``None``."""
-    return 0.0 if value is None else seconds(option, value, zero=True)
+    return 0.0 if value is None else _time(option, value)
 
 
 def checked_beta(option: str, value: Any) -> float:
     """Return a number of at least 0, 0 for ``None``."""
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise refuse(option, value, "a finite number, zero or more, or None")
-    return float(value)
+    return 0.0 if value is None else _time(option, value, "a finite number, zero or more, or None")
 
 
 def checked_jitter(option: str, value: Any) -> float:
@@ -130,7 +127,14 @@ def checked_errors_ttl(option: str, value: Any, ttl: float) -> float:
     """Return for how many seconds errors are kept: ``True`` as long as values, ``False`` and ``None`` not at all."""
     if value is None or value is False:
         return 0.0
-    return ttl if value is True else seconds(option, value, zero=True)
+    return ttl if value is True else _time(option, value)
+
+
+def _time(option: str, value: Any, allowed: str | None = None) -> float:
+    try:
+        return min(seconds(option, value, zero=True), _LONGEST)
+    except InvalidOptionError as error:
+        raise refuse(option, value, allowed or error.allowed) from None
 
 
 def checked_tags(option: str, value: Any) -> tuple[str, ...]:
