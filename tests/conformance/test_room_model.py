@@ -30,6 +30,13 @@ WORKERS = (("a", "b"), ("b", "z"))
 MESSAGES = [b"%d" % number for number in range(6)]
 LONG_AGO = 1
 
+Name = tuple[bytes, str]
+"""A message and its lane: the same bytes in another lane are another message."""
+
+
+def name_of(taken: Taken) -> Name:
+    return taken.message, taken.lane
+
 
 class UncalledRoom(Room):
     """A worker that looks when it is told to by the test; who is called is the test's to say, too."""
@@ -70,17 +77,17 @@ class RoomMachine(RuleBasedStateMachine):
         for _ in CALLED:
             assert self.called.get_message(timeout=10)["type"] == "subscribe"
         self.size, self.paused, self.count = 2, False, 0
-        self.room: dict[bytes, Message] = {}
+        self.room: dict[Name, Message] = {}
         self.held: dict[str, Slot] = {}
         self.runs: list[Taken] = []  # of those who live, and of those who came too late
 
     # What the model says.
 
-    def waiting(self) -> list[tuple[bytes, Message]]:
+    def waiting(self) -> list[tuple[Name, Message]]:
         found = [(name, message) for name, message in self.room.items() if message.taken is None]
         return sorted(found, key=lambda one: one[1].place)
 
-    def free(self, lanes: tuple[str, ...] = ()) -> tuple[int, bytes | None]:
+    def free(self, lanes: tuple[str, ...] = ()) -> tuple[int, Name | None]:
         """How many slots are free for newcomers; and the message that a worker of ``lanes`` gets, if any."""
         free = 0 if self.paused else self.size - len(self.held)
         for name, message in self.waiting():
@@ -106,7 +113,7 @@ class RoomMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(MESSAGES), lane=st.sampled_from(LANES))
     def park(self, name: bytes, lane: str) -> None:
         outcome = self.rooms[0].sync.park(self.pool, name, lane=lane)
-        if name in self.room:
+        if (name, lane) in self.room:
             assert outcome == Parked(0)
         elif self.free()[0] > 0:
             assert isinstance(outcome, Slot)
@@ -114,7 +121,7 @@ class RoomMachine(RuleBasedStateMachine):
         else:
             assert outcome == Parked(sum(message.lane == lane for _, message in self.waiting()))
             self.count += 1
-            self.room[name] = Message(lane, self.count)
+            self.room[name, lane] = Message(lane, self.count)
 
     @rule()
     def acquire(self) -> None:
@@ -149,9 +156,9 @@ class RoomMachine(RuleBasedStateMachine):
         return self.free(WORKERS[worker])[1]
 
     def got(self, taken: Taken | None, expected: bytes | None) -> None:
-        assert (taken and taken.message) == expected
+        assert (taken and name_of(taken)) == expected
         if taken is not None:
-            message = self.room[taken.message]
+            message = self.room[name_of(taken)]
             assert taken.lane == message.lane
             message.taken = taken
             self.runs.append(taken)
@@ -171,7 +178,7 @@ class RoomMachine(RuleBasedStateMachine):
         taken = self.some_run(choice, late, again)
         taken.sync.settle()
         if self.has(taken):
-            del self.room[taken.message]
+            del self.room[name_of(taken)]
 
     @precondition(lambda self: self.runs)
     @rule(choice=st.randoms(use_true_random=False), late=st.booleans(), again=st.booleans())
@@ -180,7 +187,7 @@ class RoomMachine(RuleBasedStateMachine):
         taken.sync.give_back()
         self.held.pop(taken.slot.token, None)
         if self.has(taken):
-            message = self.room[taken.message]
+            message = self.room[name_of(taken)]
             message.taken, message.lapsed = None, False
 
     @precondition(lambda self: any(taken.slot.token in self.held for taken in self.runs))
@@ -193,7 +200,7 @@ class RoomMachine(RuleBasedStateMachine):
         assert returned == int(self.has(taken))
         del self.held[token]
         if returned:
-            self.room[taken.message].taken = None
+            self.room[name_of(taken)].taken = None
 
     @precondition(lambda self: any(map(self.has, self.runs)))
     @rule(choice=st.randoms(use_true_random=False), worker=st.sampled_from([None, *range(len(WORKERS))]))
@@ -202,10 +209,10 @@ class RoomMachine(RuleBasedStateMachine):
         taken = choice.choice([taken for taken in self.runs if self.has(taken)])
         taken.abandon()
         self.store.keeper.drop(taken.slot.token)
-        self.client.zadd(self.claims_key, {digest_of(taken.message): LONG_AGO}, xx=True)
+        self.client.zadd(self.claims_key, {digest_of(taken.message, lane_id_of(taken.lane)): LONG_AGO}, xx=True)
         self.client.zadd(self.slots_key, {taken.slot.token: LONG_AGO}, xx=True)
         self.held.pop(taken.slot.token, None)
-        self.room[taken.message].lapsed = True
+        self.room[name_of(taken)].lapsed = True
         if worker is not None:
             self.take(worker)
 
@@ -230,14 +237,14 @@ class RoomMachine(RuleBasedStateMachine):
 
     def some_run(self, choice, late: bool, again: bool) -> Taken:
         """Choose a run to end; ``late``: of somebody whose message another runs, if there is such a one."""
-        passed_on = [taken for taken in self.runs if taken.message in self.room and not self.has(taken)]
+        passed_on = [taken for taken in self.runs if name_of(taken) in self.room and not self.has(taken)]
         taken = choice.choice(passed_on if late and passed_on else self.runs)
         if not again:
             self.runs.remove(taken)
         return taken
 
     def has(self, taken: Taken) -> bool:
-        message = self.room.get(taken.message)
+        message = self.room.get(name_of(taken))
         return message is not None and message.taken is taken
 
     @invariant()
@@ -252,10 +259,11 @@ class RoomMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_but_what_is_there(self) -> None:
         state = self.client.hkeys(self.state_key)
-        digests = {digest_of(name).encode() for name in self.room}
+        digests = {digest_of(name, lane_id_of(lane)).encode() for name, lane in self.room}
         assert {field[2:] for field in state if field[:2] == b"m:"} == digests
-        taken = {digest_of(name).encode() for name, message in self.room.items() if message.taken is not None}
-        assert {field[2:] for field in state if field[:2] == b"o:"} == taken
+        taken = {name for name, message in self.room.items() if message.taken is not None}
+        digests = {digest_of(name, lane_id_of(lane)).encode() for name, lane in taken}
+        assert {field[2:] for field in state if field[:2] == b"o:"} == digests
         assert keys_without_ttl(self.client) == []
 
     @invariant()

@@ -91,7 +91,9 @@ class Scripts(RuleBasedStateMachine):
         token = f"t{next(self.numbers)}"
         message = f"m{token}".encode()
         self.tokens.append((limit, token, shares))
-        self.send(limit.park_command(token, "o|o", lane_id_of(lane), digest_of(message), message, CHANNELS, shares))
+        lane_id = lane_id_of(lane)
+        digest = digest_of(message, lane_id)
+        self.send(limit.park_command(token, "o|o", lane_id, digest, message, CHANNELS, shares))
 
     @rule(name=st.sampled_from(list(LIMITS)), lanes=st.sampled_from(["q", "r", "qr"]), passes=st.none() | PICK)
     def take(self, name: str, lanes: str, passes: int | None) -> None:

@@ -81,6 +81,20 @@ async def test_nothing_overtakes_what_is_parked(store, make_room):
     assert (await taken(room)).message == b"b"
 
 
+async def test_what_an_exchange_has_copied_into_two_queues_is_two_messages(store, make_room):
+    """As in a broadcast: each worker has a queue of its own, and each of them is to run what comes."""
+    one, two, pool = make_room("one"), make_room("two"), Pool("p", 1, store=store)
+    async with pool:
+        for room, lane in ((one, "one"), (two, "two")):
+            assert isinstance(await room.park(pool, b"a", lane=lane), Parked)
+        assert (await pool.info()).waiting == 2
+    for room in (one, two):
+        message = await taken(room)
+        assert message.message == b"a"
+        await pool.release(message.slot)
+        await message.settle()
+
+
 async def test_a_message_is_not_parked_twice_neither_in_line_nor_while_it_runs(store, make_room):
     room, pool = make_room("q"), Pool("p", 1, store=store)
     first, _ = await park_all(room, pool, [b"a", b"b"])

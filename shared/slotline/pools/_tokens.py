@@ -29,9 +29,13 @@ def new_token() -> str:
     return f"{_process()}-{next(_count)}"
 
 
-def digest_of(message: bytes) -> str:
-    """Return the identity of a message: a retry is another one, although it carries the same task id."""
-    return base64.urlsafe_b64encode(hashlib.blake2b(message, digest_size=15).digest()).decode()
+def digest_of(message: bytes, lane_id: str) -> str:
+    """Return the identity of a message: a retry is another one, although it carries the same task id.
+
+    So is the copy that an exchange has put into another queue: each of them is to run.
+    """
+    digest = hashlib.blake2b(message, digest_size=15, key=lane_id.encode()).digest()
+    return base64.urlsafe_b64encode(digest).decode()
 
 
 @lru_cache(maxsize=1024)

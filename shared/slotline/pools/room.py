@@ -118,7 +118,7 @@ class Room:
 
         Args:
             pool: The pool that the message must count in, or several, of which it needs a slot each.
-            message: The whole message; its digest is its identity.
+            message: The whole message; its digest, and its lane, are its identity.
             lane: The lane, which need not be one that this room serves.
             owner: Whose message it is, for people.
             weight: How many of the pool's slots it counts as.
@@ -170,7 +170,9 @@ class Room:
         """Take a slot for a message, or park it."""
         check_size(len(message), pool.key)
         lane_id, token, owner = lane_id_of(lane), new_token(), owner or default_owner()
-        command = pool.park_command(token, owner, lane_id, digest_of(message), message, self._channel(""), shares)
+        command = pool.park_command(
+            token, owner, lane_id, digest_of(message, lane_id), message, self._channel(""), shares
+        )
         try:
             for one in pool.pools:
                 yield from self._note(one, lane_id)
