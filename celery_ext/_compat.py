@@ -9,6 +9,7 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
+from kombu.messaging import Consumer
 
 from slotline.errors import UnsupportedFrameworkError
 
@@ -38,6 +39,8 @@ def check_worker(worker: Any, consumer: Any) -> None:
     check_version()
     _need(worker, "worker", "_process_task")
     _need(consumer, "consumer", "on_task_request", "timer", "pool", "call_soon", "hub", "task_buckets")
+    _need(consumer, "consumer", "add_task_queue", "cancel_task_queue")
+    _need(Consumer(None), "kombu's consumer", "_active_tags")  # type: ignore[no-untyped-call] # kombu ships no types
     _need(state, "celery.worker.state", "reserved_requests", "requests", "task_reserved", "task_ready", "revoked")
     _need(
         Request,

@@ -94,8 +94,11 @@ class Following:
         if found is None:
             return None
         line, key, errors = found
+        lane = self._parking.lane_of(request)
+        if lane is None:  # it waits for the value itself
+            return None
 
-        def join(room: Room, message: bytes, lane: str, owner: str) -> Slot | pools.Parked:
+        def join(room: Room, message: bytes, owner: str) -> Slot | pools.Parked:
             return run_blocking(line.joining(room, message, lane, owner))
 
         try:

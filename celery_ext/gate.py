@@ -277,10 +277,11 @@ class Gate:
             policy = None
         if policy == "park" and self._parking is None:
             raise _cannot_park(self._store)
-        if self._parking is not None and held.limit.parks:
+        lane = self._parking.lane_of(held.request) if self._parking is not None and held.limit.parks else None
+        if self._parking is not None and lane is not None:
             slot = self._parking.park(
                 held.request,
-                lambda room, message, lane, owner: room.sync.park(
+                lambda room, message, owner: room.sync.park(
                     held.pool, message, lane=lane, owner=owner, **held.limit.share
                 ),
             )
@@ -289,7 +290,7 @@ class Gate:
                 if evict:
                     self._pausing.evict(held)
             return slot
-        return self._waiting.take_or_hold(held) if policy in {"wait", None} else self._waiting.take_now(held)
+        return self._waiting.take_or_hold(held) if policy in {"park", "wait", None} else self._waiting.take_now(held)
 
     def _passed_on(self, held: Held) -> Slot | None:
         limit, request = held.limit, held.request

@@ -19,6 +19,7 @@ from celery.worker import state
 from celery_ext.ending import Ending
 from celery_ext.hearing import hear_now
 from celery_ext.held import owner_of
+from celery_ext.lanes import Lanes
 from celery_ext.mailbox import Mailbox
 from celery_ext.parcel import TakenMessage, pack
 from celery_ext.processes import Processes
@@ -35,11 +36,6 @@ IN_TURN = 0.25
 """Seconds after which a pool that queues what it gets, and never has a place, gets a parked message all the same."""
 NOTED = 10_000
 """Pools of which it is known that messages wait for them; what is forgotten costs a round trip."""
-
-
-def lane_name(room: str, queue: str) -> str:
-    """Return the name of the lane of a queue in an app's room."""
-    return f"celery:{room}:{queue}"
 
 
 class Parking:
@@ -66,10 +62,9 @@ class Parking:
         on_lost: Callable[[Slot], None],
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
-        self._name, self._on_lost = name, on_lost
+        self._lanes, self._on_lost = Lanes(consumer, name, self._lanes_changed), on_lost
         self._ending = Ending(consumer.controller)
         self._room: Room | None = None
-        self._lanes: dict[str, str] = {}
         self._delivered: set[TakenMessage] = set()
         self._at_hand: TakenMessage | None = None
         self._waited_for: set[str] = set()
@@ -78,16 +73,26 @@ class Parking:
 
     def open(self) -> None:
         """Serve the lanes of the queues that the worker consumes from."""
-        name = self._name or self._consumer.conninfo.virtual_host
-        self._lanes = {queue: lane_name(name, queue) for queue in self._consumer.app.amqp.queues.consume_from}
-        lanes = list(self._lanes.values())
+        self._lanes.open()
+        self._seeking = False
+        self._enter()
+
+    def _enter(self) -> None:
         self._room = Room(
-            *(self._watch.store, lanes),
+            *(self._watch.store, self._lanes.served),
             on_call=lambda: self._mailbox.post(self.take_soon),
             on_lost=self._on_lost,
         )
-        self._seeking, self._look_at = False, math.inf
+        self._look_at = math.inf
         self._look_later(0.0)
+
+    def _lanes_changed(self) -> None:
+        self._mailbox.do(self._enter_anew)
+
+    def _enter_anew(self) -> None:
+        if self._room is not None:
+            self._room.close()
+            self._enter()
 
     def let_go(self) -> None:
         """Take nothing any more, and put back what has not begun to run."""
@@ -97,22 +102,25 @@ class Parking:
         for message in list(self._delivered):
             message.requeue()
 
-    def park(self, request: Any, ask: Callable[[Room, bytes, str, str], T | Parked]) -> T | None:
+    def lane_of(self, request: Any) -> str | None:
+        """Return the lane of a request's message; ``None`` if it cannot be parked."""
+        came = request.message
+        return came.taken.lane if isinstance(came, TakenMessage) else self._lanes.of(came)
+
+    def park(self, request: Any, ask: Callable[[Room, bytes, str], T | Parked]) -> T | None:
         """Return what ``ask`` gets for a request, or acknowledge its message if that was parked (``None``).
 
         Args:
             request: The request.
-            ask: Asks the room, given that, the message, its lane and its owner.
+            ask: Asks the room, given that, the message and its owner.
 
         Raises:
             StoreError: The store cannot be asked; the request is as it was.
         """
         room, came = self._room, request.message
         assert room is not None  # noqa: S101 - nothing is admitted before the gate is open
-        taken = came.taken if isinstance(came, TakenMessage) else None
-        message = pack(came) if taken is None else taken.message
-        lane = self._lane_of(came) if taken is None else taken.lane
-        outcome = self._watch.ask(lambda: ask(room, message, lane, owner_of(request)))
+        message = came.taken.message if isinstance(came, TakenMessage) else pack(came)
+        outcome = self._watch.ask(lambda: ask(room, message, owner_of(request)))
         if not isinstance(outcome, Parked):
             return outcome
         logger.debug("%s is parked, %d of its lane before it", request, outcome.place)
@@ -286,13 +294,3 @@ class Parking:
         if room is self._room and at == self._look_at:
             self._look_at = math.inf
             self.take_soon()
-
-    def _lane_of(self, message: Any) -> str:
-        route = message.delivery_info
-        exchange, key = route.get("exchange") or "", route.get("routing_key") or ""
-        for name, queue in self._consumer.app.amqp.queues.consume_from.items():
-            bound_to = queue.exchange.name if queue.exchange else ""
-            if (not exchange and key == name) or (exchange and (bound_to, queue.routing_key) == (exchange, key)):
-                return self._lanes[name]
-        # A topic or fanout: which queue it came from is not known, and any lane of this worker will do.
-        return self._lanes.get(key) or next(iter(self._lanes.values()))

@@ -12,9 +12,9 @@ from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
 from celery_ext.config import runtime
+from celery_ext.lanes import lane_name
 from celery_ext.outcome import cancel
 from celery_ext.parcel import contents
-from celery_ext.parking import lane_name
 from slotline.errors import MessagePurgedError
 from slotline.pools._purging import Purged
 from slotline.pools._tokens import lane_id_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_ext.parking import lane_name
+from celery_ext.lanes import lane_name
 from slotline import Pool, RedisStore
 from slotline.pools import Room
 from tests.harness.redis_server import RedisServer

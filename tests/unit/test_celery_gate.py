@@ -67,6 +67,11 @@ class Consumer:
     def call_soon(self, function: Callable[[], None]) -> None:
         function()
 
+    def add_task_queue(self, queue: str) -> None:
+        pass
+
+    cancel_task_queue = add_task_queue
+
 
 class Worker:
     """A prefork worker with ``processes`` processes; what it runs ends when the test says so."""
