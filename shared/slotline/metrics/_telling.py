@@ -121,9 +121,9 @@ class Observer:
         self.exporter.count(RENEWALS, (result,), 1)
 
     @_guarded
-    def reclaimed(self, reason: ReclaimReason) -> None:
+    def reclaimed(self, reason: ReclaimReason, times: int = 1) -> None:
         """Something was taken from its holder."""
-        self.exporter.count(RECLAIMED, (reason,), 1)
+        self.exporter.count(RECLAIMED, (reason,), times)
 
     @_guarded
     def requested(self, result: str) -> None:

@@ -12,6 +12,8 @@ from slotline.stores._memory_line import Line, Waiting
 from slotline.stores.base import Command
 
 Reply: TypeAlias = Any
+PARTS = 5
+"""Keys of each pool; the first one is what it is known by here."""
 ForEver = -1
 CALL_MS = 1000
 """For how long one who wants slots of several pools may have one of them before it asks for all."""
@@ -19,7 +21,7 @@ _fences = itertools.count(1)  # of all pools, so that a pool's fences grow even 
 
 
 class Rings:
-    """Whom to wake, and with what, when nobody has the store to himself any more.
+    """Whom to wake, and with what, and what to tell of, when nobody has the store to himself any more.
 
     Args:
         hears: Whether one who waits, by his token, can still be told of a slot. Who cannot has left, or is about to say
@@ -29,6 +31,8 @@ class Rings:
     def __init__(self, hears: Callable[[str], bool]) -> None:
         self.hears = hears
         self.due: list[tuple[str, bytes]] = []
+        self.ended = 0
+        """How many slots have come to the end that their ``slot_exp`` set."""
 
 
 class Held(NamedTuple):
@@ -109,10 +113,14 @@ class PoolState:
         if held.partition:
             self.used_by[held.partition] = self.used_by.get(held.partition, 0) + held.weight
 
-    def drop_expired(self, now_ms: int) -> None:
+    def drop_expired(self, now_ms: int) -> int:
+        """Take the slots back whose time is over; return how many, without what was only kept."""
         gone = [token for token, held in self.slots.items() if held.expires_ms != ForEver and held.expires_ms <= now_ms]
+        ended = 0
         for token in gone:
+            ended += not self.slots[token].kept
             self.let_go(token)
+        return ended
 
     def let_go(self, token: str) -> bool:
         """Take the slot from ``token``; return whether it had one."""
@@ -247,7 +255,6 @@ def pool_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     pool = known(pools, command.keys[0], spec)
     if first and pool.declared != spec:
         pool.declare(spec, now_ms)
-    pool.drop_expired(now_ms)
     held = pool.slots.get(token)
     if held is None:
         blocked = pool.serve(now_ms, rings) or waiting.partition in pool.line.stopped
@@ -271,7 +278,6 @@ def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
     if pool is None:
         return 0
     token = str(command.args[0])
-    pool.drop_expired(now_ms)
     if command.args[2:] and (token not in pool.slots or pool.slots[token].fence != command.args[2]):
         return 0
     had = pool.let_go(token)
@@ -285,7 +291,6 @@ def pool_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> R
 def pool_resize(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
     pool = known(pools, command.keys[0], command.args[1])
     before, pool.max = pool.max, int(command.args[0])
-    pool.drop_expired(now_ms)
     pool.serve(now_ms, rings)
     return before
 
@@ -293,7 +298,6 @@ def pool_resize(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Re
 def pool_pause(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
     pool = known(pools, command.keys[0], command.args[1])
     was, pool.paused = pool.paused, bool(int(command.args[0]))
-    pool.drop_expired(now_ms)
     pool.serve(now_ms, rings)
     return int(was != pool.paused)
 
@@ -302,7 +306,6 @@ def pool_evict(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Rep
     pool, token = pools.get(command.keys[0]), str(command.args[0])
     if pool is None:
         return [0]
-    pool.drop_expired(now_ms)
     pool.evicted &= pool.slots.keys()
     if token:
         marked = [token] if token in pool.slots and command.args[4] in ("", pool.slots[token].fence) else []
@@ -319,7 +322,6 @@ def pool_info(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Repl
     pool = pools.get(command.keys[0])
     if pool is None:
         return [declared, 0, 0, now_ms, [], 0, b"", b""]
-    pool.drop_expired(now_ms)
     listed: list[bytes] = []
     for token, held in list(pool.slots.items())[:most]:
         record = f"{held.fence}|{held.acquired_ms}|0|{held.weight}|{held.partition}|{held.owner}"

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotline.stores._memory_line import Waiting, places_in_line
-from slotline.stores._memory_pools import CALL_MS, ForEver, Held, Pools, PoolState, Queued, Reply, Rings, Script, known
+from slotline.stores._memory_pools import (
+    CALL_MS,
+    PARTS,
+    ForEver,
+    Held,
+    Pools,
+    PoolState,
+    Queued,
+    Reply,
+    Rings,
+    Script,
+    known,
+)
 from slotline.stores.base import Command
-
-_PARTS = 5
-"""Keys of each pool."""
 
 
 @dataclass(slots=True)
@@ -165,14 +174,13 @@ def _slot(token: str, at: int) -> str:
 
 
 def _declared(pools: Pools, now_ms: int, command: Command) -> tuple[list[PoolState], list[bytes]]:
-    keys = command.keys[::_PARTS]
+    keys = command.keys[::PARTS]
     specs = command.args[3 + 3 * len(keys) : 3 + 5 * len(keys)]
     before = [pools[key].declared.encode() if key in pools else b"" for key in keys]
     mine = [known(pools, key, spec) for key, spec in zip(keys, specs[::2], strict=True)]
     for pool, spec, first in zip(mine, specs[::2], specs[1::2], strict=True):
         if first and pool.declared != spec:
             pool.declare(str(spec), now_ms)
-        pool.drop_expired(now_ms)
     return mine, before
 
 
@@ -204,11 +212,9 @@ def several_acquire(pools: Pools, now_ms: int, command: Command, rings: Rings) -
 
 
 def several_release(pools: Pools, now_ms: int, command: Command, rings: Rings) -> Reply:
-    token, keys = str(command.args[0]), command.keys[::_PARTS]
+    token, keys = str(command.args[0]), command.keys[::PARTS]
     mine = [pools.get(key) or PoolState(key) for key in keys]
     several = _Several.of(command, mine, now_ms, rings)
-    for pool in mine:
-        pool.drop_expired(now_ms)
     several.leave(token)
     had = [pool.let_go(_slot(token, at)) for at, pool in enumerate(mine)]
     several.advance()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from slotline.errors import StoreError
-from slotline.stores._memory_pools import SCRIPTS, PoolState, Rings, mend
+from slotline.metrics import _telling
+from slotline.stores._memory_pools import PARTS, SCRIPTS, PoolState, Rings, mend
 from slotline.stores._memory_several import SEVERAL
 from slotline.stores.base import Command, Reply, Store, SyncStore
 from slotline.stores.wakeups import Wakeups
@@ -121,14 +122,19 @@ class SyncMemoryStore(SyncStore):
         finally:
             for token, payload in rings.due:  # out of the lock: whoever is woken may come back at once
                 store.wakeups.ring(token, payload)
+            if rings.ended and (observer := _telling.observer) is not None:
+                observer.reclaimed("slot_exp", rings.ended)
 
     def _run(self, command: Command, rings: Rings) -> Reply:
         script = SCRIPTS.get(command.script) or SEVERAL.get(command.script)
         if script is None:
             raise StoreError(f"The memory store has no command {command.script!r}; it needs a Redis store.")
-        pools = self._store.pools
+        pools, now_ms = self._store.pools, time.monotonic_ns() // 1_000_000
         try:
-            return script(pools, time.monotonic_ns() // 1_000_000, command, rings)
+            for key in command.keys[::PARTS]:
+                if key in pools:
+                    rings.ended += pools[key].drop_expired(now_ms)
+            return script(pools, now_ms, command, rings)
         except BaseException:
             mend(pools, command)
             raise
