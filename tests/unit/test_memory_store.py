@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from inspect import CO_GENERATOR
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from slotline import Limits, MemoryStore, Pool
 from slotline.pools.place import Place
+from tests.harness.interrupts import Interrupts
 from tests.harness.waiting import wait_until
 
 
@@ -82,48 +80,20 @@ def test_garbage_that_holds_a_slot_may_be_collected_in_the_midst_of_a_command(st
     assert (pool.sync.size(), other.sync.size()) == (0, 1)
 
 
-class Interrupted(BaseException):
-    """What a signal raises."""
-
-
-class Interrupts:
-    """Interrupts what runs in the memory store's books, as a signal would, at the ``number``-th place where it can."""
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        code = frame.f_code
-        if event in ("call", "c_return") and "/_memory_" in code.co_filename and not code.co_flags & CO_GENERATOR:
-            self.left -= 1
-            if not self.left:
-                sys.setprofile(None)
-                raise Interrupted
-
-    def during(self, act: Callable[[], object]) -> None:
-        sys.setprofile(self)
-        try:
-            act()
-        except Interrupted:
-            pass
-        finally:
-            sys.setprofile(None)
-
-
 @pytest.mark.parametrize("act", ["acquire", "release"])
 def test_an_interrupt_at_any_moment_leaves_the_books_of_a_pool_right(store, act):
-    number, interrupts = 0, None
-    while interrupts is None or interrupts.left <= 0:
+    number, interrupted = 0, True
+    while interrupted:
         number += 1
-        interrupts = Interrupts(number)
+        interrupts = Interrupts(number, lambda path, _: path[-1].startswith("_memory_"))
         pool = Pool(f"p{number}", 2, max_per_partition=1, store=store)
         if act == "acquire":
-            interrupts.during(lambda pool=pool: pool.sync.release(pool.sync.acquire(partition="a")))
+            interrupted = interrupts.during(lambda pool=pool: pool.sync.release(pool.sync.acquire(partition="a")))
         else:
             held = pool.sync.acquire(partition="a")
             waits = Place(pool, partition="a")
             assert waits.sync.enter() is None
-            interrupts.during(lambda pool=pool, held=held: pool.sync.release(held))
+            interrupted = interrupts.during(lambda pool=pool, held=held: pool.sync.release(held))
             slot = waits.sync.enter()
             assert slot is not None
             pool.sync.release(slot)

@@ -158,13 +158,13 @@ class Limit(ABC, Generic[Held]):
         return HeldSlot(self, slot)
 
     def __enter__(self) -> Held:
-        return self._blocks.enter(self, self.sync.acquire())
+        return run_blocking(self._entering())
 
     def __exit__(self, *exc: object) -> None:
         run_blocking(self.closing(self._blocks.leave(self)))
 
     async def __aenter__(self) -> Held:
-        return self._blocks.enter(self, await self.acquire())
+        return await run_awaiting(self._entering())
 
     async def __aexit__(self, *exc: object) -> None:
         await run_awaiting(self.closing(self._blocks.leave(self)))
@@ -200,6 +200,14 @@ class Limit(ABC, Generic[Held]):
     @abstractmethod
     def evicting(self, token: str | None, shares: Shares, fence: int | None = None) -> Steps[str | None]:
         """Tell a holder to end."""
+
+    def _entering(self) -> Steps[Held]:
+        slot = yield from self.acquiring(None, 0.0, 1, None, evict=False)
+        try:
+            return self._blocks.enter(self, slot)
+        except BaseException:  # a signal's: a block that is not entered is not left, either
+            self.give_up(slot)
+            raise
 
     def asking(self, command: Command) -> Steps[tuple[Answer, float]]:
         """Send a command that may take a slot; return the answer, and the monotonic time at which it was asked for."""
@@ -259,18 +267,25 @@ class Limit(ABC, Generic[Held]):
         """Give a slot back."""
         if not isinstance(slot, Slot) or slot.key != self.key:
             raise _checks.refuse("slot", slot, f"a slot of pool {self.key!r}")
-        store = self.store
         if (observer := _telling.observer) is not None:
             observer.given_up(slot)
-        left = [leave(store, part) for part in slot.slots]
-        if not all(left):
-            return False
-        command = self.release_of(slot)
         try:
-            return bool((yield Call(store, command))) and not slot.lost
+            if not self._leaves(slot):
+                return False
+            return bool((yield Call(self.store, self.release_of(slot)))) and not slot.lost
         except BaseException:
-            store.settle(command, self.patience)
+            self.give_up(slot)
             raise
+
+    def give_up(self, slot: Held) -> None:
+        """Give a slot back without waiting for the store; again is harmless."""
+        if self._leaves(slot):
+            self.store.settle(self.release_of(slot), self.patience)
+
+    def _leaves(self, slot: Held) -> bool:
+        store = self.store
+        left = [leave(store, part) for part in slot.slots]
+        return all(left)
 
     def release_of(self, slot: Held) -> Command:
         """The command that gives ``slot`` back."""

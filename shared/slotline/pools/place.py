@@ -137,6 +137,8 @@ class Place:
         except BaseException as error:
             # Cancelled, interrupted, or the store is away: whatever the token may have got by now is given back.
             self.abandon()
+            if self._slot is not None:  # a signal's exception came when the slot was here, and not with the caller yet
+                self.pool.give_up(self._slot)
             if not isinstance(error, TimeoutError):
                 raise
             if self._queued is not None:
