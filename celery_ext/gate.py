@@ -231,7 +231,7 @@ class Gate:
                 self._processes.give_back()
         except StoreUnavailableError as error:
             self._without_store(held, error)
-        except (StoreError, InvalidOptionError) as error:  # asking again brings nothing else
+        except (StoreError, InvalidOptionError, UnicodeError) as error:  # asking again brings nothing else
             self._refuse(held.request, error)
         return None
 

@@ -69,9 +69,13 @@ def optional_seconds(option: str, value: Any, *, zero: bool = False) -> float | 
 
 
 def text(option: str, value: Any) -> str:
-    """Return ``value`` if it is a string that is not empty."""
+    """Return ``value`` if it is a string that is not empty, and that UTF-8 has bytes for."""
     if not isinstance(value, str) or not value:
         raise refuse(option, value, "a string that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise refuse(option, value, "text that can be encoded, without half a surrogate") from None
     return value
 
 

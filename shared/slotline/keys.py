@@ -300,10 +300,14 @@ class KeyTemplate:
             for step in field.steps:
                 value = _look_up(value, step)
         except (KeyError, IndexError, AttributeError, TypeError):
-            raise refuse(
-                self._option, self.template, f"a template that the arguments can fill: {{{field.text}}} is not there"
-            ) from None
-        return str(value)
+            raise self._unfilled(f"{{{field.text}}} is not there") from None
+        try:
+            return _encodable(str(value))
+        except Exception as error:  # noqa: BLE001 - what is nested too deeply, too long a number, an object of any kind
+            raise self._unfilled(f"{{{field.text}}} has no text, {type(error).__name__}") from None
+
+    def _unfilled(self, why: str) -> InvalidOptionError:
+        return self._refused(f"a template that the arguments can fill: {why}")
 
     @property
     def constant(self) -> bool:
@@ -323,6 +327,17 @@ def _cut(text: str, stops: str) -> tuple[str, str]:
         if character in stops:
             return text[:at], text[at:]
     return text, ""
+
+
+def _encodable(text: str) -> str:
+    """Return text that UTF-8 has bytes for: half a surrogate, which JSON may bring, has none."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raw = text.encode("utf-8", "surrogatepass")
+            return "~" + hashlib.blake2b(raw, digest_size=_DIGEST_BYTES).hexdigest()
+    return text
 
 
 def _look_up(value: Any, step: str) -> Any:

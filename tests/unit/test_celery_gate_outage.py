@@ -77,3 +77,27 @@ def test_a_slot_that_ends_while_the_store_is_away_is_given_back_later(app: Celer
     worker.gate._mailbox.drain()
     assert worker.ran == [first, held]
     worker.gate.close()
+
+
+def test_a_request_of_whose_name_no_store_can_be_told_fails_and_costs_no_process(app: Celery) -> None:
+    class Strict(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            execute = self.sync.execute
+
+            def encoding(command: Any) -> Any:
+                for argument in command.args:
+                    str(argument).encode()
+                return execute(command)
+
+            self.sync.execute = encoding  # type: ignore[method-assign] # as Redis does
+
+    app.conf.slotline_store = Strict()
+    worker, request = Worker(app, 1), Request(app.tasks["unit.keyed"], "a")
+    request.id = "\ud800"
+    worker.receive(request)
+    assert isinstance(request.error, UnicodeEncodeError)
+    assert request.acknowledged
+    after = worker.receive(Request(app.tasks["unit.keyed"], "a"))
+    assert worker.ran == [after]
+    worker.gate.close()

@@ -40,6 +40,7 @@ def bind(app: Celery, **options: Any) -> Any:
 BAD = [
     ("pool", "", "a string that is not empty"),
     ("pool", 5, "a string that is not empty"),
+    ("pool", "crm:\ud800", "text that can be encoded"),
     ("pool", "api:{tenant}", "tenant_id"),
     ("pool", "api:{", "matching braces"),
     *[

@@ -191,6 +191,33 @@ def test_a_template_is_filled_from_bound_arguments():
     assert template.for_call(call, (7,), {}) == template.fill({"tenant_id": 7, "kind": "all"}) == "api:7:all"
 
 
+def test_a_template_is_filled_with_text_that_has_no_bytes():
+    """JSON may bring half a surrogate, from whoever writes it."""
+    template = KeyTemplate("crm:{name}:x")
+    keys = [template.fill({"name": name}) for name in ("\ud800", "\ud801", "a\ud800", "\u00e9", "\\ud800")]
+    assert keys[3:] == ["crm:\u00e9:x", "crm:\\ud800:x"]
+    assert len(set(keys)) == 5
+    assert all(key.encode() and template.fits(key) for key in keys)
+
+
+NESTED: list[object] = []
+for _ in range(100_000):
+    NESTED = [NESTED]
+
+
+class Textless:
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize("value", [pytest.param(NESTED, id="nested"), Textless()])
+def test_an_argument_without_a_text_is_refused_by_name(value):
+    with pytest.raises(
+        InvalidOptionError, match=r"pool='crm:\{name\}' .* \{name\} has no text, (Recursion|Lookup)Error"
+    ):
+        KeyTemplate("crm:{name}", option="pool").fill({"name": value})
+
+
 def test_a_template_looks_into_objects_and_mappings_alike():
     template = KeyTemplate("u:{user.id}:{rows[0][name]}")
     assert template.fill({"user": User(id=3), "rows": [{"name": "n"}]}) == "u:3:n"
