@@ -87,7 +87,9 @@ class _Foreign:
                 raise refuse(
                     name, getattr(task, name), f"used on a task whose base is celery_ext.Task, unlike {task.name}"
                 )
-        if isinstance(getattr(task, "pool", None), str):  # anything else under that name is the user's own
+        pool = getattr(task, "pool", None)
+        keys = pool if isinstance(pool, list | tuple) else (pool,)
+        if keys and all(isinstance(key, str) for key in keys):  # anything else under that name is the user's own
             for name in LIMIT_NAMES:
                 if hasattr(task, name):
                     setattr(self, name, getattr(task, name))

@@ -347,3 +347,13 @@ def test_a_plain_task_cannot_be_cached(app: Celery, option: dict[str, Any]) -> N
     app.task(lambda_like, name="unit.plain", shared=False, base=PlainTask, **option)
     with pytest.raises(InvalidOptionError, match=r"celery_ext\.Task"):
         LimitReader(app, read_config(app))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_plain_task_may_count_in_several_pools(app: Celery, kind: Any) -> None:
+    app.task(lambda_like, name="unit.plain", shared=False, base=PlainTask, pool=kind(["a", "b"]), pool_size=[1, 2])
+    request = type("Request", (), {"request_dict": {}, "args": (), "kwargs": {}})
+    request.task = app.tasks["unit.plain"]
+    limit = LimitReader(app, read_config(app)).limit_of(request)
+    assert limit is not None
+    assert limit.key == "a + b"
