@@ -49,6 +49,18 @@ def test_a_rate_goes_on_when_the_servers_clock_was_set_back(store, redis_client)
     pool.sync.acquire(timeout=10)
 
 
+def test_a_server_whose_clock_was_set_forward_makes_no_slot_last_longer(store):
+    pool, given = Pool("p", 1, store=store), []
+    held = pool.sync.acquire()
+    place = Place(pool, on_grant=given.append)
+    assert place.sync.enter() is None
+    an_hour_later = round((pool.sync.info().now + 3600) * 1000)
+    store.wakeups.ring(place.token, b"%d 30000 %d" % (held.fence + 1, an_hour_later))
+    assert given[0].remaining <= 30
+    for slot in (held, *given):
+        pool.sync.release(slot)
+
+
 def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
     pool = Pool("p", 1, store=store)
     slot = room.sync.park(pool, b"first", lane="q")

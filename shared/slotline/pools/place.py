@@ -194,7 +194,7 @@ class Place:
         # way brings a slot that is as old as it is.
         asked_at, asked_clock = self._asked
         waited = 0.0 if asked_clock is None else clock - asked_clock
-        since = asked_at + waited
+        since = min(asked_at + waited, time.monotonic())  # that clock may have been set forward meanwhile
         # What was given before the store answered that we stand in line had ended by then.
         if waited < 0 or self.pool.is_over(grant, since):
             return None, False
