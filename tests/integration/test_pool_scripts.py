@@ -61,6 +61,20 @@ def test_a_server_whose_clock_was_set_forward_makes_no_slot_last_longer(store):
         pool.sync.release(slot)
 
 
+def test_a_partition_whose_waiters_have_died_leaves_no_key_without_a_ttl(store, redis_client):
+    pool = Pool("p", 2, max_per_partition=1, store=store)
+    held, place = pool.sync.acquire(partition="t"), Place(pool, partition="t")
+    assert place.sync.enter() is None
+    assert pool.sync.resize(3) == 2  # serves, and finds that the partition has all that it may have
+    place.close()
+    ttls = {key: redis_client.pttl(key) for key in redis_client.keys("*:line") + redis_client.keys("*:ring")}
+    assert all(0 < ttl <= 90_000 for ttl in ttls.values())
+    redis_client.delete(*ttls)
+    pool.sync.release(held)
+    assert [key for key in redis_client.keys("*") if redis_client.pttl(key) < 0] == []
+    assert [field for field in redis_client.hkeys(STATE) if field.startswith(b"t:")] == []
+
+
 def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
     pool = Pool("p", 1, store=store)
     slot = room.sync.park(pool, b"first", lane="q")

@@ -69,6 +69,10 @@ end
 local function go_on(partition)
   local turn, lanes = turn_of(partition)
   if turn ~= NO_TURN then return end
+  if redis.call('EXISTS', line) == 0 then  -- all who stood in it have died: a ring would have no TTL
+    redis.call('HDEL', state, 't:' .. partition)
+    return
+  end
   if not clock then tell_time() end
   set_turn(partition, turn, lanes, next_place())
   redis.call('ZREM', ring, ring_member(STOPPED, NO_TURN, partition))
