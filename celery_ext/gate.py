@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.utils.log import get_logger
-from celery.worker import state
 
 from celery_ext import outcome
 from celery_ext._compat import check_worker
 from celery_ext.answers import tell_answer
 from celery_ext.config import runtime
-from celery_ext.flushing import Flushing
 from celery_ext.following import Following, Lead
 from celery_ext.held import Held, is_over, owner_of
 from celery_ext.limits import LimitReader
@@ -27,12 +25,10 @@ from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
-from celery_ext.reaping import Reaping
+from celery_ext.running import Running
 from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
-from celery_ext.tenure import NotBegunError, Tenure, process_lives
 from celery_ext.waiting import Waiting
-from celery_ext.writing import write_now
 from slotline._checks import refuse
 from slotline.errors import (
     InvalidOptionError,
@@ -41,19 +37,16 @@ from slotline.errors import (
     StoreUnavailableError,
 )
 from slotline.metrics import _telling
-from slotline.pools import Limit, Relay, Slot
+from slotline.pools import Limit, Slot
 from slotline.pools.demand import KeptLimits
 from slotline.pools.fleeting import is_line
 from slotline.stores import Store
 
 logger = get_logger(__name__)
 
-LOOK_FOR_CHILD = 0.05
-"""Seconds between two looks at a child that is being killed."""
-
 
 class Gate:
-    """Admits, holds, refuses and drops the requests of one worker, and gives their slots back.
+    """Admits, holds, refuses and drops the requests of one worker.
 
     Nothing that is held is lost: its message stays unacknowledged, so the broker delivers it again when this worker
     ends or dies.
@@ -73,13 +66,13 @@ class Gate:
         self._consumer = consumer
         self._on_store_error = using.on_store_error
         self._run: Callable[[Any], Any] = worker._process_task  # noqa: SLF001 - checked by check_worker
-        self._has_children = bool(getattr(consumer.pool, "uses_semaphore", False))
         self._mailbox = mailbox_for(consumer)
         self._processes = Processes(worker, consumer)
         self._store, self._owns_store = using.store_for_gate()
         self._watch = StoreWatch(self._store, lambda: self._mailbox.post(self._store_is_back))
         self._pausing = Pausing(consumer, self._mailbox, self._watch)
-        self._losses = Losses(consumer.pool, self._mailbox, has_children=self._has_children)
+        has_children = bool(getattr(consumer.pool, "uses_semaphore", False))
+        self._losses = Losses(consumer.pool, self._mailbox, has_children=has_children)
         self._waiting = Waiting(
             consumer,
             self._mailbox,
@@ -98,10 +91,17 @@ class Gate:
             self._following = Following.of(using, self._watch, self._parking)
         self._reader = LimitReader(worker.app, using.config, self._store, follows=self._following is not None)
         self._limits = KeptLimits(self._store, self._losses.forfeit)
-        self._running: set[Tenure] = set()
-        self._relay = Relay()
-        self._reaping = Reaping(consumer)
-        self._flushing = Flushing(consumer.pool, lambda: [tenure.job for tenure in list(self._running)])
+        self._running = Running(
+            consumer,
+            self._run,
+            self._processes,
+            self._watch,
+            self._losses,
+            self._parking,
+            has_children=has_children,
+            on_lost_of=self._reader.on_lost_of,
+            admit_anew=lambda request: self._mailbox.do(self._admit, request),
+        )
         self._open = True
         if self._parking is None and "park" in self._reader.policies:
             raise _cannot_park(self._store)
@@ -126,10 +126,7 @@ class Gate:
     def open(self) -> None:
         """Admit requests from now on; the consumer has a connection."""
         self._open = True
-        self._flushing.install()
-        self._reaping.install()
-        for tenure in list(self._running):
-            tenure.look_again()
+        self._running.open()
         if self._parking is not None:
             self._mailbox.do(self._parking.open)
 
@@ -139,16 +136,12 @@ class Gate:
         if self._parking is not None:
             self._mailbox.do(self._parking.let_go)
         self._mailbox.do(self._waiting.let_go)
-        self._mailbox.do(self._free_discarded)
+        self._mailbox.do(self._running.free_discarded)
 
     def close(self) -> None:
         """Give back what the worker still has; its pool has ended."""
         self.let_go()
-        for tenure in list(self._running):
-            if self._has_children or tenure.request.time_start is None:
-                self._give_back(tenure)
-        self._relay.close()
-        if self._running:  # threads that a cold shutdown has not waited for; they keep their slots to the end
+        if not self._running.close():  # threads that a cold shutdown has not waited for keep their slots to the end
             return
         self._watch.close()
         self._mailbox.close()
@@ -157,11 +150,8 @@ class Gate:
 
     def counts(self) -> dict[str, Any]:
         """Return how many requests run with a slot and how many are held, by pool."""
-        running: dict[str, int] = {}
-        for key in [slot.key for tenure in list(self._running) for slot in tenure.slot.slots if not is_line(slot.key)]:
-            running[key] = running.get(key, 0) + 1
         losses = {"losses": dict(self._losses.counts)} if self._losses.counts else {}
-        return {"running": running, "held": self._waiting.counts(), **losses}
+        return {"running": self._running.counts(), "held": self._waiting.counts(), **losses}
 
     def _admit(self, request: Any) -> None:
         if isinstance(request.message, TakenMessage):
@@ -253,10 +243,7 @@ class Gate:
                 if pool is not None and slot is not None:
                     self._watch.release(pool, slot)
                 return
-        if slot is None and lead is None:
-            self._run(request)
-        else:
-            self._start(request, pool, slot, lead)
+        self._running.start(request, pool, slot, lead)
 
     def _slot_for(self, held: Held) -> Slot | None:
         passed = self._passed_on(held)
@@ -297,7 +284,7 @@ class Gate:
         # The first copy of what is delivered again may be in the room, or run from there: only the store knows.
         if not limit.is_plain or limit.line in self._waiting or request.delivery_info.get("redelivered"):
             return None
-        return self._relay.take(held.pool, owner_of(request))
+        return self._running.relay.take(held.pool, owner_of(request))
 
     def _without_store(self, held: Held, error: StoreError) -> None:
         if self._on_store_error == "open":
@@ -314,86 +301,10 @@ class Gate:
         finally:
             self._processes.give_back()
 
-    def _start(self, request: Any, pool: Limit[Any] | None, slot: Slot | None, lead: Lead | None) -> None:
-        def release() -> None:
-            if pool is not None and slot is not None:
-                self._let_go(tenure, pool, slot)
-            if lead is not None:
-                lead.end(tenure.error)
-
-        counts = slot if slot is not None or lead is None else lead.slot
-        assert counts is not None  # noqa: S101 - who needs neither is not started here
-        tenure = Tenure(
-            request,
-            counts,
-            release=release,
-            has_child=self._has_children,
-            when_gone=self._when_gone,
-            on_free=self._ended,
-            told=slot is not None,
-        )
-        self._running.add(tenure)
-        if slot is not None:
-            self._losses.add(tenure, self._reader.on_lost_of(request))
-        try:
-            self._run(request)
-            if tenure.may_begin:
-                write_now(self._consumer)
-        except NotBegunError:
-            return
-        except BaseException:
-            tenure.free()
-            raise
-        if request._already_revoked:  # noqa: SLF001 - it expired just now: nothing runs, and no callback will come
-            tenure.free()
-
-    def _let_go(self, tenure: Tenure, pool: Limit[Any], slot: Slot) -> None:
-        self._losses.remove(slot)  # it may be another's at once
-        if self._parking is not None and self._parking.has_next(tenure.request, pool):
-            state.reserved_requests.discard(tenure.request)  # it takes no place, though Celery is still to be told
-            self._parking.pass_on(pool, slot)
-        elif not (tenure.ended_well and self._relay.keep(pool, slot)):
-            self._watch.release(pool, slot)
-
-    def _ended(self, tenure: Tenure) -> None:
-        self._running.discard(tenure)
-        if tenure.withdrawn:  # its process is still found for it
-            self._hand_over_again(tenure)
-
-    def _hand_over_again(self, tenure: Tenure) -> None:
-        if tenure.error is None and not isinstance(tenure.request.message, TakenMessage):
-            self._mailbox.do(self._admit, tenure.request)
-            return
-        if tenure.error is None:
-            outcome.give_back(tenure.request)
-        self._processes.give_back()
-
     def _store_is_back(self) -> None:
         self._waiting.store_is_back()
         if self._parking is not None:
             self._parking.take_soon()
-
-    def _free_discarded(self) -> None:
-        """Free what the pool has thrown away: on a broken connection it drops the tasks that no process has yet.
-
-        Celery counts on the broker to deliver those again; no callback of theirs will ever come.
-        """
-        if not (self._has_children and getattr(self._consumer.pool, "flush", None)):
-            return  # only prefork throws work away; the others forget a job's handle as soon as they have it
-        for tenure in [tenure for tenure in list(self._running) if tenure.discarded]:
-            self._give_back(tenure)
-
-    def _give_back(self, tenure: Tenure) -> None:
-        message = tenure.request.message
-        if isinstance(message, TakenMessage):
-            message.requeue()  # unless its run was acknowledged
-        tenure.free()
-
-    def _when_gone(self, pid: int, then: Callable[[], None]) -> None:
-        if process_lives(pid):
-            self._consumer.timer.call_after(LOOK_FOR_CHILD, self._when_gone, (pid, then))
-        else:
-            then()
 
 
 def _cannot_park(store: Store) -> InvalidOptionError:

@@ -52,12 +52,12 @@ class Places:
         """Look at every place, if this is a Celery worker."""
         if not in_worker():
             return
-        from celery_ext.gate import Gate
         from celery_ext.parcel import TakenMessage
+        from celery_ext.running import Running
         from celery_ext.tenure import Tenure
         from slotline.pools import Parked, SyncRoom
 
-        park, start, is_over = SyncRoom.park, Gate._start, Tenure._is_over
+        park, start, is_over = SyncRoom.park, Running.start, Tenure._is_over
 
         def parked(room: Any, pool: Any, message: bytes, **options: Any) -> Any:
             outcome = park(room, pool, message, **options)
@@ -65,15 +65,15 @@ class Places:
                 self.here("parked", options["owner"].partition("[")[2][:-1])
             return outcome
 
-        def started(gate: Any, request: Any, *args: Any) -> None:
+        def started(running: Any, request: Any, *args: Any) -> None:
             self.here("taken" if isinstance(request.message, TakenMessage) else "admitted", request.id)
-            start(gate, request, *args)
+            start(running, request, *args)
 
         def ended(tenure: Any) -> None:
             self.here("ended", tenure.request.id)
             is_over(tenure)
 
-        SyncRoom.park, Gate._start, Tenure._is_over = parked, started, ended  # type: ignore[method-assign]
+        SyncRoom.park, Running.start, Tenure._is_over = parked, started, ended  # type: ignore[method-assign]
 
     def prepare_taskiq(self) -> None:
         """Look at every place but where a run has ended, which a middleware must see, if this is a Taskiq worker."""

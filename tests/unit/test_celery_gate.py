@@ -188,7 +188,7 @@ def make_worker(app: Celery) -> Iterator[Callable[..., Worker]]:
 
 def test_what_is_delivered_again_gets_no_slot_that_another_run_has_left(app, make_worker):
     worker, asked = make_worker(), []
-    worker.gate._relay.take = lambda _, owner: asked.append(owner)
+    worker.gate._running.relay.take = lambda _, owner: asked.append(owner)
     for again in (False, True):
         request = Request(app.tasks["unit.two"])
         request.delivery_info["redelivered"] = again

@@ -135,7 +135,7 @@ def test_a_request_that_is_taken_back_asks_anew_with_the_process_that_it_has(
     request._apply_result, request.time_start = ref(job := Job()), None
     worker.consumer.pool._pool = SimpleNamespace(outbound_buffer=deque([job]), sched_strategy=SCHED_STRATEGY_FAIR)
     worker.receive(request)
-    (tenure,) = worker.gate._running
+    (tenure,) = worker.gate._running._tenures
     requeued: list[str] = []
     if what == "out of the room":
         request.message = object.__new__(TakenMessage)

@@ -88,12 +88,12 @@ def test_what_loses_its_slot_while_the_pool_is_given_it_is_not_written(app, make
     worker.consumer.pool._pool = SimpleNamespace(
         outbound_buffer=["job"], _all_inqueues={3}, _busy_workers=set(), _active_writes=set()
     )
-    hand_over = worker.gate._run
+    hand_over = worker.gate._running._run
 
     def losing(request: Request) -> None:
         hand_over(request)
-        next(iter(worker.gate._running)).end(SlotLostError("two", "token"), written.append)
+        next(iter(worker.gate._running._tenures)).end(SlotLostError("two", "token"), written.append)
 
-    worker.gate._run = losing
+    worker.gate._running._run = losing
     worker.receive(Request(app.tasks["unit.two"]))
     assert (len(worker.ran), written) == (1, [])
