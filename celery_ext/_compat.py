@@ -51,6 +51,8 @@ def check_worker(worker: Any, consumer: Any) -> None:
         "on_accepted",
         "revoked",
         "acknowledge",
+        "reject",
+        "_already_cancelled",
         "_already_revoked",
         "_announce_revoked",
         "_apply_result",

@@ -174,8 +174,7 @@ class Gate:
             outcome.give_back(request)
             self._processes.give_back()
         else:
-            assert self._parking is not None  # noqa: S101 - it has delivered the message
-            self._parking.begun(message)
+            message.begin(request)
             if self._following is not None and is_line(taken.pool.key):
                 lead = self._following.resume(request, message)
                 self._admit_here(request, lead, looked=True)
@@ -198,7 +197,7 @@ class Gate:
                 self._begin(request, lead=lead, looked=looked)
                 return
             if self._following is not None and tell_answer(request, self._watch, old=False):
-                self._run(request)
+                self._running.start(request)
                 return
             held = Held.from_now(request, limit, self._limits.of(limit))
             slot = self._slot_or_turn_away(held)
@@ -256,7 +255,7 @@ class Gate:
             except PoolFullError as error:
                 if tell_answer(held.request, self._watch, old=True):
                     _telling.turned_away(error, "stale")
-                    self._run(held.request)
+                    self._running.start(held.request)
                     return None
             policy = None
         evict = policy == "cancel_oldest"
@@ -288,7 +287,7 @@ class Gate:
 
     def _without_store(self, held: Held, error: StoreError) -> None:
         if self._on_store_error == "open":
-            self._run(held.request)
+            self._running.start(held.request)
         elif self._on_store_error == "fail":
             self._refuse(held.request, error)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -77,6 +78,7 @@ class TakenMessage(Message):
     Attributes:
         taken: What was taken.
         started: Whether a run has begun, which then owns the slot.
+        decided: Does what was decided of it; ``None`` as long as nothing is.
     """
 
     def __init__(self, taken: Taken, accept: Any, on_end: Callable[[TakenMessage], None]) -> None:
@@ -85,7 +87,27 @@ class TakenMessage(Message):
         )
         self.taken = taken
         self.started = False
+        self.decided: Callable[[], None] | None = None
         self._on_end = on_end
+
+    def begin(self, request: Any) -> None:
+        """Leave the slot to the run of a request, and hear what is decided of that when it is.
+
+        Celery has the event loop acknowledge a message a little later, and the loop forgets that when it meets a
+        connection that is broken: with that a broker's message is delivered again anyway.
+        """
+        self.started = True
+        acknowledge, reject = request.acknowledge, request.reject
+
+        def acknowledged() -> None:
+            self.decided = self.decided or self.ack
+            acknowledge()
+
+        def rejected(requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature is Celery's
+            self.decided = self.decided or partial(self.reject, requeue)
+            reject(requeue)
+
+        request.acknowledge, request.reject = acknowledged, rejected
 
     def ack(self, multiple: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the signature is kombu's
         """Remove it from the room."""

@@ -65,7 +65,7 @@ class Parking:
         self._lanes, self._on_lost = Lanes(consumer, name, self._lanes_changed), on_lost
         self._ending = Ending(consumer.controller)
         self._room: Room | None = None
-        self._delivered: set[TakenMessage] = set()
+        self._in_hand: set[TakenMessage] = set()
         self._at_hand: TakenMessage | None = None
         self._waited_for: set[str] = set()
         self._seeking, self._look_at = False, math.inf
@@ -95,12 +95,15 @@ class Parking:
             self._enter()
 
     def let_go(self) -> None:
-        """Take nothing any more, and put back what has not begun to run."""
+        """Take nothing any more, put back what has not begun, and settle what the event loop has not come to."""
         room, self._room = self._room, None
         if room is not None:
             room.close()
-        for message in list(self._delivered):
-            message.requeue()
+        for message in list(self._in_hand):
+            if message.decided is not None:
+                message.decided()
+            elif not message.started:
+                message.requeue()
 
     def lane_of(self, request: Any) -> str | None:
         """Return the lane of a request's message; ``None`` if it cannot be parked."""
@@ -140,11 +143,6 @@ class Parking:
     def has_next(self, request: Any, pool: Limit[Any]) -> bool:
         """Whether a message may come with a request's slot: it came from the room itself, or one was parked here."""
         return isinstance(request.message, TakenMessage) or pool.key in self._waited_for
-
-    def begun(self, message: TakenMessage) -> None:
-        """Take notice that a message's run begins, which owns the slot from now on."""
-        message.started = True
-        self._delivered.discard(message)
 
     def pass_on(self, pool: Limit[Any], slot: Slot) -> None:
         """Give back the slot of a run that has ended, and take the next message with it if that can run here.
@@ -249,14 +247,14 @@ class Parking:
 
     def _deliver(self, taken: Taken, handler: Callable[[Any], Any]) -> None:
         try:
-            message = TakenMessage(taken, self._consumer.task_consumer.accept, self._delivered.discard)
+            message = TakenMessage(taken, self._consumer.task_consumer.accept, self._in_hand.discard)
         except Exception:
             logger.exception("a parked message of lane %r cannot be read, and goes back in a while", taken.lane)
             taken.abandon()
             self._watch.release(taken.pool, taken.slot)
             self._processes.give_back()
             return
-        self._delivered.add(message)
+        self._in_hand.add(message)
         if self._needs_timer(message):  # which may only be set in the loop's thread
             self._mailbox.post(self._hand_over, message, handler)
         else:

@@ -95,6 +95,8 @@ class Running:
     ) -> None:
         """Start a request for which a process is free, with the slot and the lead that it has."""
         counts = slot if slot is not None or lead is None else lead.slot
+        if counts is None and isinstance(request.message, TakenMessage):
+            counts = request.message.taken.slot  # given back with what it waited for; but its end is still to be seen
         if counts is None:
             self._run(request)
             return
@@ -117,6 +119,9 @@ class Running:
         self._tenures.add(tenure)
         if slot is not None:
             self._losses.add(tenure, self._on_lost_of(request))
+        self._hand_over(request, tenure)
+
+    def _hand_over(self, request: Any, tenure: Tenure) -> None:
         try:
             self._run(request)
             if tenure.may_begin:
@@ -149,15 +154,17 @@ class Running:
 
     def _ended(self, tenure: Tenure) -> None:
         self._tenures.discard(tenure)
-        if not tenure.withdrawn:
-            return
-        # Its process is still found for it.
-        if tenure.error is None and not isinstance(tenure.request.message, TakenMessage):
-            self._admit_anew(tenure.request)
-            return
-        if tenure.error is None:
-            outcome.give_back(tenure.request)
-        self._processes.give_back()
+        request, message = tenure.request, tenure.request.message
+        taken = isinstance(message, TakenMessage)
+        if tenure.withdrawn:  # its process is still found for it
+            if tenure.error is None and not taken:
+                self._admit_anew(request)
+                return
+            if tenure.error is None:
+                outcome.give_back(request)
+            self._processes.give_back()
+        elif taken and message.decided is None and request._already_cancelled:  # noqa: SLF001 - checked by check_worker
+            message.requeue()  # a broker's message goes back with the connection for whose loss it was cancelled
 
     def _give_back(self, tenure: Tenure) -> None:
         message = tenure.request.message

@@ -60,7 +60,7 @@ class Waiting:
         self._start, self._hand_over = start, hand_over
         self._pausing = pausing
         self._lines: dict[LineName, Line] = {}
-        self._granted: dict[Held, Slot] = {}
+        self._called: dict[Held, Slot | None] = {}
         self._unasked: list[Held] = []
         self._ticking = self._warned = False
         self._connection = object()
@@ -151,20 +151,22 @@ class Waiting:
     def _admit_anew(self, held: Held) -> None:
         self._consumer.qos.decrement_eventually()
         state.task_reserved(held.request)
-        self._processes.find(self._hand_over, held.request)
+        self._called[held] = None
+        self._processes.find(self._process_found, held)
 
     def let_go(self) -> None:
         """Forget everything: the broker has the messages still, and the room has again what came out of it."""
         unasked, self._unasked = self._unasked, []
         lines, self._lines = self._lines, {}
-        granted, self._granted = self._granted, {}
+        called, self._called = self._called, {}
         self._ticking, self._connection = False, object()
         for line in lines.values():
             line.leave()
             unasked += line.waiting
-        for held, slot in granted.items():
-            self._watch.release(held.pool, slot)
-        for held in [*unasked, *granted]:
+        for held, slot in called.items():
+            if slot is not None:
+                self._watch.release(held.pool, slot)
+        for held in [*unasked, *called]:
             state.requests.pop(held.request.id, None)
             state.reserved_requests.discard(held.request)
             if isinstance(held.request.message, TakenMessage):
@@ -248,17 +250,20 @@ class Waiting:
             self._watch.release(held.pool, slot)
             return
         state.task_reserved(held.request)
-        self._granted[held] = slot
+        self._called[held] = slot
         # It has waited for its slot, which stands idle until a process is free: it comes first.
         self._processes.find_first(self._process_found, held)
 
     def _process_found(self, held: Held) -> None:
-        self._mailbox.do(self._start_granted, held)
+        self._mailbox.do(self._start_called, held)
 
-    def _start_granted(self, held: Held) -> None:
-        slot = self._granted.pop(held, None)
-        if slot is None:
+    def _start_called(self, held: Held) -> None:
+        if held not in self._called:  # the broker has it again
             self._processes.give_back()
+            return
+        slot = self._called.pop(held)
+        if slot is None:
+            self._hand_over(held.request)
         elif is_over(held.request):
             self._watch.release(held.pool, slot)
             self._processes.give_back()

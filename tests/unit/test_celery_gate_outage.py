@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_ext.parcel import TakenMessage
 from slotline.errors import (
     StoreUnavailableError,
 )
@@ -100,4 +101,22 @@ def test_a_request_of_whose_name_no_store_can_be_told_fails_and_costs_no_process
     assert request.acknowledged
     after = worker.receive(Request(app.tasks["unit.keyed"], "a"))
     assert worker.ran == [after]
+    worker.gate.close()
+
+
+def test_what_came_out_of_the_room_and_waits_to_be_asked_for_anew_goes_back_with_the_connection(app: Celery) -> None:
+    store = Broken()
+    app.conf.slotline_store = store
+    worker = Worker(app, 1)
+    store.away = True
+    held, requeued = worker.receive(Request(app.tasks["unit.keyed"], "a")), list[str]()
+    busy = worker.receive(Request(app.tasks["unit.free"]))
+    held.message = object.__new__(TakenMessage)
+    held.message.requeue = lambda: requeued.append(held.id)
+    store.away = False
+    wait_until("the store is back", lambda: worker.gate._mailbox._errands or worker.semaphore._waiting, 10)
+    worker.gate._mailbox.drain()
+    worker.semaphore.clear()  # as Celery does when its connection breaks
+    worker.gate.let_go()
+    assert (worker.ran, requeued) == ([busy], [held.id])
     worker.gate.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +126,28 @@ def test_acknowledging_it_settles_it_in_the_room_once(how: str, became: list[str
     message.ack()
     message.requeue()
     assert claim.became == became
+
+
+@pytest.mark.parametrize(
+    ("end", "became"),
+    [
+        (lambda request: request.acknowledge(), "settled"),
+        (lambda request: request.reject(), "settled"),
+        (lambda request: request.reject(requeue=True), "given back"),
+    ],
+    ids=["acknowledged", "rejected", "requeued"],
+)
+def test_what_is_decided_of_its_run_is_known_before_the_event_loop_does_it(end: Any, became: str) -> None:
+    message, claim, ended = taken()
+    told: list[Any] = []
+    request = SimpleNamespace(acknowledge=lambda: told.append("acknowledged"), reject=told.append)
+    message.begin(request)
+    assert message.decided is None
+    end(request)
+    assert (len(told), claim.became, ended) == (1, [], [])
+    assert message.decided is not None
+    message.decided()
+    assert (claim.became, ended) == ([became], [message])
 
 
 def test_a_store_that_is_away_does_not_disturb_the_worker() -> None:

@@ -160,7 +160,7 @@ def test_a_slot_that_is_lost_while_its_request_waits_for_a_process_is_asked_for_
     held = worker.receive(Request(app.tasks["unit.keyed"], "a"))
     busy = worker.receive(Request(app.tasks["unit.free"]))
     first.on_success((0, None, 0.0))
-    (slot,) = worker.gate._waiting._granted.values()
+    (slot,) = worker.gate._waiting._called.values()
     slot._ended = True
     worker.finish(busy)
     assert worker.ran == [first, busy, held]
