@@ -92,7 +92,8 @@ def configure(store: Store | None = None, **options: Any) -> Settings:
     """Set the process-wide settings; what is not named comes from ``SLOTLINE_*`` variables or the defaults.
 
     Args:
-        store: The default store of every primitive that is built from now on.
+        store: The default store of every primitive that has none of its own, from now on; what is held is given back to
+            the store that it was taken from.
         **options: Fields of :class:`Settings`.
 
     Raises:

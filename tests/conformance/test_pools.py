@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from slotline import Pool, PoolFullError, PoolTimeoutError
+from slotline import Limits, MemoryStore, Pool, PoolFullError, PoolTimeoutError, configure
 from slotline.pools import Place
 from tests.harness.waiting import await_until
 
@@ -20,6 +20,19 @@ async def test_takes_as_many_slots_as_it_has_and_then_says_who_holds_them(store,
         await call(pool, "acquire")
     assert (caught.value.key, caught.value.max_size, sorted(caught.value.holders)) == ("p", 2, ["ann", "bob"])
     assert await call(pool, "size") == 2
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+async def test_a_slot_is_given_back_to_the_store_it_was_taken_from(store, call, several):
+    configure(store=store)
+    pools = Pool("p", 1), Pool("q", 1)
+    limit = Limits(*pools) if several else pools[0]
+    async with call.using(limit):
+        assert await call(pools[0], "size") == 1
+        configure(store=MemoryStore())
+    assert await call(limit, "release", await call(limit, "acquire")) is True
+    assert [await call(Pool(pool.key, 1, store=store), "size") for pool in pools] == [0, 0]
+    assert store.keeper is None or not store.keeper._kept
 
 
 async def test_a_released_slot_can_be_taken_again(store, call):

@@ -35,7 +35,7 @@ def tend(
     on_lost: OnLost | None,
 ) -> None:
     """Renew a slot that was granted for ``life`` seconds, and call ``on_lost`` when its holder must end."""
-    tending = slot._tending = Tending(store, slot, on_lost)  # noqa: SLF001 - of this package
+    tending = slot._tending = Tending(store, keys, slot, on_lost)  # noqa: SLF001 - of this package
     if store.keeper is not None and life is not None:
         renew = Command("pool_renew", keys, (slot.token, milliseconds(lease)))
         slot._kept = store.keeper.keep(  # noqa: SLF001 - of this package
@@ -49,15 +49,17 @@ class Tending:
     """What a slot's holder is told, in whatever thread.
 
     Attributes:
+        store: Where the slot is kept, whichever store has been configured since.
+        keys: The keys of its pool there.
         slot: The slot; ``None`` between two runs of this process that have it one after the other, see ``Relay``.
         spoilt: It was lost, or is to end, while nobody had it.
         turn: Held while that is decided: whoever has it then is told.
     """
 
-    __slots__ = ("_on_lost", "_store", "slot", "spoilt", "turn")
+    __slots__ = ("_on_lost", "keys", "slot", "spoilt", "store", "turn")
 
-    def __init__(self, store: Store, slot: Slot, on_lost: OnLost | None) -> None:
-        self._store, self._on_lost = store, on_lost
+    def __init__(self, store: Store, keys: tuple[bytes, ...], slot: Slot, on_lost: OnLost | None) -> None:
+        self.store, self.keys, self._on_lost = store, keys, on_lost
         self.slot: Slot | None = slot
         self.spoilt = False
         self.turn = threading.Lock()
@@ -77,7 +79,7 @@ class Tending:
             if (observer := _telling.observer) is not None:
                 observer.given_up(slot)
             slot._ended = True  # noqa: SLF001 - of this package
-        evictions_on(self._store).forget(slot.token)
+        evictions_on(self.store).forget(slot.token)
         if slot._ended_by_cap:  # noqa: SLF001 - of this package
             logger.info("slot %s of pool %r no longer counts: its slot_exp has passed", slot.token, slot.key)
             return
@@ -109,6 +111,7 @@ def leave(store: Store, slot: Slot) -> bool:
     """Tend a slot no more, since it is released; ``False``: it is not its holder's any more, but perhaps another's."""
     tending = slot._tending  # noqa: SLF001 - of this package
     if tending is not None:
+        store = tending.store
         with tending.turn:
             if slot._ended is None:  # noqa: SLF001 - of this package
                 slot._ended = slot.lost  # noqa: SLF001 - of this package

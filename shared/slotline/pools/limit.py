@@ -272,7 +272,7 @@ class Limit(ABC, Generic[Held]):
         try:
             if not self._leaves(slot):
                 return False
-            return bool((yield Call(self.store, self.release_of(slot)))) and not slot.lost
+            return bool((yield Call(self._store_of(slot), self.release_of(slot)))) and not slot.lost
         except BaseException:
             self.give_up(slot)
             raise
@@ -280,7 +280,12 @@ class Limit(ABC, Generic[Held]):
     def give_up(self, slot: Held) -> None:
         """Give a slot back without waiting for the store; again is harmless."""
         if self._leaves(slot):
-            self.store.settle(self.release_of(slot), self.patience)
+            self._store_of(slot).settle(self.release_of(slot), self.patience)
+
+    def _store_of(self, slot: Held) -> Store:
+        # Another store may have been configured since it was taken.
+        tending = slot.slots[0]._tending  # noqa: SLF001 - of this package
+        return self.store if tending is None else tending.store
 
     def _leaves(self, slot: Held) -> bool:
         store = self.store
@@ -290,6 +295,9 @@ class Limit(ABC, Generic[Held]):
     def release_of(self, slot: Held) -> Command:
         """The command that gives ``slot`` back."""
         command = self.release_command(slot.token, slot.shares)
+        if self._store_of(slot) is not self.store:
+            tendings = [part._tending for part in slot.slots]  # noqa: SLF001 - of this package
+            command = command._replace(keys=tuple(key for tending in tendings if tending for key in tending.keys))
         return command._replace(args=(*command.args, slot.fence)) if slot.passed_on else command
 
     def closing(self, slot: Held) -> Steps[None]:
