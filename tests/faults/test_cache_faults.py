@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from slotline.caches import RedisCacheAdapter, TieredCacheAdapter
+from slotline.caches import RedisCacheAdapter
 from slotline.errors import StoreUnavailableError
 from slotline.stores import RedisStore
 from tests.harness.ports import free_port
@@ -278,45 +278,3 @@ async def test_a_server_that_takes_nothing_is_an_error_on_request(own_redis, tro
     assert await call("there") == "old"  # what it has is no error
     assert ran == []
     await cache.store.close()
-
-
-async def test_copies_in_memory_are_dropped_when_announcements_may_have_been_missed(own_redis):
-    tiered, other = TieredCacheAdapter(RedisCacheAdapter(own_redis.url)), RedisCacheAdapter(own_redis.url)
-    await tiered.get("warm")
-    await await_until("copies can be used", lambda: tiered._announcements.heard)
-    await other.set("k", "old")
-    assert await tiered.get_or_create("k", lambda: 0) == "old"
-    with own_redis.client() as client:
-        client.execute_command("CLIENT KILL TYPE pubsub")
-        client.set("slotline:{cache:k}:v", b"\x01\x00" + b'"new"', px=600_000)  # nobody is told
-    await await_until("it is seen", lambda: _sees(tiered, "new"))
-    await tiered.close()
-    await other.close()
-
-
-async def _sees(cache, value):
-    return await cache.get_or_create("k", lambda: 0) == value
-
-
-async def test_copies_in_memory_hear_of_changes_elsewhere(redis_url):
-    one, two = (TieredCacheAdapter(RedisCacheAdapter(redis_url)) for _ in range(2))
-    for cache in (one, two):
-        await cache.get("warm")
-        await await_until("copies can be used", lambda cache=cache: cache._announcements.heard)
-    for change, seen in [
-        (lambda: one.set("k", "new", tags=["t"]), "new"),
-        (lambda: one.invalidate("k"), 0),
-        (lambda: one.set("k", "tagged", tags=["t"]), "tagged"),
-        (lambda: one.invalidate_tag("t"), 0),
-        (lambda: one.set("k", "last"), "last"),
-        (one.clear, 0),
-    ]:
-        await two.get_or_create("k", lambda: 0)
-        await two.get_or_create("k", lambda: 0)
-        await change()
-        await await_until(f"{seen!r} is seen", lambda seen=seen: _sees(two, seen))
-    before = two.get_stats()["local_hits"]
-    assert await two.get_or_create("k", lambda: 1) == 0
-    assert two.get_stats()["local_hits"] == before + 1
-    await one.close()
-    await two.close()

@@ -62,7 +62,7 @@ class TieredCacheAdapter(CacheAdapter):
         self._gone: dict[str, float] = {}
         self._all_gone = 0.0
         store: Any = self.shared.store
-        self._announcements = Announcements(store.client, self.shared.names.channel, self._announced, self._drop_all)
+        self._announcements = Announcements(store, self.shared.names.channel, self._announced, self._drop_all)
         self.shared.on_value = self._copy
 
     @cached_property

@@ -117,6 +117,11 @@ class Hearing(Wakeups):
                     self._start()
         return self._heard
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether messages have reached this process since it began to listen, or could not last."""
+        return self._heard.done() and self._heard.exception() is None
+
     def _unheard(self) -> None:
         self._heard = Future()
         self._heard.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel the others

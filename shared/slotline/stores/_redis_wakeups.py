@@ -29,7 +29,7 @@ class RedisWakeups(Hearing):
     Args:
         name: What logs and errors call the server.
         channel: This process's channel.
-        connect: Makes a client.
+        connect: Makes a client, for each connection.
         timeout: Seconds for an answer of the server.
         moved: Whether messages may have been missed before it is heard for the first time.
         patience: How often it tries to connect, at the least, before whoever waits is told that it cannot.
@@ -83,21 +83,18 @@ class RedisWakeups(Hearing):
         self._hurry.set()
 
     def _run(self) -> None:
-        client = self._connect()
-        connection: Any = client.connection_pool.make_connection()
-        try:
-            while self._is_listened_by(threading.current_thread()):
-                try:
-                    self._hear(connection)
-                except Exception as error:  # noqa: BLE001 - whatever broke the connection, it is made anew
-                    connection.disconnect()
-                    self._pause_after(error)
-                else:
-                    return
-        finally:
-            connection.disconnect()
-            client.close()
-            client.connection_pool.disconnect()
+        while self._is_listened_by(threading.current_thread()):
+            try:
+                with self._connect() as client:
+                    connection = client.connection_pool.make_connection()
+                    try:
+                        self._hear(connection)
+                    finally:
+                        connection.disconnect()
+            except Exception as error:  # noqa: BLE001 - whatever broke the connection, it is made anew
+                self._pause_after(error)
+            else:
+                return
 
     def _hear(self, connection: Any) -> None:
         """Connect, and return when the thread should end."""

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import redis
@@ -148,13 +148,28 @@ class RedisStore(Store, Fleet):
 
     def client(self) -> redis.Redis:
         """Return this process's blocking client, of any server that takes writes where there are several."""
+        return self.blocking_lines(self._any_master()).client
+
+    def listener(self, channel: str, heard: Callable[[bytes], None]) -> RedisWakeups:
+        """Return what hears a channel, in a thread and over a connection of its own; see :meth:`Wakeups.join`."""
+        made = RedisWakeups(
+            f"{self.name}, {channel}",
+            self._new_channel(),
+            lambda: self._dial(self._any_master()),
+            timeout=self.timeout,
+            moved=True,
+        )
+        made.join(channel, heard)
+        return made
+
+    def _any_master(self) -> str:
         topology = self.topology
         if not topology.masters:
             try:
                 topology.look(float("-inf"))
             except redis.ConnectionError as error:
                 raise translated(self.name, error) from error
-        return self.blocking_lines(topology.any_master() or "").client
+        return topology.any_master() or ""
 
     def blocking_lines(self, node: str) -> BlockingLines:
         """See :meth:`Fleet.blocking_lines`."""
