@@ -97,6 +97,34 @@ def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):
         assert pool.sync.info().waiting == 0
 
 
+def test_a_lane_is_called_once_by_a_command_however_much_is_free(store, room, redis_server):
+    pool = Pool("p", 50, store=store)
+    assert room.sync.take() is None, "it listens now"
+    pool.sync.pause()
+    for number in range(50):
+        room.sync.park(pool, b"%d" % number, lane="q")
+    with redis_server.counting() as counted:
+        pool.sync.resume()
+    assert counted["publish"] == 1
+    assert {taken.message for taken in iter(room.sync.take, None)} == {b"%d" % number for number in range(50)}
+
+
+def test_many_who_may_come_in_at_once_keep_the_server_busy_for_a_part_of_them_only(store, redis_client):
+    pool, waiting = Pool("p", 1, store=store), 1500
+    held, place = pool.sync.acquire(), Place(pool)
+    listener = redis_client.pubsub()
+    listener.subscribe("everybody")
+    asks = [pool.acquire_command(Place(pool), 60_000, "everybody") for _ in range(waiting)]
+    assert all(reply[0] == 0 for reply in store.sync.execute_many(asks))
+    pool.sync.resize(2000)
+    assert (pool.sync.info().used, pool.sync.info().waiting) == (1001, 500)
+    assert place.sync.enter() is not None, "whoever looks next serves the rest"
+    assert (pool.sync.info().used, pool.sync.info().waiting) == (1502, 0)
+    listener.close()
+    for slot in (held, place.sync.enter()):
+        pool.sync.release(slot)
+
+
 def test_many_waiters_of_a_dead_process_delay_nobody(store, redis_client):
     pool = Pool("p", 1, store=store)
     slot = pool.sync.acquire()

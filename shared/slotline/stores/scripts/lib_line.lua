@@ -2,6 +2,7 @@
 -- include: lib_ring
 
 local deaf = {}  -- of channels: whether nobody listens; all who wait there are passed over at the price of one
+local answers = {}  -- of lanes of pools that this script has called: whether a worker will come
 local called = false  -- whether a slot is kept for a worker that was called, or some were passed over
 local kept = {}  -- what is kept in a partition, for called workers, or for one who needs more than is left
 local alone = true  -- whether all who wait are of one partition, so that there are no turns
@@ -67,8 +68,7 @@ local function nudge_caller()
   end
 end
 
--- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now.
-local function call_lane(lane)
+local function asks_for(lane)
   local serves = string.match(lane, '^%+?(.*)$')
   local known = redis.call('HMGET', state, 'name', 'wake', 'c:' .. lane)
   if not known[2] then return false end  -- the server has evicted the state, and the messages with it
@@ -78,6 +78,14 @@ local function call_lane(lane)
     nudge_caller()
   end
   return not known[3] or now_ms - tonumber(known[3]) < CALL_MS
+end
+
+-- Whether a worker will come for the head of a lane: one listens, and none has let the lane wait for long by now. All who
+-- listen hear the call, and take as much as they can: a script calls once, however much is free.
+local function call_lane(lane)
+  local called_at = line .. lane
+  if answers[called_at] == nil then answers[called_at] = asks_for(lane) end
+  return answers[called_at]
 end
 
 -- Forgets callers at the heads of queues of lib_several who have not looked for longer than their patience, when nobody
@@ -156,7 +164,7 @@ local function serve(me, mine)
     restore_ring()
     lanes = open_lanes()
   end
-  local dead, visited, later, heads, passed = {}, {}, {}, {}, 0
+  local dead, visited, later, heads, passed, served = {}, {}, {}, {}, 0, 0
   kept = {}
 
   local function next_partition()
@@ -199,7 +207,7 @@ local function serve(me, mine)
   end
 
   local partition = next_partition()
-  while partition and free > 0 and left > 0 and passed < PASSED_OVER do
+  while partition and free > 0 and left > 0 and passed < PASSED_OVER and served < SERVED do
     local lane, head = oldest(partition)
     if not head then
       partition = next_partition()
@@ -229,7 +237,7 @@ local function serve(me, mine)
           redis.call('HDEL', state, 'w:' .. token)
           if not heads[partition][lane] then step_out(lane, partition) end
           if outcome == 'granted' then
-            free, left = free - weight, left - 1
+            free, left, served = free - weight, left - 1, served + 1
             if not alone then next_turn(partition) end
             later[#later + 1] = partition
             partition = next_partition()
@@ -238,7 +246,7 @@ local function serve(me, mine)
       elseif call_lane(lane) then
         called = true
         advance(lane, partition, head)
-        free, left, kept[partition] = free - weight, left - 1, reserved + weight
+        free, left, kept[partition], served = free - weight, left - 1, reserved + weight, served + 1
         later[#later + 1] = partition
         partition = next_partition()
       else
@@ -246,8 +254,8 @@ local function serve(me, mine)
       end
     end
   end
-  called = called or passed >= PASSED_OVER
-  return left > 0 and free or 0
+  called = called or passed >= PASSED_OVER or served >= SERVED
+  return left > 0 and served < SERVED and free or 0
 end
 
 -- Milliseconds until the `ahead`-th next start may be possible: the rate allows it, a slot that is kept for a called

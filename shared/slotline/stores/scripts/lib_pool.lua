@@ -36,6 +36,7 @@ local SLACK_MS = 60000
 local STATE_MS = 7 * 24 * 3600 * 1000
 local ROOM_MS = 60 * 24 * 3600 * 1000
 local PASSED_OVER = 512
+local SERVED = 1000  -- at once, since the server does nothing else meanwhile; whoever looks next serves as many again
 local FOR_EVER = '9999999999999'
 local CALL_MS = 1000
 local REPEATED_MS = 60000
@@ -80,7 +81,7 @@ end
 
 -- What is known of the pool's limit, read once a script by know().
 local max, declared, fence, paused, interval_us, burst, arrival_us, started_us, share, extra
-local declared_anew = false  -- lib_line looks at all partitions again then
+local declared_anew = false  -- what a partition may have: lib_line looks at all of them again then
 
 -- Returns whether the pool is known.
 local function know()
@@ -113,7 +114,7 @@ local function declare(spec, first)
     redis.call('HDEL', state, 'arrival')  -- what is only kept is counted in intervals of before
     if rate ~= '' then redis.call('HSET', state, 'rate', rate) else redis.call('HDEL', state, 'rate', 'started') end
     if most ~= '' then redis.call('HSET', state, 'share', most) else redis.call('HDEL', state, 'share') end
-    declared_anew = true
+    declared_anew = not known or tonumber(most) ~= share
     keep_key(state, STATE_MS)
     know()
   elseif clock[2] % 16 == 0 then
