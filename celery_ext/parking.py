@@ -250,8 +250,7 @@ class Parking:
             message = TakenMessage(taken, self._consumer.task_consumer.accept, self._in_hand.discard)
         except Exception:
             logger.exception("a parked message of lane %r cannot be read, and goes back in a while", taken.lane)
-            taken.abandon()
-            self._watch.release(taken.pool, taken.slot)
+            self._set_aside(taken)
             self._processes.give_back()
             return
         self._in_hand.add(message)
@@ -270,10 +269,23 @@ class Parking:
             with self._processes.in_hand():
                 handler(message)
         except Exception:
-            logger.exception("a parked message of lane %r cannot be handled, and goes back", message.taken.lane)
-            message.requeue()
+            logger.exception("a parked message of lane %r cannot be handled", message.taken.lane)
+            if not message.started and not message.acknowledged:
+                self._forget(message)
         finally:
             self._at_hand = None
+
+    def _forget(self, message: TakenMessage) -> None:
+        self._in_hand.discard(message)
+        request = state.requests.get(message.headers.get("id"))
+        if request is not None and request.message is message:
+            state.task_ready(request)
+        self._set_aside(message.taken)
+
+    def _set_aside(self, taken: Taken) -> None:
+        """Leave a message alone until its claim ends, for at once this worker would only take it again."""
+        taken.abandon()
+        self._watch.release(taken.pool, taken.slot)
 
     def hands_over(self, message: Any) -> bool:
         """Whether a message is being handed to the consumer just now, in the mailbox's line of execution."""

@@ -12,6 +12,7 @@ from celery_ext.flushing import Flushing
 from celery_ext.parcel import TakenMessage
 from celery_ext.reaping import Reaping
 from celery_ext.tenure import NotBegunError, Tenure, process_lives
+from celery_ext.unreported import forget_unsent
 from celery_ext.writing import write_now
 from slotline.pools import Relay
 from slotline.pools.fleeting import is_line
@@ -98,7 +99,7 @@ class Running:
         if counts is None and isinstance(request.message, TakenMessage):
             counts = request.message.taken.slot  # given back with what it waited for; but its end is still to be seen
         if counts is None:
-            self._run(request)
+            self._hand_over(request)
             return
 
         def release() -> None:
@@ -121,18 +122,30 @@ class Running:
             self._losses.add(tenure, self._on_lost_of(request))
         self._hand_over(request, tenure)
 
-    def _hand_over(self, request: Any, tenure: Tenure) -> None:
+    def _hand_over(self, request: Any, tenure: Tenure | None = None) -> None:
         try:
             self._run(request)
-            if tenure.may_begin:
+            if tenure is not None and tenure.may_begin:
                 write_now(self._consumer)
         except NotBegunError:
             return
-        except BaseException:
+        except BaseException as error:
+            if tenure is not None:
+                tenure.free()
+            if not (self._has_children and isinstance(error, Exception)):
+                raise
+            self._refuse(request, error)
+            return
+        if tenure is not None and request._already_revoked:  # noqa: SLF001 - it expired just now: no callback will come
             tenure.free()
-            raise
-        if request._already_revoked:  # noqa: SLF001 - it expired just now: nothing runs, and no callback will come
-            tenure.free()
+
+    def _refuse(self, request: Any, error: Exception) -> None:
+        """Fail a request that cannot be sent to a child, as with arguments that cannot be pickled."""
+        try:
+            forget_unsent(self._consumer.pool, request)
+            outcome.fail(request, error)
+        finally:
+            self._processes.give_back()
 
     def free_discarded(self) -> None:
         """Free what the pool has thrown away: on a broken connection it drops the tasks that no process has yet.

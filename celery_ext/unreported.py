@@ -39,3 +39,11 @@ class Unreported:
         fair = getattr(self._pool._pool, "sched_strategy", None) == SCHED_STRATEGY_FAIR
         child = getattr(job, "_write_to", None)
         return child.pid if fair and child is not None and process_lives(child.pid) else None
+
+
+def forget_unsent(pool: Any, request: Any) -> None:
+    """Have a prefork pool forget a request that it could not pickle: it would count it as one that runs, for ever."""
+    jobs: dict[int, Any] = getattr(getattr(pool, "_pool", None), "_cache", {})
+    newest = next(reversed(jobs.values()), None)
+    if newest is not None and newest.correlation_id == request.id:
+        newest.discard()

@@ -50,6 +50,7 @@ def test_what_is_acknowledged_as_the_connection_to_rabbitmq_breaks_leaves_the_ro
         made.close()
 
 
+@pytest.mark.lowest
 def test_a_run_out_of_the_room_that_celery_cancels_as_the_connection_breaks_is_run_again(
     tmp_path: Path, own_redis: RedisServer
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_run_out_of_the_room_that_celery_cancels_as_the_connection_breaks_is_r
         made.close()
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("late", [False, True], ids=["acks_early", "acks_late"])
 def test_a_hit_out_of_its_line_that_a_child_was_just_sent_leaves_the_room(
     tmp_path: Path, own_redis: RedisServer, *, late: bool
