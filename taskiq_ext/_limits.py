@@ -51,8 +51,8 @@ class PoolLimit:
             a ``timeout``. ``"cancel_oldest"``: so it is, and the longest run ends for it with ``SlotLostError``.
             ``"stale"``: it ends with the last value that the cache has of it, however old, and does as with ``None``
             where there is none.
-        timeout: Seconds that a message waits in the worker at most before it ends with ``PoolTimeoutError``;
-            ``None``: no limit.
+        timeout: Seconds that a message waits in the worker at most before it ends with ``PoolTimeoutError``; 0: not
+            at all; ``None``: no limit.
         rate: How often a run may start at the most, such as ``"100/m"``; ``None``: however often.
         burst: How many runs may start at once after a pause; ``None``: one. Only with a rate.
         partition: On whose account a run counts, a template as the key is: ``"{tenant}"``. Partitions whose messages
@@ -96,7 +96,7 @@ class PoolLimit:
             object.__setattr__(self, "max_per_partition", most)
         if self.on_full is not None:
             object.__setattr__(self, "on_full", one_of("pool_on_full", self.on_full, ON_FULL))
-        object.__setattr__(self, "timeout", optional_seconds("pool_timeout", self.timeout))
+        object.__setattr__(self, "timeout", optional_seconds("pool_timeout", self.timeout, zero=True))
         if self.on_full == "park" and self.timeout is not None:
             raise refuse("pool_timeout", self.timeout, 'left out with pool_on_full="park": what is parked waits')
         if self.on_lost is not None:
@@ -117,6 +117,20 @@ class PoolLimit:
         """
         if self.on_full == "cancel_oldest" and on_lost == "warn":
             raise refuse("pool_on_full", self.on_full, 'used with pool_on_lost="cancel": the oldest run must end')
+
+
+def declared_limit(key: str, limit: int | PoolLimit | Mapping[str, Any]) -> PoolLimit:
+    """Return the limit that a middleware declares for pool ``key``: a size, a limit, or its options."""
+    if isinstance(limit, PoolLimit):
+        return limit
+    if not isinstance(limit, Mapping):
+        return PoolLimit(size=limit)
+    for name, value in limit.items():
+        if name not in PoolLimit.__dataclass_fields__:
+            raise refuse(f"pools[{key!r}].{name}", value, "one of " + ", ".join(PoolLimit.__dataclass_fields__))
+    if limit.get("size") is None and limit.get("rate") is None:
+        raise refuse(f"pools[{key!r}]", dict(limit), "options with a size, a rate or both")
+    return PoolLimit(**limit)
 
 
 class _DoesNotFitError(Exception):

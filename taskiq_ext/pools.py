@@ -25,7 +25,7 @@ from taskiq_ext._delivery import RUNS_LATER, TakenDelivery, delivery_for, size_o
 from taskiq_ext._guard import GuardedRuns
 from taskiq_ext._interception import current_plan, plan_of
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
-from taskiq_ext._limits import ON_LOST, PoolLimit, PoolOptions, pool_options, refuse_stale_without_cache
+from taskiq_ext._limits import ON_LOST, PoolLimit, PoolOptions, declared_limit, pool_options, refuse_stale_without_cache
 from taskiq_ext._outage import Outage
 from taskiq_ext._room import broadcasts, waiting_room
 
@@ -95,7 +95,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             raise refuse("pools", pools, "a mapping of keys to sizes or PoolLimits")
         self.store = store
         self.on_lost: OnLost = one_of("on_lost", on_lost, ON_LOST)
-        self.limits = {text("pools", key): _limit(key, limit) for key, limit in (pools or {}).items()}
+        self.limits = {text("pools", key): declared_limit(key, limit) for key, limit in (pools or {}).items()}
         for limit in self.limits.values():
             limit.check_on_lost(limit.on_lost or self.on_lost)
         name_keys(self.limits)
@@ -204,11 +204,13 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             if limit.on_full == "cancel_newest":
                 _telling.turned_away(error, "cancelled")
                 raise RunCancelledError(error.key, error.max_size, error.holders, error.retry_after) from None
-            if limit.on_full != "drop":
+            if limit.on_full == "drop":
+                _telling.turned_away(error, "dropped")
+                logger.info("%s is dropped: pool %r is full.", plan.name, pool.key)
+                raise NoResultError from None
+            if limit.on_full == "fail":
                 raise
-            _telling.turned_away(error, "dropped")
-            logger.info("%s is dropped: pool %r is full.", plan.name, pool.key)
-            raise NoResultError from None
+            raise PoolTimeoutError(error.key, error.max_size, error.holders, 0.0) from None  # its pool_timeout is 0
         if isinstance(slot, Hit):
             logger.debug("%s gets an old value: pool %r is full.", plan.name, pool.key)
             plan.hit = True
@@ -385,16 +387,3 @@ async def _give_back(slot: Slot, giving_back: Coroutine[Any, Any, object]) -> No
         await giving_back
     except StoreError as error:  # the run is over and its result counts; the store tries again by itself
         logger.warning("Slot %s of pool %r is released in the background: %s", slot.token, slot.key, error)
-
-
-def _limit(key: str, limit: int | PoolLimit | Mapping[str, Any]) -> PoolLimit:
-    if isinstance(limit, PoolLimit):
-        return limit
-    if not isinstance(limit, Mapping):
-        return PoolLimit(size=limit)
-    for name, value in limit.items():
-        if name not in PoolLimit.__dataclass_fields__:
-            raise refuse(f"pools[{key!r}].{name}", value, "one of " + ", ".join(PoolLimit.__dataclass_fields__))
-    if limit.get("size") is None and limit.get("rate") is None:
-        raise refuse(f"pools[{key!r}]", dict(limit), "options with a size, a rate or both")
-    return PoolLimit(**limit)

@@ -73,6 +73,7 @@ async def test_a_run_has_a_slot_of_each_and_one_that_waits_has_none(work: Work) 
         ({"pool_on_full": "fail"}, PoolFullError),
         ({"pool_on_full": "cancel_newest"}, RunCancelledError),
         ({"pool_timeout": 0.02}, PoolTimeoutError),
+        ({"pool_timeout": 0}, PoolTimeoutError),
     ],
 )
 async def test_the_error_of_who_does_not_wait_names_the_pool_that_is_full(
