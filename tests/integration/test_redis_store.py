@@ -215,6 +215,18 @@ def test_a_url_of_any_kind_may_say_what_is_left_out(url, caplog):
     assert len(logged(caplog)) == 1
 
 
+async def test_what_a_clients_pool_tells_its_own_connections_is_left_out(redis_url):
+    theirs = redis.Redis.from_url(redis_url)
+    # As redis-py 7 and 8.0 do for RESP3, by names that change from one to the next.
+    theirs.connection_pool.connection_kwargs.update(maint_notifications_of_tomorrow=None, orig_of_tomorrow=None)
+    store = RedisStore(theirs)
+    async with Pool("p", 1, store=store):
+        assert store.sync.execute(Command("ECHO", ("still here",))) == b"still here"
+    await store.close()
+    theirs.connection_pool.connection_kwargs = {}
+    theirs.close()
+
+
 async def test_a_client_that_looks_at_its_connections_in_its_own_way_is_taken_with_a_warning(redis_url, caplog):
     store = RedisStore(redis.Redis.from_url(redis_url, health_check_interval=30))
     assert logged(caplog)[0].startswith("redis-py's health_check_interval is left out for redis://")

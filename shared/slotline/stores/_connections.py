@@ -27,6 +27,9 @@ _DECIDED_HERE = frozenset({
 })  # fmt: skip
 """Options of redis-py for what the store does itself, or needs as it is."""
 
+_OF_ITS_POOL = ("himport_", "maint_notifications_", "orig_")
+"""What redis-py's pools tell their connections about themselves, and not all kinds of connections understand."""
+
 logger = logging.getLogger("slotline.stores")
 
 
@@ -49,7 +52,9 @@ class Connections:
         self._connection_class = "Connection"
         if isinstance(target, redis.Redis | redis.asyncio.Redis):
             pool = target.connection_pool
-            self._kwargs = dict(pool.connection_kwargs)
+            self._kwargs = {
+                name: option for name, option in pool.connection_kwargs.items() if not name.startswith(_OF_ITS_POOL)
+            }
             self._connection_class = pool.connection_class.__name__
             if not hasattr(redis.connection, self._connection_class):  # one that a Sentinel manages
                 raise refuse("url", target, _ALLOWED)
@@ -152,8 +157,6 @@ class Connections:
             "socket_connect_timeout": self._timeout,
             "protocol": 2,
         }
-        options.pop("himport_registry", None)
-        options.pop("maint_notifications_config", None)
         if self._servers is None:
             options["connection_class"] = getattr(classes, self._connection_class)
         return options
