@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from slotline import Pool, Slot, configure
+from slotline import Pool, PoolFullError, Slot, configure
 from slotline.pools import Parked
 from slotline.pools.place import Place
 from tests.harness.waiting import wait_until
@@ -73,6 +75,27 @@ def test_a_partition_whose_waiters_have_died_leaves_no_key_without_a_ttl(store, 
     pool.sync.release(held)
     assert [key for key in redis_client.keys("*") if redis_client.pttl(key) < 0] == []
     assert [field for field in redis_client.hkeys(STATE) if field.startswith(b"t:")] == []
+
+
+@pytest.mark.parametrize("decide", ["resize", "pause"])
+def test_what_was_decided_of_a_pool_lasts_as_long_as_somebody_asks_for_it_every_other_month(
+    store, redis_client, decide
+):
+    def kept_for_days() -> float:
+        return redis_client.pttl(STATE) / (24 * 3600 * 1000)
+
+    pool = Pool("p", 5, store=store)
+    pool.sync.resize(2) if decide == "resize" else pool.sync.pause()
+    assert kept_for_days() > 59
+    redis_client.pexpire(STATE, 60_000)
+    with suppress(PoolFullError):
+        pool.sync.release(pool.sync.acquire())
+    assert kept_for_days() > 58
+    assert (pool.sync.info().max_size, pool.sync.info().paused) == ((2, False) if decide == "resize" else (5, True))
+    redis_client.pexpire(STATE, 60_000)
+    with suppress(PoolFullError):
+        pool.sync.release(pool.sync.acquire())
+    assert kept_for_days() > 58
 
 
 def test_a_pool_whose_state_was_evicted_goes_on(store, room, redis_client):

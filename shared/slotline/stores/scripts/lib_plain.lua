@@ -24,8 +24,9 @@ local function take_plainly()
   redis.call('HSET', KEYS[3], 'fence', fence, 'h:' .. ARGV[1],
     string.format('%s|%.0f|%.0f|1||%s', fence, now_ms, cap_ms >= 0 and now_ms + cap_ms or 0, ARGV[2]))
   if held == 0 or redis.call('PTTL', KEYS[1]) < life + 30000 then redis.call('PEXPIRE', KEYS[1], life + 60000) end
-  if clock[2] % 16 == 0 and redis.call('PTTL', KEYS[3]) < 6 * 24 * 3600 * 1000 then
-    redis.call('PEXPIRE', KEYS[3], 7 * 24 * 3600 * 1000)
+  local days = string.match(known[2] or '', '^%d+') ~= known[1] and 60 or clock[2] % 16 == 0 and 7  -- see declare
+  if days and redis.call('PTTL', KEYS[3]) < (days - 1) * 24 * 3600 * 1000 then
+    redis.call('PEXPIRE', KEYS[3], days * 24 * 3600 * 1000)
   end
   return {1, fence, life, max, known[2], 2 * (held + 1) <= max and others == 0 and impatient_ms <= 0 and 1 or 0}
 end

@@ -117,6 +117,8 @@ local function declare(spec, first)
     declared_anew = not known or tonumber(most) ~= share
     keep_key(state, STATE_MS)
     know()
+  elseif paused or max ~= tonumber(string.match(declared, '^%d+')) then
+    keep_key(state, ROOM_MS)  -- what somebody has decided, and no declaration says
   elseif clock[2] % 16 == 0 then
     keep_key(state, STATE_MS - 2 * SLACK_MS)
   end

@@ -8,7 +8,7 @@
 
 tell_time()
 declare(ARGV[2], '0')
-keep_key(state, STATE_MS)
+keep_key(state, ROOM_MS)
 if ARGV[1] == '1' then return redis.call('HSETNX', state, 'paused', now_ms) end
 local was = redis.call('HDEL', state, 'paused')
 serve('')

@@ -10,6 +10,6 @@ tell_time()
 declare(ARGV[2], '0')
 local before = max
 redis.call('HSET', state, 'max', ARGV[1])
-keep_key(state, STATE_MS)
+keep_key(state, ROOM_MS)
 serve('')
 return before
