@@ -241,14 +241,24 @@ def test_grow_and_shrink_change_the_number_of_workers(pool):
     assert pool.apply(tasks.square, (3,)) == 9
 
 
-def test_shrink_refuses_to_remove_busy_workers_and_the_last_one(pool):
-    busy = [pool.submit(tasks.sleep, 0.6) for _ in range(2)]
-    with pytest.raises(ValueError, match="busy"):
-        pool.shrink(1)
-    assert [task.result(10) for task in busy] == [0.6, 0.6]
-    wait_until("both are idle", lambda: not any(m.inflight for m in pool._supervisor().dispatcher.members.values()))
+def test_shrink_lets_busy_workers_end_their_task_first(pool):
+    pool.grow(2)
+    wait_until("four workers are ready", lambda: len(pool.worker_pids()) == 4)
+    busy = [pool.submit(tasks.sleep, 0.6) for _ in range(4)]
+    wait_until("all are busy", lambda: all(task.worker_pids() for task in busy))
+    pids = [pid for task in busy for pid in task.worker_pids()]
+    pool.shrink(1)
+    pool.shrink(2)
+    assert [task.result(10) for task in busy] == [0.6] * 4
+    wait_until("one of them is left", lambda: len(pool.process_sentinels) == 1)
+    assert pool.worker_pids()[0] in pids
+    assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
+
+
+def test_shrink_leaves_one_worker(pool):
     with pytest.raises(ValueError, match="1 of 5"):
         pool.shrink(5)
+    wait_until("one worker is left", lambda: len(pool.process_sentinels) == 1)
     assert pool.apply(tasks.square, (3,)) == 9
 
 

@@ -113,17 +113,17 @@ class PoolManagement(ABC):
             self._places.grow()
 
     def shrink(self, n: int = 1) -> None:
-        """Remove ``n`` workers that have nothing to do.
+        """Remove ``n`` workers: those that have nothing to do at once, others after the task that they run.
 
         Raises:
-            ValueError: fewer than ``n`` are idle, or none would be left; those that are idle are removed.
+            ValueError: none would be left; all but one are removed.
         """
         count = _checks.whole_number("n", n)
         removed = self._supervisor().resize(-count)
         for _ in range(removed if hasattr(self._places, "shrink") else 0):
             self._places.shrink()
         if removed < count:
-            raise ValueError(f"The pool shrank by {removed} of {count} workers: the others are busy, or the last.")
+            raise ValueError(f"The pool shrank by {removed} of {count} workers: one has to be left.")
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """Send a signal to the worker with this pid; its task fails with ``Terminated`` if the worker ends.

@@ -76,7 +76,7 @@ class Member:
         self.fast = False
         self.begun = 0.0
         self.retire = False
-        """It is to be replaced once it has finished its task."""
+        """It is to end once it has finished its task."""
         self.deliberate = False
         """Its end was asked for."""
         self.gone = False

@@ -296,34 +296,41 @@ class Supervisor:
     # The number of workers.
 
     def resize(self, by: int) -> int:
-        """Add workers, or remove idle ones; returns how many were added or removed."""
+        """Add workers, or remove some, busy ones after their task; returns how many were added or removed."""
         dispatcher, crew = self.dispatcher, self.crew
         with dispatcher.lock:
             if by >= 0:
                 crew.target += by
                 crew.fill()
                 return by
-            idle = [m for m in dispatcher.members.values() if m.state is State.READY and not m.inflight and not m.busy]
-            leaving = idle[: min(-by, crew.target - 1)]
-            crew.target -= len(leaving)
-            for member in leaving:
-                self.stop(member)
+            count = min(-by, crew.target - 1)
+            crew.target -= count
+            staying = [m for m in dispatcher.members.values() if m.state is not State.LEAVING and not m.retire]
+            staying.sort(key=lambda member: bool(member.inflight) or member.busy)
+            for member in staying[: max(0, len(staying) - crew.target)]:
+                self._retire(member)
+            large = dispatcher.pump()
         dispatcher.wake()
-        return len(leaving)
+        dispatcher.write_all(large)
+        return count
 
     def restart(self) -> None:
         """Replace every worker, each after its task."""
         dispatcher = self.dispatcher
         with dispatcher.lock:
             for member in list(dispatcher.members.values()):
-                dispatcher.take_back(member)
-                member.retire = True
-                if member.state is State.READY and not member.inflight:
-                    self.stop(member)
+                self._retire(member)
             self.crew.fill()
             large = dispatcher.pump()
         dispatcher.wake()
         dispatcher.write_all(large)
+
+    def _retire(self, member: Member) -> None:
+        """Have a worker end after its task, if it has one. The lock is held."""
+        self.dispatcher.take_back(member)
+        member.retire = True
+        if member.state is State.READY and not member.inflight:
+            self.stop(member)
 
     def terminate_worker(self, pid: int, signum: int | None) -> None:
         """Send a signal (default SIGTERM) to a worker, whose task then fails with ``Terminated``."""
