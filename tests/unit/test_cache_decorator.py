@@ -125,6 +125,16 @@ class Repository:
     def on_class(cls, number: int) -> str:
         return f"{cls.__name__}{number}"
 
+    @cached(60)
+    @classmethod
+    def above(cls, number: int) -> str:
+        return f"{cls.__name__}{number}"
+
+    @cached(60)
+    @classmethod
+    async def above_later(cls, number: int) -> str:
+        return f"{cls.__name__}{number}"
+
     @staticmethod
     @cached(60)
     def static(number: int) -> int:
@@ -149,6 +159,19 @@ async def test_methods_are_kept_for_each_object():
     assert one.plain(1) == "one1"
     assert one.runs == 3
     assert (Repository.on_class(1), Special.on_class(1), Repository.static(4)) == ("Repository1", "Special1", 4)
+
+
+async def test_a_method_of_a_class_is_kept_for_each_class():
+    assert (Repository.above(1), Special.above(1), Special("one").above(1)) == ("Repository1", "Special1", "Special1")
+    assert Repository.above.key_for(1) != Special.above.key_for(1)
+    assert [Special.above.invalidate(1), Special.above.invalidate(1), Repository.above.invalidate(1)] == [
+        True,
+        False,
+        True,
+    ]
+    assert inspect.iscoroutinefunction(Special.above_later)
+    assert await Special.above_later(1) == "Special1"
+    assert await Special("one").above_later.invalidate(1) is True
 
 
 def test_a_method_of_an_object_without_a_value_says_what_to_do():

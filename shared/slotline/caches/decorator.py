@@ -66,7 +66,8 @@ def cached(
 
     The decorated function is called as before, and has ``invalidate(*args, **kwargs)`` and ``key_for(*args,
     **kwargs)``. Models and dataclasses come back by the function's return annotation. Of a method, the object is one
-    of the arguments: it needs a ``__cache_key__()``, or a key template that names what tells objects apart.
+    of the arguments: it needs a ``__cache_key__()``, or a key template that names what tells objects apart. It
+    belongs above ``@classmethod``: below it, ``invalidate`` and ``key_for`` do not know the class from Python 3.13 on.
 
     Args:
         ttl: Seconds (default: the cache's ``default_ttl``, 3600); 0 and ``None`` mean no expiry.
@@ -81,11 +82,13 @@ def cached(
     """
 
     def decorate(function: Callable[P, R]) -> CachedFunction[P, R]:
-        spec = _Spec(function, ttl, key, cache, version, overrides)
-        wrapper = _awaiting(spec) if inspect.iscoroutinefunction(function) else _blocking(spec)
-        scope = function.__qualname__.rpartition(".")[0]
+        of_class = isinstance(function, classmethod)
+        plain: Callable[..., Any] = getattr(function, "__func__", function) if of_class else function
+        spec = _Spec(plain, ttl, key, cache, version, overrides)
+        wrapper = _awaiting(spec) if inspect.iscoroutinefunction(plain) else _blocking(spec)
+        scope = plain.__qualname__.rpartition(".")[0]
         in_class = bool(scope) and not scope.endswith("<locals>")
-        made: Any = CachedMethod(wrapper) if in_class else wrapper
+        made: Any = CachedMethod(wrapper, of_class=of_class) if in_class or of_class else wrapper
         return cast("CachedFunction[P, R]", made)
 
     return decorate
@@ -196,10 +199,16 @@ def _with(wrapper: Any, spec: _Spec, invalidate: Callable[..., Any]) -> Any:
 
 
 class CachedMethod:
-    """A cached function inside a class: called on an object, its ``invalidate`` takes the object along."""
+    """A cached function inside a class: called on an object, its ``invalidate`` takes the object along.
 
-    def __init__(self, function: Any) -> None:
+    Args:
+        function: The cached function.
+        of_class: Whether it takes the class in the object's place.
+    """
+
+    def __init__(self, function: Any, *, of_class: bool) -> None:
         self._function = function
+        self._of_class = of_class
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -207,6 +216,8 @@ class CachedMethod:
         return self._function(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if self._of_class:
+            return _BoundMethod(self._function, type(instance) if owner is None else owner)
         return self if instance is None else _BoundMethod(self._function, instance)
 
 
