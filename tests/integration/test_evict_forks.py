@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from slotline import Pool, RedisStore, Slot
+import pytest
+
+from slotline import Limits, Pool, RedisStore, Slot
 from tests.harness.waiting import wait_until
 
 
@@ -45,4 +47,31 @@ def test_a_holder_that_is_told_to_end_is_told_in_its_own_process_alone(redis_url
     pool.sync.release(slot)
     for descriptor in (told, tell, end, until):
         os.close(descriptor)
+    store.sync.close()
+
+
+@pytest.mark.parametrize("block", ["pool", "slot", "holding", "limits"])
+def test_a_child_that_leaves_a_block_of_its_parents_gives_nothing_back(redis_url, block):
+    store = RedisStore(redis_url)
+    pool = Pool("p", 1, store=store)
+    manager = {
+        "pool": lambda: pool,
+        "slot": lambda: pool.slot(timeout=5),
+        "holding": lambda: pool.holding(pool.sync.acquire()),
+        "limits": lambda: Limits(pool, Pool("q", 1, store=store)),
+    }[block]()
+    with manager:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                manager.__exit__(None, None, None)
+                with Pool("r", 1, store=store) as own:
+                    status = 0 if own.fence else 2
+                status = status or Pool("r", 1, store=store).sync.size()
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert pool.sync.size() == 1
+    assert pool.sync.size() == 0
     store.sync.close()

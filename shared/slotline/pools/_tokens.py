@@ -29,6 +29,11 @@ def new_token() -> str:
     return f"{_process()}-{next(_count)}"
 
 
+def is_of_this_process(token: str) -> bool:
+    """Return whether a token was made here, and not in the process that this one was forked from, or in any other."""
+    return token.startswith(f"{_process()}-")
+
+
 def digest_of(message: bytes, lane_id: str) -> str:
     """Return the identity of a message: a retry is another one, although it carries the same task id.
 
