@@ -80,6 +80,23 @@ def test_garbage_that_holds_a_slot_may_be_collected_in_the_midst_of_a_command(st
     assert (pool.sync.size(), other.sync.size()) == (0, 1)
 
 
+def test_neither_taking_nor_giving_back_looks_through_all_who_hold(store):
+    pool = Pool("p", 3, store=store)
+
+    class Holders(dict[Any, Any]):
+        def items(self) -> Any:
+            raise AssertionError("all of them")
+
+        values = __iter__ = items
+
+    pool.sync.acquire()
+    (state,) = store.pools.values()
+    state.slots = Holders(state.slots)
+    pool.sync.release(pool.sync.acquire())
+    with pool.slot(timeout=1):
+        pass
+
+
 @pytest.mark.parametrize("act", ["acquire", "release"])
 def test_an_interrupt_at_any_moment_leaves_the_books_of_a_pool_right(store, act):
     number, interrupted = 0, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -64,7 +65,8 @@ class PoolState:
     ``queues`` are those for slots of this pool and others; see ``lib_several.lua``.
     ``interval_us`` and ``arrival_us`` are GCRA's emission interval and theoretical arrival time, and ``started_us`` is
     the same without what is only kept; ``share`` is the most
-    that a partition may have, ``used`` what all holders weigh, and ``used_by`` what those of each partition do.
+    that a partition may have, ``used`` what all holders weigh, and ``used_by`` what those of each partition do. No slot
+    ends before ``next_end_ms``: till then nobody looks through all of them.
     """
 
     key: str | bytes
@@ -77,6 +79,7 @@ class PoolState:
     paused: bool = False
     share: int | None = None
     used: int = 0
+    next_end_ms: float = math.inf
     used_by: dict[str, int] = field(default_factory=dict)
     slots: dict[str, Held] = field(default_factory=dict)
     evicted: set[str] = field(default_factory=set)
@@ -102,7 +105,7 @@ class PoolState:
 
     def mend(self) -> None:
         """Count anew who has what, and let all who wait have their turns."""
-        self.used, self.used_by = 0, {}
+        self.used, self.used_by, self.next_end_ms = 0, {}, math.inf
         for held in self.slots.values():
             self._count(held)
         self.evicted &= self.slots.keys()
@@ -110,17 +113,28 @@ class PoolState:
 
     def _count(self, held: Held) -> None:
         self.used += held.weight
+        if held.expires_ms != ForEver:
+            self.next_end_ms = min(self.next_end_ms, held.expires_ms)
         if held.partition:
             self.used_by[held.partition] = self.used_by.get(held.partition, 0) + held.weight
 
     def drop_expired(self, now_ms: int) -> int:
         """Take the slots back whose time is over; return how many, without what was only kept."""
+        if now_ms < self.next_end_ms:
+            return 0
         gone = [token for token, held in self.slots.items() if held.expires_ms != ForEver and held.expires_ms <= now_ms]
         ended = 0
         for token in gone:
             ended += not self.slots[token].kept
             self.let_go(token)
+        ends = (held.expires_ms for held in self.slots.values() if held.expires_ms != ForEver)
+        self.next_end_ms = min(ends, default=math.inf)
         return ended
+
+    def keep_until(self, token: str, expires_ms: int) -> None:
+        """Let the slot of ``token`` end then."""
+        self.slots[token] = self.slots[token]._replace(expires_ms=expires_ms)
+        self.next_end_ms = min(self.next_end_ms, expires_ms)
 
     def let_go(self, token: str) -> bool:
         """Take the slot from ``token``; return whether it had one."""

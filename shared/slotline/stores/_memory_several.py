@@ -118,7 +118,7 @@ class _Several:
             if not in_order:
                 passes_on = self.take_back(token, at) or passes_on
             elif slot in pool.slots and not rated_ms:
-                pool.slots[slot] = pool.slots[slot]._replace(expires_ms=now_ms + life)
+                pool.keep_until(slot, now_ms + life)
             elif moves or rated_ms:
                 self.take_back(token, at)  # of what has a rate, the next start is kept then
                 self.take_one(token, at, queued.owner, life, kept=True)
