@@ -10,11 +10,17 @@ from taskiq.labels import parse_label
 from taskiq.result import TaskiqResult
 from taskiq.result_backends.dummy import DummyResultBackend
 
+from taskiq_ext._labels import CACHE_LABELS, EXECUTOR_LABELS, POOL_LABELS
+
 if TYPE_CHECKING:
     from taskiq.abc.broker import AsyncBroker
     from taskiq.message import BrokerMessage, TaskiqMessage
 
+    from taskiq_ext._interception import AnyTask
+
 logger = logging.getLogger(__name__)
+
+_OURS = frozenset({*CACHE_LABELS, *POOL_LABELS, *EXECUTOR_LABELS})
 
 
 class _Answer(NamedTuple):
@@ -26,9 +32,14 @@ class _Answer(NamedTuple):
 _answer: ContextVar[_Answer | None] = ContextVar("slotline_taskiq_answer", default=None)
 
 
-def can_answer(broker: AsyncBroker) -> bool:
-    """Whether a sender could read an answer at all."""
-    return not isinstance(broker.result_backend, DummyResultBackend)
+def can_answer(broker: AsyncBroker, task: AnyTask, message: TaskiqMessage) -> bool:
+    """Whether its answer is all that ``message`` is for, and a sender could read it.
+
+    A label that is neither the task's nor one of ours may tell a worker's middleware what is to follow, as those of a
+    pipeline's steps do.
+    """
+    known = message.labels.keys() <= task.labels.keys() | _OURS
+    return known and not isinstance(broker.result_backend, DummyResultBackend)
 
 
 def answer(message: TaskiqMessage, value: Any, label: str) -> None:

@@ -64,8 +64,8 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         default_ttl: Seconds that a result is kept where the task says ``cache=True`` alone; 0 or ``None``: no end.
         on_store_error: What happens to a message while the cache's store is away: it waits (``"wait"``), runs
             without the cache (``"open"``), or ends with ``StoreUnavailableError`` (``"fail"``). Default: the settings'.
-        answer_senders: Whether a hit is looked for before a message is sent (default ``True``; never in a cache of
-            one process).
+        answer_senders: Whether a hit is looked for before a plain message is sent (default ``True``; never in a cache
+            of one process). One that carries labels of others than the task and this package is sent.
 
     Raises:
         InvalidOptionError: An argument is impossible.
@@ -120,7 +120,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
 
     async def _answered(self, message: TaskiqMessage, options: CacheOptions) -> TaskiqMessage:
         task = self.broker.find_task(message.task_name)
-        if task is None or not _sending.can_answer(self.broker):
+        if task is None or not _sending.can_answer(self.broker, task, message):
             return message
         try:
             entry = entry_for(self.cache, task.task_name, calls_of(task.original_func), options, message)

@@ -284,6 +284,27 @@ async def test_a_message_that_another_middleware_stops_answers_nobody(answering:
     assert answering.sent == 2
 
 
+async def test_what_follows_a_result_by_a_label_of_others_follows_a_hit_too(answering: CountingBroker) -> None:
+    followed: list[Any] = []
+
+    class Pipeline(TaskiqMiddleware):
+        def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+            if "next_step" in message.labels:
+                followed.append(result.return_value)
+
+    answering.add_middlewares(Pipeline())
+
+    @answering.task(cache_ttl=60)
+    async def work(x: int) -> int:
+        return 2 * x
+
+    for _ in range(2):
+        await result_of(await work.kicker().with_labels(next_step="another", cache_ttl=30).kiq(1))
+    await await_until("both results are followed", lambda: followed == [2, 2])
+    assert (await result_of(await work.kicker().with_labels(cache_ttl=30).kiq(1))).return_value == 2
+    assert answering.sent == 2, "a plain call is answered where it is sent"
+
+
 async def test_a_shared_task_is_invalidated_in_its_default_brokers_cache(broker: CountingBroker) -> None:
     @async_shared_broker.task(cache_ttl=60)
     async def shared(x: int) -> int:
