@@ -13,7 +13,7 @@ from taskiq.labels import parse_label
 from slotline._checks import of_task, refuse
 from slotline.errors import InvalidOptionError
 from slotline.metrics._telling import begin as begin_metrics
-from taskiq_ext._interception import check_registrations, intercept, plan_for
+from taskiq_ext._interception import check_registrations, function_of, intercept, plan_for
 from taskiq_ext._labels import from_wire, pick
 from taskiq_ext._skipping import skip_dependencies
 from taskiq_ext._support import assert_supported
@@ -98,7 +98,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         """
         for task in self.broker.get_all_tasks().values():
             with of_task(task.task_name):
-                self._check(task.original_func, task.labels)
+                self._check(function_of(task), task.labels)
             intercept(task)
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
@@ -127,7 +127,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         given = {name: _parsed(name, value, types.get(name)) for name, value in labels.items()}
         if task is None:
             return self.read(from_wire(given), None)
-        return self.read(from_wire({**own, **given}), task.original_func)
+        return self.read(from_wire({**own, **given}), function_of(task))
 
     def options_of(self, task: AnyTask) -> Options | None:
         """Return the options that a task's own labels ask for."""
@@ -173,7 +173,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         if labels == own:
             return options
         if any(own.get(name) != value and str(own.get(name)) != value for name, value in labels.items()):
-            return self.read(from_wire({**own, **labels}), task.original_func)
+            return self.read(from_wire({**own, **labels}), function_of(task))
         return options
 
     def _known_of(self, task: AnyTask) -> tuple[AnyTask, dict[str, Any], Options | None]:
@@ -183,7 +183,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         own = pick(self.family, task.labels)
         options = None
         try:
-            options = self.read(own, task.original_func)
+            options = self.read(own, function_of(task))
         except InvalidOptionError:  # a shared task, registered past this broker: each message says so in its result
             own = {}
         known = self._known[task.task_name] = (task, own, options)

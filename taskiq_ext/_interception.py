@@ -97,8 +97,7 @@ class Plan:
     @property
     def real(self) -> Function:
         """The user's function."""
-        function: Function = self.task.__dict__["original_func"]
-        return function
+        return function_of(self.task)
 
     @property
     def ends_without_a_run(self) -> bool:
@@ -200,6 +199,12 @@ class Plan:
         return self.message_id == message.task_id and middleware in self._seen
 
 
+def function_of(task: AnyTask) -> Function:
+    """Return the user's function, whatever is to run for the message that this asyncio task works on."""
+    function: Function = task.__dict__["original_func"]
+    return function
+
+
 current_plan = _plan.get
 """Return the plan of the message that this asyncio task, or a thread that runs for it, works on."""
 
@@ -238,8 +243,7 @@ class InterceptedTask(AsyncTaskiqDecoratedTask[Any, Any]):
         plan = _plan.get()
         if plan is not None and plan.task is self:
             return plan.function
-        real: Function = self.__dict__["original_func"]
-        return real
+        return function_of(self)
 
     @original_func.setter
     def original_func(self, function: Function) -> None:

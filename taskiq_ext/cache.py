@@ -19,7 +19,7 @@ from taskiq_ext._entry import CacheEntry, entry_for
 from taskiq_ext._errors import error_from_cache
 from taskiq_ext._flight import Flight, Served
 from taskiq_ext._following import Following, RunsLater
-from taskiq_ext._interception import current_plan, plan_of
+from taskiq_ext._interception import current_plan, function_of, plan_of
 from taskiq_ext._labels import CACHE_LABELS, CacheOptions, cache_options
 from taskiq_ext._outage import Outage
 from taskiq_ext._refresh import Refresh
@@ -123,7 +123,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         if task is None or not _sending.can_answer(self.broker, task, message):
             return message
         try:
-            entry = entry_for(self.cache, task.task_name, calls_of(task.original_func), options, message)
+            entry = entry_for(self.cache, task.task_name, calls_of(function_of(task)), options, message)
             hit = None if entry is None else await entry.look()
         except (StoreError, SerializationError):
             return message  # the worker knows what to do about it
@@ -223,7 +223,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
         options = self.options_of(task)
         if options is None:
             raise refuse("task", task, "a task that is cached: one with cache_ttl or cache=True")
-        entry = entry_for(self.cache, task.task_name, calls_of(task.original_func), options, message)
+        entry = entry_for(self.cache, task.task_name, calls_of(function_of(task)), options, message)
         if entry is None:
             raise TypeError(f"These arguments do not fit {task.task_name}.")
         return await self.cache.invalidate(entry.key)

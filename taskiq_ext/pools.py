@@ -23,7 +23,7 @@ from slotline.stores.base import Store
 from taskiq_ext._base import LabelledMiddleware
 from taskiq_ext._delivery import RUNS_LATER, TakenDelivery, delivery_for, size_on_the_way, without_result_if_parked
 from taskiq_ext._guard import GuardedRuns
-from taskiq_ext._interception import current_plan, plan_of
+from taskiq_ext._interception import current_plan, function_of, plan_of
 from taskiq_ext._labels import CACHE_LABELS, POOL_LABELS, pick
 from taskiq_ext._limits import ON_LOST, PoolLimit, PoolOptions, declared_limit, pool_options, refuse_stale_without_cache
 from taskiq_ext._outage import Outage
@@ -137,7 +137,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         task = self.broker.find_task(message.task_name)
         if task is not None and options is not None:
             refuse_stale_without_cache(options, {**task.labels, **message.labels})
-            demand = options.demand_of(message, task.original_func)  # or says now what the arguments lack
+            demand = options.demand_of(message, function_of(task))  # or says now what the arguments lack
             if demand is not None and len(demand.asked) > 1:
                 demand.made()  # two of them may be one, for these arguments
             if demand is not None and self._parks(options.limit) and self._room is not None and self._room.is_open:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from taskiq import InMemoryBroker
+from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from slotline.caches import BaseCacheAdapter
 from slotline.errors import CacheRecursionError, InvalidOptionError, PoolFullError, StoreUnavailableError
 from slotline.pools import Pool
 from slotline.stores import MemoryStore
-from taskiq_ext import CacheMiddleware, PoolLimitMiddleware
+from taskiq_ext import CacheMiddleware, ExecutorMiddleware, PoolLimitMiddleware
 from tests.unit.test_taskiq_cache import PlainCache, broker, cache, result_of  # noqa: F401 - fixtures
 
 
@@ -112,3 +113,30 @@ async def test_an_outage_holds_opens_or_fails_as_told(policy: Any, kept: int) ->
 def test_a_bad_argument_is_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError, match=next(iter(options))):
         CacheMiddleware(**options)
+
+
+@pytest.mark.parametrize("labels", [{}, {"executor": "cpu"}, {"executor": "more"}])
+@pytest.mark.parametrize("kind", [CacheMiddleware, ExecutorMiddleware], ids=["cache first", "executor first"])
+async def test_a_plain_function_is_one_to_a_worker_whose_first_message_is_a_hit(
+    cache: BaseCacheAdapter, labels: dict[str, str], kind: type[TaskiqMiddleware]
+) -> None:
+    def work(x: int) -> str:
+        return f"{x} in {threading.current_thread().name.partition('_')[0]}"
+
+    async def result_here(x: int) -> TaskiqResult[Any]:
+        message = TaskiqMessage(task_id=f"{x}", task_name="work", labels=labels, args=[x], kwargs={})
+        await broker.kick(broker.formatter.dumps(message))  # as another process has sent it
+        await broker.wait_all()
+        return await broker.result_backend.get_result(f"{x}")
+
+    name = labels.get("executor", "cpu")
+    for first in (True, False):
+        managers = {name: {"max_pools": 1, "name_prefix": name} for name in ("cpu", "more")}
+        middlewares = [CacheMiddleware(cache), ExecutorMiddleware(managers)]
+        broker = InMemoryBroker().with_middlewares(*sorted(middlewares, key=lambda one: not isinstance(one, kind)))
+        broker.register_task(work, task_name="work", cache_ttl=60, executor="cpu")
+        for x in (1, 2 if first else 3):
+            result = await result_here(x)
+            assert (result.error, result.return_value) == (None, f"{x} in {name}")
+            assert ("cache_hit" in result.labels) == (x == 1 and not first)
+        await broker.shutdown()
