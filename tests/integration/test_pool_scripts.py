@@ -132,6 +132,20 @@ def test_a_lane_is_called_once_by_a_command_however_much_is_free(store, room, re
     assert {taken.message for taken in iter(room.sync.take, None)} == {b"%d" % number for number in range(50)}
 
 
+def test_while_slots_may_only_rest_nobody_looks_through_all_holders_for_one_to_end(store, redis_server):
+    pool = Pool("p", 100, store=store)
+    held = [pool.sync.acquire(timeout=10) for _ in range(100)]
+    place = Place(pool)
+    assert place.sync.enter() is None
+    with redis_server.counting() as counted:
+        assert pool.sync.evict() == held[0].token
+    assert counted["evalsha"] + counted.get("eval", 0) > 2, "it has asked again while one might rest"
+    assert counted["hmget"] < 200
+    for slot in held:
+        pool.sync.release(slot)
+    place.sync.leave()
+
+
 def test_many_who_may_come_in_at_once_keep_the_server_busy_for_a_part_of_them_only(store, redis_client):
     pool, waiting = Pool("p", 1, store=store), 1500
     held, place = pool.sync.acquire(), Place(pool)

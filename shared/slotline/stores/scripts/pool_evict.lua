@@ -43,6 +43,8 @@ local resting_ms = note_impatience()
 local free = max - redis.call('ZCARD', slots) - extra
 -- Its rate is what it waits for.
 if (starts()) == 0 and free >= weight and left_of(partition) >= weight then return marked end
+if redis.call('ZCARD', line) == 0 then return marked end
+if resting_ms > 0 then return {resting_ms} end  -- before it looks through all holders
 
 local staying, ending, ends = {}, 0, {}
 for _, holder in ipairs(redis.call('ZRANGE', slots, 0, -1)) do
@@ -112,7 +114,6 @@ local function mark_longest(only)
   end
 end
 
-if resting_ms > 0 and (partition_lacks() or pool_lacks()) then return {resting_ms} end
 while freed < weight and partition_lacks() and mark_longest(partition) do end
 while freed < weight and pool_lacks() and mark_longest() do end
 if #marked > 1 then
