@@ -25,6 +25,7 @@ from celery_ext.parcel import TakenMessage
 from celery_ext.parking import Parking
 from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
+from celery_ext.reporting import Reporting
 from celery_ext.running import Running
 from celery_ext.slot import failure_of
 from celery_ext.store_watch import StoreWatch
@@ -73,12 +74,14 @@ class Gate:
         self._pausing = Pausing(consumer, self._mailbox, self._watch)
         has_children = bool(getattr(consumer.pool, "uses_semaphore", False))
         self._losses = Losses(consumer.pool, self._mailbox, has_children=has_children)
+        self._reporting = Reporting(self._mailbox)
         self._waiting = Waiting(
             consumer,
             self._mailbox,
             self._processes,
             self._watch,
             self._pausing,
+            self._reporting,
             start=lambda held, slot: self._begin(held.request, held.pool, slot),
             hand_over=self.process,
         )
@@ -98,6 +101,7 @@ class Gate:
             self._watch,
             self._losses,
             self._parking,
+            self._reporting,
             has_children=has_children,
             on_lost_of=self._reader.on_lost_of,
             admit_anew=lambda request: self._mailbox.do(self._admit, request),
@@ -141,6 +145,7 @@ class Gate:
     def close(self) -> None:
         """Give back what the worker still has; its pool has ended."""
         self.let_go()
+        self._reporting.close()
         if not self._running.close():  # threads that a cold shutdown has not waited for keep their slots to the end
             return
         self._watch.close()
@@ -215,7 +220,7 @@ class Gate:
             return self._slot_for(held)
         except PoolFullError as error:
             try:
-                outcome.turn_away(held.request, held.limit.on_full, error)
+                self._reporting.tell(outcome.turn_away, held.request, held.limit.on_full, error)
             finally:
                 self._processes.give_back()
         except StoreUnavailableError as error:
@@ -296,7 +301,7 @@ class Gate:
 
     def _refuse(self, request: Any, error: Exception) -> None:
         try:
-            outcome.fail(request, error)
+            self._reporting.tell(outcome.fail, request, error)
         finally:
             self._processes.give_back()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celery_ext.losses import Losses
     from celery_ext.parking import Parking
     from celery_ext.processes import Processes
+    from celery_ext.reporting import Reporting
     from celery_ext.store_watch import StoreWatch
     from slotline.pools import Limit, Slot
 
@@ -39,6 +40,7 @@ class Running:
         watch: The way to the store.
         losses: What becomes of those that lose their slots.
         parking: The waiting room, from which a message may come with a slot; ``None`` without one.
+        reporting: Tells how requests have ended.
         has_children: Whether they run in processes of their own.
         on_lost_of: Gives the ``pool_on_lost`` of a request.
         admit_anew: Called with a request that was taken back from the pool; a process is free for it.
@@ -55,6 +57,7 @@ class Running:
         watch: StoreWatch,
         losses: Losses,
         parking: Parking | None,
+        reporting: Reporting,
         *,
         has_children: bool,
         on_lost_of: Callable[[Any], str],
@@ -62,7 +65,7 @@ class Running:
     ) -> None:
         self._consumer, self._run = consumer, run
         self._processes, self._watch, self._losses, self._parking = processes, watch, losses, parking
-        self._on_lost_of, self._admit_anew = on_lost_of, admit_anew
+        self._reporting, self._on_lost_of, self._admit_anew = reporting, on_lost_of, admit_anew
         self._has_children = has_children
         self._tenures: set[Tenure] = set()
         self.relay = Relay()
@@ -115,6 +118,7 @@ class Running:
             has_child=self._has_children,
             when_gone=self._when_gone,
             on_free=self._ended,
+            report=self._reporting.tell,
             told=slot is not None,
         )
         self._tenures.add(tenure)
@@ -143,7 +147,7 @@ class Running:
         """Fail a request that cannot be sent to a child, as with arguments that cannot be pickled."""
         try:
             forget_unsent(self._consumer.pool, request)
-            outcome.fail(request, error)
+            self._reporting.tell(outcome.fail, request, error)
         finally:
             self._processes.give_back()
 

@@ -39,6 +39,7 @@ class Tenure:
         has_child: Whether it runs in a process of its own.
         when_gone: Calls its second argument once the process of its first has ended.
         on_free: Called after the slot was given back.
+        report: Calls its first argument, which tells how the request has ended, with its second, the request.
         told: Whether the task may know of the slot.
 
     Attributes:
@@ -57,6 +58,7 @@ class Tenure:
         has_child: bool,
         when_gone: Callable[[int, Callable[[], None]], None],
         on_free: Callable[[Tenure], None],
+        report: Callable[[Callable[[Any], None], Any], None],
         told: bool = True,
     ) -> None:
         self.request, self.slot = request, slot
@@ -64,7 +66,7 @@ class Tenure:
         self.ended_well = False
         self.withdrawn = False
         self._release, self._has_child = release, has_child
-        self._when_gone, self._on_free = when_gone, on_free
+        self._when_gone, self._on_free, self._report = when_gone, on_free, report
         self._state = "running"
         self._lost: Exception | None = None
         self._kill: Callable[[int], object] | None = None
@@ -226,11 +228,15 @@ class Tenure:
             return
         self.error = self._lost
         try:
-            self._fail(info_of(self._lost))
-            if self.request.time_start is None:  # where messages are acknowledged early, that is done at the start
-                self.request.acknowledge()
+            self._report(self._tell_loss, self.request)
         finally:
             self.free()
+
+    def _tell_loss(self, request: Any) -> None:
+        assert self._lost is not None  # noqa: S101 - this is what it is told of
+        self._fail(info_of(self._lost))
+        if request.time_start is None:  # where messages are acknowledged early, that is done at the start
+            request.acknowledge()
 
     def _is_over(self) -> None:
         with self._ending:  # its process runs another task next, which must not be killed

@@ -16,6 +16,7 @@ from celery_ext.mailbox import Mailbox
 from celery_ext.parcel import TakenMessage
 from celery_ext.pausing import Pausing
 from celery_ext.processes import Processes
+from celery_ext.reporting import Reporting
 from celery_ext.store_watch import StoreWatch
 from slotline.errors import PoolFullError, PoolTimeoutError, StoreError
 from slotline.metrics import _telling
@@ -41,6 +42,7 @@ class Waiting:
         processes: The pool's free processes.
         watch: The way to the store.
         pausing: Asks it for those who do not wait.
+        reporting: Tells how requests have ended.
         start: Starts a request that has a slot; a process is free for it.
         hand_over: Has a request admitted anew; a process is free for it.
     """
@@ -52,13 +54,14 @@ class Waiting:
         processes: Processes,
         watch: StoreWatch,
         pausing: Pausing,
+        reporting: Reporting,
         *,
         start: Callable[[Held, Slot], None],
         hand_over: Callable[[Any], None],
     ) -> None:
         self._consumer, self._mailbox, self._processes, self._watch = consumer, mailbox, processes, watch
         self._start, self._hand_over = start, hand_over
-        self._pausing = pausing
+        self._pausing, self._reporting = pausing, reporting
         self._lines: dict[LineName, Line] = {}
         self._called: dict[Held, Slot | None] = {}
         self._unasked: list[Held] = []
@@ -316,4 +319,4 @@ class Waiting:
             error = PoolTimeoutError(held.limit.key, held.size, timeout=held.limit.timeout)
             if (observer := _telling.observer) is not None:
                 observer.decided(held.pool.pools[0], "timed_out")
-            outcome.fail(held.request, error)
+            self._reporting.tell(outcome.fail, held.request, error)

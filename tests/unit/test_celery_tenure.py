@@ -40,6 +40,7 @@ def tenure_of(request: SimpleNamespace, freed: list[str]) -> Tenure:
         has_child=True,
         when_gone=lambda pid, then: then(),
         on_free=lambda tenure: freed.append("tenure"),
+        report=lambda report, request: report(request),
     )
 
 
