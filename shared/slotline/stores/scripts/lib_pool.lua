@@ -35,6 +35,7 @@
 local SLACK_MS = 60000
 local STATE_MS = 7 * 24 * 3600 * 1000
 local ROOM_MS = 60 * 24 * 3600 * 1000
+local FIELDS = 64  -- of a state of a pool in which nobody is: as many are left alone, see lib_plain
 local PASSED_OVER = 512
 local SERVED = 1000  -- at once, since the server does nothing else meanwhile; whoever looks next serves as many again
 local FOR_EVER = '9999999999999'
@@ -79,6 +80,13 @@ local function next_place()
   return place
 end
 
+-- Forgets the fields of the state whose names are like `pattern`.
+local function forget(pattern)
+  for _, field in ipairs(redis.call('HKEYS', state)) do
+    if string.find(field, pattern) then redis.call('HDEL', state, field) end
+  end
+end
+
 -- What is known of the pool's limit, read once a script by know().
 local max, declared, fence, paused, interval_us, burst, arrival_us, started_us, share, extra
 local declared_anew = false  -- what a partition may have: lib_line looks at all of them again then
@@ -121,6 +129,8 @@ local function declare(spec, first)
     keep_key(state, ROOM_MS)  -- what somebody has decided, and no declaration says
   elseif clock[2] % 16 == 0 then
     keep_key(state, STATE_MS - 2 * SLACK_MS)
+    -- Who died as the last one in a pool went with a whole key, and not one by one.
+    if redis.call('HLEN', state) > FIELDS and redis.call('EXISTS', slots, line, claims) == 0 then forget('^%l:') end
   end
   return before
 end
@@ -150,7 +160,12 @@ end
 -- How much more a partition may hold.
 local function left_of(partition)
   if not share or partition == '' then return math.huge end
-  return share - tonumber(redis.call('HGET', state, 'u:' .. partition) or 0)
+  local used = tonumber(redis.call('HGET', state, 'u:' .. partition) or 0)
+  if used > 0 and redis.call('ZCARD', slots) == 0 then  -- the server has evicted the slots
+    forget('^[ehku]:')
+    used = 0
+  end
+  return share - used
 end
 
 -- Notes that somebody asks who does not wait, or who has a holder end: for an hour no slot passes from run to run then,
