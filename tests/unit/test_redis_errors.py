@@ -16,6 +16,7 @@ REFUSED = {
     "READONLY You can't write against a read only replica.": True,
     "NOREPLICAS Not enough good replicas to write.": False,
     "MISCONF Redis is configured to save RDB snapshots": False,
+    "The user executing the script can't publish to the channel mentioned in the command": False,
 }
 
 

@@ -54,6 +54,7 @@ _CANNOT_SERVE = (
     "NOAUTH",
     "NOPERM",
     "BUSY ",
+    "The user executing the script can't",  # no permission, as Redis 7.0 finds it within a script
 )
 
 
