@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -56,6 +57,20 @@ def test_a_waiter_that_is_about_to_leave_is_passed_over(store, several):
     assert not slot.lost
     assert [one.sync.size() for one in pool.pools] == [1 for _ in pool.pools]
     pool.sync.release(slot)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_a_waiter_whose_event_loop_was_closed_gets_nothing(store, several):
+    pool = limits_of(store, several)
+    held = pool.sync.acquire()
+    loop = asyncio.new_event_loop()
+    waits: Any = loop.create_task(pool.acquire(timeout=None))
+    waits._log_destroy_pending = False
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert pool.pools[0].sync.info().waiting == 1
+    pool.sync.release(held)
+    assert [(one.sync.size(), one.sync.info().waiting) for one in pool.pools] == [(0, 0) for _ in pool.pools]
 
 
 def test_garbage_that_holds_a_slot_may_be_collected_in_the_midst_of_a_command(store):

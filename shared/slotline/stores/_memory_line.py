@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class Waiting(NamedTuple):
-    """One place in line; a waiter in this process cannot die without it, so it needs no patience.
+    """One place in line; whether its waiter is still there can be asked at any time, so it needs no patience.
 
     Of one who wants slots of other pools, too, ``several`` is the token by which it asks. ``place`` is the same in all
     lines. ``since_ms`` is when it came.

@@ -25,8 +25,9 @@ class MemoryWakeups(Wakeups):
     channel = "memory"
 
     def hears(self, token: str) -> bool:
-        """Whether a bell hangs under ``token``."""
-        return token in self._bells
+        """Whether a bell hangs under ``token``, and nobody waits for it in an event loop that was closed meanwhile."""
+        bell = self._bells.get(token)
+        return bell is not None and (bell.loop is None or not bell.loop.is_closed())
 
     def listen_blocking(self, until: float | None = None) -> None:
         """Return at once."""

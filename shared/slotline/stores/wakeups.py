@@ -77,12 +77,13 @@ class Bell:
     meant for this bell until its waiter has heard it.
     """
 
-    __slots__ = ("_callbacks", "_hub", "_lock", "nudged", "payload", "token")
+    __slots__ = ("_callbacks", "_hub", "_lock", "loop", "nudged", "payload", "token")
 
     def __init__(self, hub: Wakeups, token: str) -> None:
         self.token = token
         self.payload: bytes | None = None
         self.nudged = False
+        self.loop: asyncio.AbstractEventLoop | None = None  # in which somebody waits for it just now
         self._hub = hub
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
@@ -274,11 +275,13 @@ class Wait(Step):
                 rung.set_result(None)
 
         self.bell.on_ring(wake)
+        self.bell.loop = loop
         timer = loop.call_later(self.timeout, settle)
         try:
             await rung
         finally:
             timer.cancel()
+            self.bell.loop = None
             self.bell.forget(wake)
             self.bell.nudged = False
         return self.bell.payload
