@@ -171,17 +171,15 @@ class Running:
 
     def _ended(self, tenure: Tenure) -> None:
         self._tenures.discard(tenure)
-        request, message = tenure.request, tenure.request.message
-        taken = isinstance(message, TakenMessage)
-        if tenure.withdrawn:  # its process is still found for it
-            if tenure.error is None and not taken:
-                self._admit_anew(request)
-                return
-            if tenure.error is None:
-                outcome.give_back(request)
-            self._processes.give_back()
-        elif taken and message.decided is None and request._already_cancelled:  # noqa: SLF001 - checked by check_worker
-            message.requeue()  # a broker's message goes back with the connection for whose loss it was cancelled
+        if not tenure.withdrawn:
+            return
+        # Its process is still found for it.
+        if tenure.error is None and not isinstance(tenure.request.message, TakenMessage):
+            self._admit_anew(tenure.request)
+            return
+        if tenure.error is None:
+            outcome.give_back(tenure.request)
+        self._processes.give_back()
 
     def _give_back(self, tenure: Tenure) -> None:
         message = tenure.request.message

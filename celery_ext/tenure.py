@@ -13,6 +13,7 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 
 from celery_ext.mailbox import attempt
 from celery_ext.outcome import info_of
+from celery_ext.parcel import TakenMessage
 from celery_ext.slot import tell
 from slotline.pools import Slot
 
@@ -126,10 +127,11 @@ class Tenure:
             self._is_over()
             if self._lost is not None and (self._state == "free" or isinstance(_error_in(info), _KILLED)):
                 return self._report_loss()
+            self._free_after(info)
             try:
                 return on_failure(info, *args, **kwargs)
             finally:
-                self._free_after(info)
+                self._go_back_if_cancelled()
 
         def timed_out(soft: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 - the signature is Celery's
             try:
@@ -148,6 +150,12 @@ class Tenure:
         if not self._begun:
             self._report_loss()
             raise NotBegunError
+
+    def _go_back_if_cancelled(self) -> None:
+        # Celery cancels a run when its connection breaks, and decides nothing of its message: a broker's went back.
+        message = self.request.message
+        if isinstance(message, TakenMessage) and message.decided is None and self.request._already_cancelled:  # noqa: SLF001 - checked by check_worker
+            message.requeue()
 
     def _free_after(self, info: Any) -> None:
         self.error = error = _error_in(info)

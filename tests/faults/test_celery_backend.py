@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
 
 from slotline import PoolFullError
@@ -37,5 +38,27 @@ def test_calls_that_are_refused_while_the_backend_is_silent_hold_up_no_others(
         for task_id in refused:
             with pytest.raises(PoolFullError):
                 made.module.app.AsyncResult(task_id).get(timeout=20)
+    client.close()
+    made.close()
+
+
+@pytest.mark.lowest
+def test_the_slot_of_a_killed_child_passes_on_while_the_backend_is_silent(
+    tmp_path: Path, own_redis: RedisServer, make_redis: Callable[..., RedisServer]
+) -> None:
+    backend = make_redis()
+    made = Deployment(tmp_path, own_redis, extra=f"app.conf.result_backend = {backend.url!r}\n")
+    client = Celery(broker=own_redis.url, set_as_current=False)
+    with made.worker("prefork", concurrency=2):
+        assert made.module.free.delay(0).get(timeout=20) == 0
+        os.kill(backend.pid, signal.SIGSTOP)
+        try:
+            killed = client.send_task("app.die", ("kill",)).id
+            wait_until("it has run", lambda: made.list("die"), 20)
+            made.wait_free("die")
+        finally:
+            os.kill(backend.pid, signal.SIGCONT)
+        with pytest.raises(WorkerLostError):
+            made.module.app.AsyncResult(killed).get(timeout=20)
     client.close()
     made.close()

@@ -81,6 +81,7 @@ class Told:
         self.freed: list[str] = []
         self.request = SimpleNamespace(
             delivery_info={},
+            message=None,
             time_start=time_start,
             worker_pid=None if time_start is None else 7,
             _apply_result=None,
@@ -109,6 +110,14 @@ def test_the_slot_of_what_has_succeeded_passes_on_before_its_success_is_told():
     told.request.on_success((0, "value", 0.1))
     told.request.on_success((0, "again", 0.1))
     assert told.reports == ["free", (0, "value", 0.1), (0, "again", 0.1)]
+
+
+def test_the_slot_of_what_has_failed_passes_on_before_its_failure_is_told():
+    told = Told()
+    told.tenure._release = lambda: told.reports.append("free")
+    error = ValueError("no")
+    told.request.on_failure(SimpleNamespace(exception=error))
+    assert told.reports == ["free", error]
 
 
 def test_a_success_is_told_and_its_request_is_forgotten_though_its_slot_cannot_be_given_back():
