@@ -154,9 +154,12 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
             plan = plan_for(self, known[0], message)
             admitting = None if plan.outcome is not None else self.admit(plan, options, message)
         except Exception as error:  # noqa: BLE001 - an exception out of pre_execute would lose the message
-            (plan or plan_for(self, known[0], message)).fail(error)
-            return message
-        return message if admitting is None else _when(admitting, plan, message)
+            plan, admitting = plan or plan_for(self, known[0], message), None
+            plan.fail(error)
+        if admitting is not None:
+            return _when(admitting, plan, message)
+        plan.acknowledge_when_saved(message)
+        return message
 
     def options_for(self, task: AnyTask, message: TaskiqMessage) -> Options | None:
         """Return the options of a message that has arrived.
@@ -198,6 +201,7 @@ async def _when(admitting: Coroutine[Any, Any, None], plan: Plan, message: Taski
         await admitting
     except Exception as error:  # noqa: BLE001 - see pre_execute
         plan.fail(error)
+    plan.acknowledge_when_saved(message)
     return message
 
 

@@ -163,6 +163,30 @@ class Plan:
         # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.
         return functools.update_wrapper(stand_in, self.real, _HINTS, ())
 
+    def acknowledge_when_saved(self, message: TaskiqMessage) -> None:
+        """If ``message`` is to end with an ``outcome``, have it acknowledged where only its function would do so.
+
+        The receiver reads the label before it runs anything. It is taken back then: no retry must inherit it.
+        """
+        outcome = self.outcome
+        if outcome is None:
+            return
+        labels = message.labels
+        said = labels.get("ack_type")
+        if said not in (None, "manual"):  # without the label, it may be what the worker was told for all messages
+            return
+
+        def end(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[Any]:
+            if said is None:
+                del labels["ack_type"]
+            else:
+                labels["ack_type"] = said
+            ended: Awaitable[Any] = outcome(*args, **kwargs)
+            return ended
+
+        labels["ack_type"] = "when_saved"
+        self.outcome = self._standing_in(end)
+
     def hold(self, holder: TaskiqMiddleware, cleanup: Callable[[], None]) -> None:
         """Call ``cleanup`` should the message's processing end without :meth:`let_go`.
 

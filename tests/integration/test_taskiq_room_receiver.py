@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 import redis
-from taskiq import Context, TaskiqDepends, TaskiqMessage, TaskiqMiddleware
+from taskiq import Context, TaskiqDepends, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 from taskiq.acks import AcknowledgeType
 
 from slotline import Pool, RedisStore, configure
@@ -153,6 +153,43 @@ async def test_a_task_that_acknowledges_by_itself_is_parked_and_settled_like_oth
         work.go.set()
         assert not (await sent.wait_result(timeout=20)).is_err
     assert seen == [1, 0]
+
+
+@pytest.mark.needs("taskiq>=0.13", reason="tasks that acknowledge by themselves")
+async def test_what_ends_without_its_function_is_acknowledged_for_functions_that_do_so_themselves(
+    store: RedisStore, redis_client: redis.Redis
+) -> None:
+    broker, go = QueueBroker(), asyncio.Event()
+    failed: list[TaskiqMessage] = []
+
+    class Failures(TaskiqMiddleware):
+        def on_error(self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException) -> None:
+            failed.append(message)
+
+    cache = CacheMiddleware(RedisCacheAdapter(store=store), answer_senders=False)
+    broker.add_middlewares(Failures(), cache, PoolLimitMiddleware(store, pools={"api": 1}))
+
+    @broker.task("cached", cache_ttl=60)
+    async def cached(context: Annotated[Context, TaskiqDepends()]) -> None:
+        await go.wait()
+        await context.ack()
+
+    @broker.task("limited", pool="api")
+    async def limited() -> None:
+        pass
+
+    async with working(broker, ack_type=AcknowledgeType.MANUAL), Pool("api", 1, store=store):
+        hits = [await cached.kiq() for _ in range(3)]
+        await await_until("two wait for the value of the third", lambda: len(broker.acked) == 2)
+        go.set()
+        for hit in hits:
+            await hit.wait_result(timeout=20)
+        await cached.kiq()
+        await limited.kicker().with_labels(pool_on_full="drop").kiq()
+        await limited.kicker().with_labels(pool_on_full="fail").kiq()
+        await await_until("all are acknowledged", lambda: len(broker.acked) == 6)
+        await await_until("none is left in the room", lambda: in_room(redis_client) == 0)
+    assert [message.labels.get("ack_type") for message in failed] == [None, None], "it would be that of a retry"
 
 
 async def test_a_copy_of_a_parked_or_running_message_does_not_run_again(
