@@ -55,3 +55,29 @@ async def test_the_index_comes_back_after_a_server_lost_its_data(
     assert taken.message == b"second"
     await pool.release(taken.slot)
     await taken.settle()
+
+
+async def test_who_looks_through_a_lane_looks_into_no_pool_that_has_nothing(
+    store: RedisStore, make_room: Callable[..., Room], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one for each tenant that had anything to wait for in the last hour."""
+    monkeypatch.setattr(room, "_AT_ONCE", 7)
+    parking, pools = make_room("q"), [Pool(f"tenant:{number}", 1, store=store) for number in range(40)]
+    for pool in pools:
+        slot = await parking.park(pool, b"first", lane="q")
+        assert isinstance(slot, Slot)
+        if pool is pools[20]:
+            await parking.park(pool, b"second", lane="q")
+        await pool.release(slot)
+
+    def scripts() -> int:
+        return int(redis_client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    worker, before = make_room("q"), scripts()
+    taken = await worker.take()
+    assert taken is not None
+    assert taken.message == b"second"
+    assert await worker.take() is None
+    assert scripts() - before <= 4, "the list of pools, and those that were looked into"
+    await pools[20].release(taken.slot)
+    await taken.settle()

@@ -31,7 +31,7 @@ from slotline.pools.pool import Pool
 from slotline.pools.sizes import check_size
 from slotline.pools.slot import Slot
 from slotline.pools.taken import Parked, Taken
-from slotline.steps import Call, Steps, run_awaiting
+from slotline.steps import Call, Steps, all_or_error, run_awaiting
 from slotline.stores.base import Command, Store
 from slotline.stores.keeper import end_of
 from slotline.stores.layout import base_key
@@ -45,6 +45,8 @@ _JITTER = 0.25
 _NOTE_AGAIN = 300.0
 """Seconds after which a pool is noted again: the index may be lost, and forgets what nobody notes for an hour."""
 _NOTES_KEPT = 10_000
+_AT_ONCE = 500
+"""Pools of which a sweep asks in one round trip whether they have anything."""
 _OLD_AFTER = 3_600_000
 _SOON_OLD = 60_000
 """Milliseconds for which a pool stays in a lane's index at least; those that soon have nothing, so long only."""
@@ -317,10 +319,24 @@ class Room:
         self._look_at = time.monotonic() + self.lease / SWEEPS * (1 - random.uniform(0, _JITTER))  # noqa: S311 - jitter
         for lane in self.lanes:
             listed = yield Call(self.store, Command("room_pools", (self._index(lane),), ("",)))
-            for name, old in zip(listed[::2], listed[1::2], strict=True):
-                self._called.setdefault(name.decode(), None)
+            names = [name.decode() for name in listed[::2]]
+            filled = yield from self._filled(names)
+            for name, old, some in zip(names, listed[1::2], filled, strict=True):
                 if old:
-                    self._old.setdefault(name.decode(), set()).add(lane)
+                    self._old.setdefault(name, set()).add(lane)
+                if old or some:
+                    self._called.setdefault(name, None)
+
+    def _filled(self, names: Sequence[str]) -> Steps[list[bool]]:
+        """Tell of each pool whether anything waits there, or was taken by somebody who may be dead.
+
+        Most have had messages at some time, and have none now: to look into each would stop the worker for seconds.
+        """
+        filled: list[bool] = []
+        for at in range(0, len(names), _AT_ONCE):
+            commands = [Command("EXISTS", pool_keys(self.store, name)[1:4:2]) for name in names[at : at + _AT_ONCE]]
+            filled += map(bool, (yield from all_or_error(self.store, commands)))
+        return filled
 
     def _note(self, pool: Pool, lane_id: str) -> Steps[None]:
         # Before the message is parked: a name too many in the index is harmless, a missing one is not.
