@@ -168,3 +168,17 @@ def test_who_waits_is_told_when_there_is_no_connection_and_when_there_is_one_aga
     assert len(nudged) == 2
     assert hub.started == 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_doorbells_that_could_not_begin_to_listen_begin_with_the_next_who_waits(monkeypatch):
+    hub = Deaf()
+
+    def no_thread() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_start", no_thread)
+        with pytest.raises(RuntimeError):
+            hub.listening()
+    hub.listening()
+    assert hub.started == 1

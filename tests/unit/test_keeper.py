@@ -186,3 +186,53 @@ def test_what_the_store_knows_no_more_is_gone_unless_its_own_end_has_come(left, 
     kept.lasts(now - 1, 1 + left)
     keepers._note(kept, renew, 0, now)
     assert kept.gone is gone
+
+
+@pytest.fixture
+def denied(monkeypatch) -> list[str]:
+    """The names of threads that the system does not let begin, each once: there are as many as there may be."""
+    names, start = list[str](), threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name in names:
+            names.remove(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return names
+
+
+def test_what_cannot_be_renewed_for_lack_of_a_thread_is_not_kept_and_the_next_is_renewed(denied):
+    renewed: list[Command] = []
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        renewed.extend(commands)
+        return [30_000] * len(commands)
+
+    keeper = Keeper(execute_many)
+    first, second = (Command("pool_renew", ("key",), (name,)) for name in ("first", "second"))
+    denied.append("slotline-keeper")
+    with pytest.raises(RuntimeError, match="thread"):
+        keeper.keep("first", first, 30.0, time.monotonic() - 11, lambda: None)
+    denied.append("slotline-renewals")
+    keeper.keep("second", second, 30.0, time.monotonic() - 11, lambda: None)
+    wait_until("the second is renewed", lambda: renewed == [second])
+    assert denied == []
+    keeper.close()
+
+
+def test_a_release_that_is_handed_over_while_no_thread_can_begin_is_sent_later(denied):
+    sent: list[Command] = []
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        sent.extend(commands)
+        return [1] * len(commands)
+
+    keeper = Keeper(execute_many)
+    first, second = (Command("pool_release", ("key",), (name,)) for name in ("first", "second"))
+    denied.append("slotline-keeper")
+    keeper.later(first, 30)
+    keeper.later(second, 30)
+    wait_until("both are sent", lambda: set(sent) == {first, second})
+    keeper.close()

@@ -114,7 +114,11 @@ class Hearing(Wakeups):
                     self._begun = self._wanted_at = time.monotonic()
                     self._pauses = pauses(self._patience)
                     self._runs = True
-                    self._start()
+                    try:
+                        self._start()
+                    except RuntimeError:  # there can be no thread now: whoever comes next tries again
+                        self._runs = False
+                        raise
         return self._heard
 
     @property

@@ -122,7 +122,11 @@ class Keeper:
         kept.lasts(since, lease)
         self._kept[token] = kept
         if self._thread is None or kept.due < self._next_look:
-            self._look_again()
+            try:
+                self._look_again()
+            except RuntimeError:  # there can be no thread now, and what is not renewed must not be held
+                self.drop(token)
+                raise
         return kept
 
     def hasten(self, renewals: Mapping[str, Command]) -> None:
@@ -131,7 +135,7 @@ class Keeper:
             kept = self._kept.get(token)
             if kept is not None:
                 kept.renew, kept.due = renew, time.monotonic()
-        self._look_again()
+        self._look_again_if_possible()
 
     def drop(self, token: str) -> bool:
         """Renew ``token`` no more; return whether it was still kept."""
@@ -141,7 +145,7 @@ class Keeper:
         """Send ``command`` as soon as the store answers, trying for ``seconds``: a release that must not get lost."""
         with self._changed:  # the thread goes through them, and makes them anew
             self._later[command] = time.monotonic() + seconds
-            self._look_again()
+            self._look_again_if_possible()
 
     def close(self) -> None:
         """Send the releases that are left, once, and stop; what is still kept runs out by its lease."""
@@ -163,9 +167,16 @@ class Keeper:
         with self._changed:
             self._next_look = 0.0
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="slotline-keeper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="slotline-keeper", daemon=True)
+                thread.start()
+                self._thread = thread
             self._changed.notify_all()
+
+    def _look_again_if_possible(self) -> None:
+        try:
+            self._look_again()
+        except RuntimeError as error:
+            logger.warning("the heartbeat begins with the next slot: %s", error)
 
     def _run(self) -> None:
         lingered = False
@@ -218,10 +229,18 @@ class Keeper:
                 continue
             for kept in renewals:
                 kept.due = math.inf  # the watch on its deadline goes on while the renewal travels
-            self._senders[lane] = threading.Thread(
+            sender = threading.Thread(
                 target=self._send, args=(lane, renewals, later), name="slotline-renewals", daemon=True
             )
-            self._senders[lane].start()
+            try:
+                sender.start()
+            except RuntimeError as error:
+                logger.warning("renewing is tried again: %s", error)
+                self._retry_at[lane] = now + _RETRY
+                for kept in renewals:
+                    kept.due = now + _RETRY
+            else:
+                self._senders[lane] = sender
 
     def _send(self, lane: str | None, due: list[Kept], later: dict[Command, float]) -> None:
         sent, renewals = time.monotonic(), [kept.renew for kept in due]
@@ -251,7 +270,7 @@ class Keeper:
                 if self._later.get(command) == later[command]:  # else it was handed over again while it travelled
                     del self._later[command]
             self._senders.pop(lane, None)
-            self._look_again()
+            self._look_again_if_possible()
 
     def _lose(self, lost: list[Kept]) -> None:
         for kept in lost:
