@@ -51,8 +51,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
     """Let no more runs of the tasks that carry ``pool`` go on at once than the pool has slots, across all workers.
 
     A message takes its slot before its dependencies are resolved and its ``timeout`` starts to count, and gives it
-    back after the run, before its result is saved and (unless it is acknowledged on receipt) before it is
-    acknowledged: a message that a dying worker leaves behind is delivered again and needs a slot again. Every
+    back after the run, before its result is saved and (where that is when messages are acknowledged, as by default)
+    before it is acknowledged: a message that a dying worker leaves behind is delivered again and needs a slot again. Every
     outcome of a run gives the slot back. A worker that dies frees its slots within the heartbeat's lease. Where a limit
     does not bind, a short run that has returned hands its slot to the worker's next one; see ``slotline.pools.Relay``.
 
