@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -186,6 +187,24 @@ async def test_without_a_server_callers_still_get_values_one_run_each_and_one_lo
             await attempt
     assert cache.get_stats()["errors"] > 0
     await cache.close()
+    await store.close()
+
+
+async def test_a_server_that_does_not_answer_holds_up_one_caller_at_a_time(own_redis, monkeypatch):
+    store = RedisStore(own_redis.url, retries=0, timeout=1)
+    cache = RedisCacheAdapter(store=store)
+    await cache.set("k", 1)
+    asked = AsyncMock(wraps=store.execute)
+    monkeypatch.setattr(store, "execute", asked)
+    own_redis.pause()
+    try:
+        assert await cache.get_or_create("k", lambda: 2) == 2
+        assert asked.await_count == 1  # who has just learned that it is silent does not ask for the claim, too
+        cache._outage._until = 0.0  # the pause is over
+        assert await asyncio.gather(*(cache.get_or_create(f"k{n}", lambda: 3) for n in range(20))) == [3] * 20
+        assert asked.await_count == 2
+    finally:
+        own_redis.resume()
     await store.close()
 
 

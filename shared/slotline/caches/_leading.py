@@ -62,6 +62,7 @@ class Leading:
     def fly(self, creator: Creator) -> Steps[Outcome]:
         """Return the value, made here or by another process."""
         try:
+            self.cache.try_store()
             found = yield from self._claimed()
         except StoreError as error:
             self.cache.store_failed(error)

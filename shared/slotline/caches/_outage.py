@@ -10,7 +10,7 @@ from slotline.errors import StoreUnavailableError
 logger = logging.getLogger("slotline.caches")
 
 PAUSE = 2.0
-"""Seconds after a failed call in which the store is not asked again."""
+"""Seconds after a failed call, and between two tries, in which the store is not asked."""
 
 
 _ANSWERED = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError", "ResponseError", "NoReplicasError")
@@ -38,6 +38,14 @@ class Outage:
     def current(self) -> StoreUnavailableError | None:
         """Return the last error while it is too early to try again."""
         return self._error if self._error is not None and time.monotonic() < self._until else None
+
+    def held_back(self) -> StoreUnavailableError | None:
+        """Return the last error, unless it is the caller's turn to try the store again: one caller's in a pause."""
+        now = time.monotonic()
+        if self._error is not None and now >= self._until:
+            self._until = now + PAUSE  # a silent server would hold up the others, too
+            return None
+        return self._error
 
     def began(self, error: StoreUnavailableError) -> None:
         """Note a failed call; the first of an outage is logged."""

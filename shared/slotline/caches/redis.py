@@ -172,7 +172,7 @@ class RedisCacheAdapter(CacheAdapter):
         timed = bool(options.grace or options.beta or self.on_value)
         since = time.monotonic()
         try:
-            self._try_store()
+            self.try_store()
             reply = yield Call(self.store, commands.read_timed(base) if timed else commands.read(base))
             if reply is None:
                 self.store_answered()
@@ -239,7 +239,7 @@ class RedisCacheAdapter(CacheAdapter):
         noted_ms = commands.milliseconds(life + options.keep)
         tags = [commands.tag(self.names.tag(tag), base, noted_ms) for tag in options.tags]
         try:
-            self._try_store()
+            self.try_store()
             if tags:
                 yield from all_or_error(self.store, tags)
             keep_ms = commands.milliseconds(options.keep) if options.keep else 0
@@ -313,8 +313,13 @@ class RedisCacheAdapter(CacheAdapter):
             fresh = math.inf if left_ms < 0 else (left_ms - entry.grace_ms) / 1000
             self.on_value(key, entry.value, fresh, since)
 
-    def _try_store(self) -> None:
-        error = self._outage.current()
+    def try_store(self) -> None:
+        """Return where the store may be asked.
+
+        Raises:
+            StoreUnavailableError: It did not answer a moment ago, and somebody else tries it.
+        """
+        error = self._outage.held_back()
         if error is not None:
             raise error
 
