@@ -68,15 +68,21 @@ def optional_seconds(option: str, value: Any, *, zero: bool = False) -> float | 
         raise refuse(option, value, error.allowed + ", or None") from None
 
 
-def text(option: str, value: Any) -> str:
-    """Return ``value`` if it is a string that is not empty, and that UTF-8 has bytes for."""
+def any_text(option: str, value: Any) -> str:
+    """Return ``value`` if it is a string that is not empty."""
     if not isinstance(value, str) or not value:
         raise refuse(option, value, "a string that is not empty")
+    return value
+
+
+def text(option: str, value: Any) -> str:
+    """Return ``value`` if it is a string that is not empty, and that UTF-8 has bytes for."""
+    checked = any_text(option, value)
     try:
-        value.encode()
+        checked.encode()
     except UnicodeEncodeError:
         raise refuse(option, value, "text that can be encoded, without half a surrogate") from None
-    return value
+    return checked
 
 
 def key_prefix(option: str, value: Any) -> str:

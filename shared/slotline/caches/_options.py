@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from slotline._checks import refuse, seconds, text
+from slotline._checks import any_text, refuse, seconds
 from slotline.errors import InvalidOptionError
 
 _TTL_ALLOWED = "a finite number of seconds, zero or more (0 and None: no expiry)"
@@ -141,4 +141,4 @@ def checked_tags(option: str, value: Any) -> tuple[str, ...]:
     """Return tags without repetition, in order."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise refuse(option, value, "a sequence of strings")
-    return tuple(dict.fromkeys(text(option, tag) for tag in value))
+    return tuple(dict.fromkeys(any_text(option, tag) for tag in value))

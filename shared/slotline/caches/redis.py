@@ -9,7 +9,7 @@ from collections import OrderedDict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from slotline._checks import one_of, refuse, seconds, text
+from slotline._checks import any_text, one_of, refuse, seconds, text
 from slotline.caches import _commands as commands
 from slotline.caches._codec import Codec
 from slotline.caches._engine import CacheAdapter, Overrides, SyncCacheAdapter, check_key
@@ -265,7 +265,7 @@ class RedisCacheAdapter(CacheAdapter):
         return bool(had)
 
     def _invalidate_tag(self, tag: str) -> Steps[int]:
-        name = self.names.tag(text("tag", tag))
+        name = self.names.tag(any_text("tag", tag))
         self._forget(tag=tag)
         removed = yield from invalidate_tagged(self.store, name, self.names.channel)
         self._forget(tag=tag)
