@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 
@@ -124,6 +125,19 @@ def test_a_forked_child_uses_no_copies_before_it_hears_of_changes_itself(redis_u
     for cache in (tiered, other):
         cache.sync.close()
     store.sync.close()
+
+
+async def test_a_cache_that_can_have_no_thread_for_a_moment_listens_later(redis_url, monkeypatch):
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tiered = TieredCacheAdapter(RedisCacheAdapter(redis_url))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            await tiered.get("k")
+    await warmed(tiered)
+    await tiered.close()
 
 
 @pytest.mark.parametrize("face", ["async", "sync"])

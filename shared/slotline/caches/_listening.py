@@ -48,7 +48,11 @@ class Announcements:
             if self._ear is None:
                 self._ear = self._store.listener(self._channel, self._take)
                 self._ear.on_lost = self._lose
-                self._ear.listening()
+                try:
+                    self._ear.listening()
+                except RuntimeError:  # there can be no thread now: whoever comes next tries again
+                    self._ear = None
+                    raise
 
     def close(self) -> None:
         """Listen no more."""
