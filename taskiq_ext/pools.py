@@ -52,9 +52,10 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     A message takes its slot before its dependencies are resolved and its ``timeout`` starts to count, and gives it
     back after the run, before its result is saved and (where that is when messages are acknowledged, as by default)
-    before it is acknowledged: a message that a dying worker leaves behind is delivered again and needs a slot again. Every
-    outcome of a run gives the slot back. A worker that dies frees its slots within the heartbeat's lease. Where a limit
-    does not bind, a short run that has returned hands its slot to the worker's next one; see ``slotline.pools.Relay``.
+    before it is acknowledged: a message that a dying worker leaves behind is delivered again and needs a slot again.
+    Every outcome of a run gives the slot back. A worker that dies frees its slots within the heartbeat's lease. Where a
+    limit does not bind, a short run that has returned hands its slot to the worker's next one; see
+    ``slotline.pools.Relay``.
 
     On a store that processes share, a message that finds no slot is parked there, acknowledged to the broker, and
     costs no worker anything until there is a slot for it; then a worker of the same queue runs it. What a worker has
