@@ -41,6 +41,10 @@ from tests.integration.test_limits_room import (  # noqa: F401 - run here with t
     test_what_a_dead_worker_has_taken_is_taken_by_another_within_the_lease,
     test_what_is_given_back_stands_at_its_old_place_and_its_slots_are_free,
 )
+from tests.integration.test_reclaimed import (  # noqa: F401 - run here with this module's store
+    test_a_message_of_a_dead_worker_counts_with_its_slot,
+    test_of_several_pools_each_slot_counts,
+)
 from tests.integration.test_room import (  # noqa: F401 - run here with this module's store
     test_a_freed_slot_goes_to_the_longest_parked_message_byte_for_byte,
     test_a_lane_that_nobody_serves_blocks_neither_other_lanes_nor_callers,

@@ -16,10 +16,8 @@ from slotline.pools._wire import pool_keys
 from slotline.stores._scripts import load
 from tests.harness.waiting import wait_until
 
-WHOLE = load("room_pass").text
-ASKED = "local plain = pass_plainly()"
-LIBRARIES = WHOLE.replace(ASKED, "local plain")
-SHORT_WAY = WHOLE[: WHOLE.index(ASKED)] + "return pass_plainly() or 'more'"
+LIBRARIES = load("room_pass").text.replace("local plain = pass_plainly()", "local plain")
+SHORT_WAY = load("lib_pass_plainly").text + "return pass_plainly() or 'more'"
 LEASE_MS = 30_000
 HOURS_MS = 3_600_000
 TIME = re.compile(rb"\d{13,16}")

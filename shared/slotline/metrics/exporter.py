@@ -46,9 +46,12 @@ Outcome: TypeAlias = Literal[
 
 RenewalResult: TypeAlias = Literal["renewed", "gone", "failed"]
 """``gone``: the store knows it no more; ``failed``: the store could not be asked."""
-ReclaimReason: TypeAlias = Literal["expired", "gone", "slot_exp", "evicted", "overdue", "revoked", "stopped"]
-"""What is kept in a store: not renewed in time, forgotten by the store, at its ``slot_exp``, told to end. Of executors:
-not given back in time, revoked by whoever knows the lease, ended with their manager."""
+ReclaimReason: TypeAlias = Literal[
+    "expired", "gone", "slot_exp", "evicted", "lapsed", "overdue", "revoked", "stopped"
+]  # fmt: skip
+"""What is kept in a store: not renewed in time, forgotten by the store, at its ``slot_exp``, told to end; ``lapsed``:
+taken back by the store, and told by the one for whom it was. Of executors: not given back in time, revoked by whoever
+knows the lease, ended with their manager."""
 KillReason: TypeAlias = Literal["time_limit", "revoked", "terminated", "stuck", "slot_lost", "evicted"]
 """A hard time limit, a lease that was revoked, an end that was asked for, a worker that did not end when told to; and
 a task's slot that is lost, or to go to another."""

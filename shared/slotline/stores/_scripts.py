@@ -8,6 +8,8 @@ from importlib.resources import files
 from typing import NamedTuple
 
 _INCLUDE = "-- include: "
+_WITHIN = "-- within: "
+_PLACE = "-- the script\n"
 
 
 class Script(NamedTuple):
@@ -19,8 +21,11 @@ class Script(NamedTuple):
 
 @cache
 def load(name: str) -> Script:
-    """Return the script called ``name``, its includes filled in."""
+    """Return the script called ``name``, its includes filled in, within what one of them asks for."""
     text = _with_includes(name)
+    for line in text.splitlines():
+        if line.startswith(_WITHIN):
+            text = _with_includes(line.removeprefix(_WITHIN)).replace(_PLACE, text)
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
 
 

@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import DataError, NoScriptError
 
 from slotline.errors import StoreError
+from slotline.metrics import _telling
 from slotline.steps import Sleep, Step, Steps, run_blocking
 from slotline.stores._lines import BlockingLines
 from slotline.stores._redis_errors import Redirection, elsewhere, pauses, redirection, translated, worth_retrying
@@ -147,7 +148,7 @@ def ask_blocking(fleet: Fleet, command: Command, until: float | None = None) -> 
         outcome = error
     else:
         if not isinstance(outcome[0], Exception):
-            return topology.incoming(command, node, outcome[0])
+            return opened(topology.incoming(command, node, outcome[0]))
     return run_blocking(sending(fleet, (command,), Flown(node, since, outcome), until))[0]
 
 
@@ -171,9 +172,18 @@ def sendable(topology: Topology, node: str, commands: Sequence[Command]) -> list
 
 def received(topology: Topology, node: str, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
     """Return the replies of one server to all commands as whoever sent them understands them."""
-    if not topology.moves:
-        return replies
-    return [topology.incoming(command, node, reply) for command, reply in zip(commands, replies, strict=True)]
+    if topology.moves:
+        replies = [topology.incoming(command, node, reply) for command, reply in zip(commands, replies, strict=True)]
+    return list(map(opened, replies))
+
+
+def opened(reply: Any) -> Any:
+    """Return what a script answers, and tell of what it has taken back besides, see ``lib_sweeping.lua``."""
+    if reply.__class__ is list and len(reply) == 3 and reply[0] == b"lapsed":  # noqa: PLR2004 - as it says
+        _, lapsed, reply = reply
+        if (observer := _telling.observer) is not None:
+            observer.reclaimed("lapsed", lapsed)
+    return reply
 
 
 def sending(
@@ -220,7 +230,7 @@ def sending(
             yield Sleep(pause)
         if topology.moves and not all(_at_hand(outcomes[number]) for number in left):
             unknown = yield from _looking(topology, since, [outcomes[number] for number in left])
-    return [_told(fleet.name, outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+    return [_told(fleet.name, outcome) if isinstance(outcome, Exception) else opened(outcome) for outcome in outcomes]
 
 
 def _looking(topology: Topology, since: float, errors: list[Exception]) -> Steps[Exception | None]:

@@ -1,4 +1,5 @@
 -- Who gets what is free; after lib_pool, by scripts that need it.
+-- within: lib_sweeping
 -- include: lib_ring
 
 local deaf = {}  -- of channels: whether nobody listens; all who wait there are passed over at the price of one
@@ -28,8 +29,15 @@ local function let_go(token)
   return redis.call('ZREM', slots, token)
 end
 
+-- What has come to the end that its slot_exp set, or was only kept, has not lapsed: it has been there as long as it may.
 local function drop_expired()
-  for _, token in ipairs(redis.call('ZRANGEBYSCORE', slots, '-inf', now_ms, 'LIMIT', 0, 1000)) do let_go(token) end
+  local ended = redis.call('ZRANGEBYSCORE', slots, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 1000)
+  for at = 1, #ended, 2 do
+    local known = redis.call('HMGET', state, 'h:' .. ended[at], 'k:' .. ended[at])
+    local cap_at = tonumber(string.match(known[1] or '', '^%d+|%d+|(%d+)|'))
+    if cap_at and not known[2] and (cap_at == 0 or tonumber(ended[at + 1]) < cap_at) then lapsed = lapsed + 1 end
+    let_go(ended[at])
+  end
 end
 
 -- Where a token, or a digest, stands in line.

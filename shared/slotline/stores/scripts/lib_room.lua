@@ -33,6 +33,7 @@ end
 local function take_back_lapsed()
   for _, digest in ipairs(redis.call('ZRANGEBYSCORE', claims, 0, now_ms, 'LIMIT', 0, 100)) do
     redis.call('ZREM', claims, digest)
+    lapsed = lapsed + 1
     local stood = string.match(redis.call('HGET', state, 'o:' .. digest) or '', '^[^|]*|(.*)$')
     redis.call('HDEL', state, 'o:' .. digest)
     local lane, partition, place, known = string.match(stood or '', '^([^|]*)|([^|]*)|(%x+)|(.*)$')
