@@ -176,10 +176,9 @@ def test_a_partition_whose_slots_were_evicted_by_the_server_may_have_its_share_a
 
 def test_a_pool_whose_last_holders_died_again_and_again_keeps_nothing_of_them(store, redis_client):
     pool = Pool("p", 1, store=store)
-    for _ in range(100):
+    while redis_client.hlen(STATE) <= 64:  # with more, any call may clear it
         store.keeper.drop(pool.sync.acquire().token)
         redis_client.delete("slotline:{pool:p}:slots")  # as its TTL does when nobody comes for long
-    assert redis_client.hlen(STATE) > 64
 
     def is_cleared() -> bool:
         pool.sync.release(pool.sync.acquire())
