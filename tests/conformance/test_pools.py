@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 
 import pytest
@@ -33,6 +34,17 @@ async def test_a_slot_is_given_back_to_the_store_it_was_taken_from(store, call, 
     assert await call(limit, "release", await call(limit, "acquire")) is True
     assert [await call(Pool(pool.key, 1, store=store), "size") for pool in pools] == [0, 0]
     assert store.keeper is None or not store.keeper._kept
+
+
+def test_blocks_that_are_left_in_other_threads_are_kept_nowhere(store):
+    pool, here = Pool("p", 1, store=store), contextvars.Context()
+    for _ in range(3):
+        here.run(pool.__enter__)
+        thread = threading.Thread(target=pool.__exit__, args=(None, None, None))
+        thread.start()
+        thread.join()
+    assert [len(value) for value in here.values()] == [1], "the newest only"
+    assert pool.sync.size() == 0
 
 
 async def test_a_released_slot_can_be_taken_again(store, call):

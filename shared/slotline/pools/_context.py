@@ -15,7 +15,7 @@ Held = TypeVar("Held", bound=Slot)
 
 # The blocks that are open in this thread or task, the innermost last. A task started inside a block sees the block,
 # but what it enters and leaves itself stays its own.
-_open: ContextVar[tuple[tuple[Limit[Any], Slot], ...]] = ContextVar("slotline_open_pools", default=())
+_open: ContextVar[tuple[tuple[Blocks[Any], str], ...]] = ContextVar("slotline_open_pools", default=())
 
 
 class Blocks(Generic[Held]):
@@ -24,10 +24,12 @@ class Blocks(Generic[Held]):
     def __init__(self) -> None:
         self._slots: dict[str, Held] = {}
 
-    def enter(self, pool: Limit[Held], slot: Held) -> Held:
+    def enter(self, slot: Held) -> Held:
         """Open a block with ``slot``."""
-        self._slots[slot.token] = slot
-        _open.set((*_open.get(), (pool, slot)))
+        # One that was left in another context is still noted in this one.
+        still_open = [(of, token) for of, token in _open.get() if token in of._slots]  # noqa: SLF001 - of this class
+        _open.set((*still_open, (self, slot.token)))
+        self._slots[slot.token] = slot  # the last step: a signal's exception before it leaves nothing
         return slot
 
     def leave(self, pool: Limit[Held]) -> Held:
@@ -38,9 +40,9 @@ class Blocks(Generic[Held]):
         """
         blocks = _open.get()
         for at in range(len(blocks) - 1, -1, -1):
-            if blocks[at][0] is pool:
+            if blocks[at][0] is self:
                 _open.set(blocks[:at] + blocks[at + 1 :])
-                slot = self._slots.pop(blocks[at][1].token, None)
+                slot = self._slots.pop(blocks[at][1], None)
                 if slot is not None:
                     return slot
         if not self._slots:

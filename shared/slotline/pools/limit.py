@@ -204,7 +204,7 @@ class Limit(ABC, Generic[Held]):
     def _entering(self) -> Steps[Held]:
         slot = yield from self.acquiring(None, 0.0, 1, None, evict=False)
         try:
-            return self._blocks.enter(self, slot)
+            return self._blocks.enter(slot)
         except BaseException:  # a signal's: a block that is not entered is not left, either
             self.give_up(slot)
             raise
