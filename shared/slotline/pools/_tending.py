@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from slotline.metrics import _telling
 from slotline.pools._share import Share
-from slotline.pools._tokens import new_token
+from slotline.pools._tokens import is_of_this_process, new_token
 from slotline.pools._wire import milliseconds
 from slotline.pools.slot import Slot
 from slotline.steps import Call, Sleep, Steps
@@ -111,6 +111,8 @@ def leave(store: Store, slot: Slot) -> bool:
     """Tend a slot no more, since it is released; ``False``: it is not its holder's any more, but perhaps another's."""
     tending = slot._tending  # noqa: SLF001 - of this package
     if tending is not None:
+        if not is_of_this_process(slot.token):  # a forked child gives nothing back: its parent still has it
+            return False
         store = tending.store
         with tending.turn:
             if slot._ended is None:  # noqa: SLF001 - of this package

@@ -13,7 +13,7 @@ from slotline.metrics import _telling
 from slotline.pools._context import Blocks, HeldSlot, SlotContext
 from slotline.pools._share import Caller, Partition, Shares, Weight
 from slotline.pools._tending import LOOKS_FOR_RESTING, OnLost, leave
-from slotline.pools._tokens import default_owner, is_of_this_process, new_token
+from slotline.pools._tokens import default_owner, new_token
 from slotline.pools._wire import Answer, Full, Granted
 from slotline.pools.place import Place
 from slotline.pools.slot import Slot
@@ -301,12 +301,7 @@ class Limit(ABC, Generic[Held]):
         return command._replace(args=(*command.args, slot.fence)) if slot.passed_on else command
 
     def closing(self, slot: Held) -> Steps[None]:
-        """Release at the end of a block: the block's outcome stands, whatever becomes of the release.
-
-        A forked child that leaves a block of its parent's gives nothing back: the parent is still in it.
-        """
-        if slot.slots[0]._tending is not None and not is_of_this_process(slot.token):  # noqa: SLF001 - of this package
-            return
+        """Release at the end of a block: the block's outcome stands, whatever becomes of the release."""
         try:
             yield from self.releasing(slot)
         except StoreError as error:
