@@ -12,6 +12,7 @@ from slotline.pools import Relay, Room
 from slotline.pools._passing import PASSES
 from slotline.pools.relay import RESTS
 from slotline.steps import run_blocking
+from tests.harness.fixtures_relays import hurry
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import wait_until
 
@@ -123,6 +124,43 @@ def test_one_grant_lets_all_slots_of_the_process_pass_on(
     for slot in running:
         end(relay, pool, slot)
     assert counted["evalsha"] < 500, "each of them would cost two for each quarter of a second, 1000 together"
+
+
+def test_one_run_asks_before_the_stores_word_is_good_no_more_and_the_others_need_not(
+    relay: Relay, store: RedisStore
+) -> None:
+    pool = Pool("p", 100, store=store)
+    first = busy(relay, pool)
+    running = [begin(relay, pool) for _ in range(10)]
+    word = first._origin.passing
+    for slot in running:
+        assert end(relay, pool, slot)
+    now = word.until - 0.01
+    hurry(relay)
+    with pytest.MonkeyPatch.context() as late:
+        late.setattr("slotline.pools.relay.time.monotonic", lambda: now)
+        begun = [relay.take(pool, "run") for _ in range(4)]
+    assert [slot is None for slot in begun] == [True, False, False, False]
+    before = word.until
+    pool.sync.release(pool.sync.acquire(timeout=None))  # as the first of them does
+    assert word.until > before, "all pass on"
+    for slot in begun[1:]:
+        pool.sync.release(slot)
+
+
+def test_a_slot_that_may_not_pass_on_any_more_hides_none_that_may(relay: Relay, store: RedisStore) -> None:
+    pool = Pool("p", 100, store=store, on_lost=lambda _: None)
+    busy(relay, pool)
+    below, above = (pool.sync.acquire(timeout=None) for _ in range(2))
+    hurry(relay)
+    assert relay.keep(pool, below)
+    assert relay.keep(pool, above)
+    assert pool.sync.evict(above.token) == above.token
+    slot = relay.take(pool, "run")
+    assert slot is not None
+    assert slot.token == below.token
+    pool.sync.release(slot)
+    wait_until("the other is sent back", lambda: pool.sync.size() == 0, 2)
 
 
 @pytest.mark.parametrize(("cap", "lasts"), [(600, 2.0), (None, 2.0), (1, 0.05)])

@@ -14,7 +14,7 @@ import celery_ext
 from slotline import Limits, Pool, PoolFullError, RedisStore, Slot, configure
 from slotline.pools import Place, Relay
 from slotline.pools._passing import PASSES
-from slotline.pools.relay import RESTS
+from slotline.pools.relay import LOOKS
 from slotline.steps import Sleep
 from tests.harness.fixtures_relays import hurry
 from tests.harness.redis_server import RedisServer
@@ -35,7 +35,7 @@ def rests(relay: Relay, pool: Pool, *, beside: Callable[[], None] = lambda: None
 
 
 def test_a_slot_is_sent_back_well_before_nobody_waits_for_that_any_more() -> None:
-    assert PASSES + 2 * RESTS < 0.4, "RESTING_MS of lib_pool.lua"
+    assert PASSES + 2 * LOOKS < 0.4, "RESTING_MS of lib_pool.lua"
 
 
 @pytest.mark.parametrize("several", [False, True])

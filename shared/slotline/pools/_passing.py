@@ -7,6 +7,8 @@ import threading
 
 PASSES = 0.25
 """Seconds for which slots pass on after the store was asked and had room: so long it has no say in who comes next."""
+_ASKS_AHEAD = 0.05
+"""Seconds before that end at which one run asks, so that the others need not."""
 _GOOD_FOR = 10.0
 """Seconds for which a reading of the store's clock counts, before the two clocks may have drifted apart."""
 
@@ -28,10 +30,10 @@ class Passing:
         until: Until when slots pass on, unless the store grants another and the pool is roomy then.
     """
 
-    __slots__ = ("_ahead", "_last", "_read_at", "until")
+    __slots__ = ("_ahead", "_asked_before", "_last", "_read_at", "until")
 
     def __init__(self) -> None:
-        self.until = 0.0
+        self.until = self._asked_before = 0.0
         self._last, self._ahead, self._read_at = 0, 0, float("-inf")
 
     def granted(self, fence: int, since: float, now: float, *, roomy: bool) -> None:
@@ -43,6 +45,13 @@ class Passing:
                 self._ahead, self._read_at = ahead, now
             if roomy:
                 self.until = max(self.until, since + PASSES)
+
+    def has_one_ask(self, now: float) -> bool:
+        """Whether a run is to ask the store although slots pass on still: ``True`` once before each end of that."""
+        if now < self.until - _ASKS_AHEAD or self._asked_before == self.until:
+            return False
+        self._asked_before = self.until
+        return True
 
     def next_fence(self, now: float) -> int:
         """Return one that is higher than all that this process has seen."""

@@ -129,7 +129,7 @@ class KeptLimits:
             limit = self._made[key] = demand.made(self._store, self._on_lost)
             if len(self._made) > _KEPT:
                 self._made.popitem(last=False)
-        else:
+        elif len(self._made) > _KEPT // 2:  # with fewer it does not matter yet who was asked for when
             self._made.move_to_end(key)
         return limit
 

@@ -26,8 +26,10 @@ from slotline.stores.base import Command, Store
 
 logger = logging.getLogger("slotline.pools")
 
-RESTS = 0.05
-"""Seconds for which a slot is kept for the next run, and again as many until it is sent back."""
+RESTS = 0.2
+"""Seconds for which a slot is kept for the next run, if it passes on for so long."""
+LOOKS = 0.05
+"""Seconds between two looks for what is to be sent back."""
 _BUSY, _WITHIN = 5, 0.1
 """So many runs within so many seconds are many."""
 _LINGERS = 2.0
@@ -49,6 +51,7 @@ class Relay:
         """Have nothing: at first, and in a forked child."""
         self._begun: deque[float] = deque(maxlen=_BUSY)
         self._kept: dict[Limit[Any], list[tuple[Slot, float]]] = {}
+        self._over: list[tuple[Limit[Any], Slot]] = []
         self._passed: dict[str, tuple[Limit[Any], Slot, float]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -58,16 +61,20 @@ class Relay:
         """Return a slot for a run that needs a plain one of ``pool``; ``None``: none is kept here."""
         now = time.monotonic()
         self._begun.append(now)
-        if pool not in self._kept:
+        kept = self._kept.get(pool)
+        if not kept:
             return None
         with self._lock:
-            kept = self._kept.get(pool)
-            if not kept:
+            while kept:
+                slot, _ = kept.pop()
+                asks = slot.has_one_ask(now)
+                if not asks and slot.pick_up(owner, now):
+                    break
+                self._over.append((pool, slot))
+                if asks:
+                    return None
+            else:
                 return None
-            slot, _ = kept[-1]
-            if not slot.pick_up(owner, now):
-                return None
-            kept.pop()
             self._passed[slot.token] = pool, slot, now
         if (observer := _telling.observer) is not None:
             observer.decided(pool.pools[0], "admitted")
@@ -84,7 +91,9 @@ class Relay:
             observer.held(slot)
         with self._lock:
             self._kept.setdefault(pool, []).append((resting, now))
-            ended = [] if self._thread is not None or self._starts() else self._ended(math.inf)
+            if self._thread is not None or self._starts():
+                return True
+            ended = self._ended(math.inf)
         _release(ended)
         return True
 
@@ -116,12 +125,12 @@ class Relay:
 
     def _run(self, closing: threading.Event) -> None:
         used_at = time.monotonic()
-        while not closing.wait(RESTS):
+        while not closing.wait(LOOKS):
             now = time.monotonic()
             with self._lock:
                 if closing.is_set():
                     return
-                ended, passed = self._ended(now - RESTS), self._long(now - SHORT)
+                ended, passed = self._ended(now), self._long(now - SHORT)
                 if ended or self._kept or self._passed:
                     used_at = now
                 elif now - used_at > _LINGERS:
@@ -130,12 +139,17 @@ class Relay:
             _note(passed)
             _release(ended)
 
-    def _ended(self, kept_at: float) -> list[tuple[Limit[Any], Slot]]:
-        """Keep nothing any more that has been kept since ``kept_at``."""
-        ended = []
+    def _ended(self, now: float) -> list[tuple[Limit[Any], Slot]]:
+        """Keep nothing any more that has rested for long enough ``now``, or does not pass on."""
+        ended, self._over = self._over, []
         for pool, slots in list(self._kept.items()):
-            ended += [(pool, slot) for slot, at in slots if at <= kept_at]
-            slots[:] = [(slot, at) for slot, at in slots if at > kept_at]
+            resting = []
+            for slot, at in slots:
+                if now - at < RESTS and slot.passes_on(now):
+                    resting.append((slot, at))
+                else:
+                    ended.append((pool, slot))
+            slots[:] = resting
             if not slots:
                 del self._kept[pool]
         return ended

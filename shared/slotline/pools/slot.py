@@ -108,7 +108,7 @@ class Slot:
     @property
     def lost(self) -> bool:
         """Whether it ended before it was released; by this process's own clock, no store is asked."""
-        return self._ended if self._ended is not None else self._is_overdue(time.monotonic())
+        return self._ended if self._ended is not None else not self._is_held_at(time.monotonic())
 
     @property
     def expired(self) -> bool:
@@ -124,7 +124,7 @@ class Slot:
     @property
     def forfeited(self) -> bool:
         """Whether its holder must end: it is lost, and not by ``slot_exp``, or was evicted."""
-        return self.evicted or (self.lost and not self._ended_by_cap)
+        return self._evicted or (self.lost and not self._ended_by_cap)
 
     @property
     def _ended_by_cap(self) -> bool:
@@ -146,17 +146,27 @@ class Slot:
 
     def put_down(self, now: float) -> Slot | None:
         """End its holder's time, but not the slot, and return that; ``None``: it may not pass on, or no longer."""
-        origin, tending = self._origin, self._tending if self._origin else None
-        if origin is None or tending is None or origin.is_over(now) or now - self._began > SHORT:
+        origin = self._origin
+        if origin is None or now - self._began > SHORT or origin.is_over(now) or (tending := self._tending) is None:
             return None
-        resting = Slot(self.key, self.token, self.owner, self.fence, since=0.0, life=None, cap=None)
-        resting._kept, resting._capped_at, resting._origin = self._kept, self._capped_at, origin
-        resting._tending = tending
         with tending.turn:
             if self._evicted or not self._is_held_at(now):
                 return None
             self._ended, self._tending, tending.slot = False, None, None
+        resting: Slot = Slot.__new__(Slot)
+        resting.key, resting.token, resting.owner, resting.fence = self.key, self.token, self.owner, self.fence
+        resting.acquired_at, resting._evicted, resting._ended = self.acquired_at, False, None
+        resting._kept, resting._deadline, resting._capped_at = self._kept, self._deadline, self._capped_at
+        resting._origin, resting._tending = origin, tending
         return resting
+
+    def passes_on(self, now: float) -> bool:
+        """Whether it may pass on, if it was put down and has not ended since."""
+        return self._origin is not None and not self._origin.is_over(now)
+
+    def has_one_ask(self, now: float) -> bool:
+        """See :meth:`Passing.has_one_ask`."""
+        return self._origin is not None and self._origin.passing.has_one_ask(now)
 
     def pick_up(self, owner: str, now: float) -> bool:
         """Begin a holder's time with what was put down; ``False``: it has ended since, or is to end."""
@@ -166,8 +176,7 @@ class Slot:
         with tending.turn:
             if tending.spoilt or not self._is_held_at(now):
                 return False
-            self.owner, self.acquired_at = owner, time.time()
-            self.fence = origin.passing.next_fence(now)
+            self.owner, self.acquired_at, self.fence = owner, time.time(), origin.passing.next_fence(now)
             self._began = now
             tending.slot = self
         return True
@@ -185,12 +194,11 @@ class Slot:
     def _until(self) -> float | None:
         return self._deadline if self._kept is None else self._kept.deadline
 
-    def _is_overdue(self, now: float) -> bool:
-        deadline = self._until()
-        return deadline is not None and now >= deadline
-
     def _is_held_at(self, now: float) -> bool:
-        return self._ended is None and not self._is_overdue(now)
+        if self._ended is not None:
+            return False
+        deadline = self._deadline if (kept := self._kept) is None else kept.deadline
+        return deadline is None or now < deadline
 
     def __reduce__(self) -> tuple[Any, ...]:
         from slotline.pools.sent import SentSlot  # noqa: PLC0415 - it is a slot itself

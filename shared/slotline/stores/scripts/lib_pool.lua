@@ -43,7 +43,7 @@ local CALL_MS = 1000
 local REPEATED_MS = 60000
 local MARKS = 10000
 local IMPATIENT_MS = 3600000
-local RESTING_MS = 400  -- a slot passes on for 250 ms (_passing.py), rests for 100 at the most (relay.py), and is sent back
+local RESTING_MS = 400  -- a slot passes on for 250 ms (_passing.py), and is then sent back within 50 (relay.py)
 local UNSURE_MS = 2500  -- one slot passes on for 2000 ms (slot.py), and after 100 and a moment the next one is noted
 local CALLERS, SEVERAL = '-', '+-'
 
