@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from taskiq.abc.middleware import TaskiqMiddleware
 from taskiq.brokers.inmemory_broker import InMemoryBroker
@@ -29,6 +29,23 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
+_TRAVELS = (str, int, float, bool, bytes)
+
+
+class _Known(NamedTuple, Generic[Options]):
+    """What a task's own labels ask for.
+
+    Attributes:
+        labels: All of the task's, as its messages bring them; none where some are changed on the way.
+        own: Those of the middleware's family.
+        options: What they ask for; ``None``: leave the task alone.
+    """
+
+    task: AnyTask
+    labels: dict[str, Any]
+    own: dict[str, Any]
+    options: Options | None
+
 
 class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
     """A middleware that acts on the tasks that carry its labels, and costs the others next to nothing.
@@ -43,7 +60,7 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
     def __init__(self) -> None:
         super().__init__()
         self._served: AsyncBroker | None = None
-        self._known: dict[str, tuple[AnyTask, dict[str, Any], Options | None]] = {}
+        self._known: dict[str, _Known[Options]] = {}
 
     @abstractmethod
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> Options | None:
@@ -120,9 +137,10 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         task = self.broker.find_task(message.task_name)
         labels = pick(self.family, message.labels)
         if task is not None:
-            _, own, options = self._known_of(task)
+            known = self._known_of(task)
+            own = known.own
             if all(own.get(name) is value or str(own.get(name)) == value for name, value in labels.items()):
-                return options
+                return known.options
         types = message.labels_types or {}
         given = {name: _parsed(name, value, types.get(name)) for name, value in labels.items()}
         if task is None:
@@ -131,30 +149,25 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
 
     def options_of(self, task: AnyTask) -> Options | None:
         """Return the options that a task's own labels ask for."""
-        return self._known_of(task)[2]
+        return self._known_of(task).options
 
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage | Coroutine[Any, Any, TaskiqMessage]:
         """Decide what runs for a message that carries labels of this middleware, or whose task does."""
         task = self.broker.find_task(message.task_name)
-        known = self._known.get(message.task_name)
-        if known is None or known[0] is not task:
-            if task is None:
-                return message
-            known = self._known_of(task)
-        if known[2] is None and not message.labels:
+        if task is None or not self.enabled:
             return message
-        labels = pick(self.family, message.labels)
-        if (known[2] is None and not labels) or not self.enabled:
+        known = self._known_of(task)
+        if known.options is None and not message.labels:
             return message
         plan: Plan | None = None
         try:
-            options = self._with_labels(known, labels)
+            options = self._options_for(known, message)
             if options is None:
                 return message
-            plan = plan_for(self, known[0], message)
+            plan = plan_for(self, task, message)
             admitting = None if plan.outcome is not None else self.admit(plan, options, message)
         except Exception as error:  # noqa: BLE001 - an exception out of pre_execute would lose the message
-            plan, admitting = plan or plan_for(self, known[0], message), None
+            plan, admitting = plan or plan_for(self, task, message), None
             plan.fail(error)
         if admitting is not None:
             return _when(admitting, plan, message)
@@ -167,29 +180,28 @@ class LabelledMiddleware(TaskiqMiddleware, Generic[Options]):
         Raises:
             InvalidOptionError: A label is unknown or has an impossible value.
         """
-        return self._with_labels(self._known_of(task), pick(self.family, message.labels))
+        return self._options_for(self._known_of(task), message)
 
-    def _with_labels(
-        self, known: tuple[AnyTask, dict[str, Any], Options | None], labels: dict[str, Any]
-    ) -> Options | None:
-        task, own, options = known
-        if labels == own:
-            return options
-        if any(own.get(name) != value and str(own.get(name)) != value for name, value in labels.items()):
-            return self.read(from_wire({**own, **labels}), function_of(task))
-        return options
+    def _options_for(self, known: _Known[Options], message: TaskiqMessage) -> Options | None:
+        if message.labels == known.labels:  # it was sent with nothing but the task's own
+            return known.options
+        own, given = known.own, pick(self.family, message.labels)
+        if any(own.get(name) != value and str(own.get(name)) != value for name, value in given.items()):
+            return self.read(from_wire({**own, **given}), function_of(known.task))
+        return known.options
 
-    def _known_of(self, task: AnyTask) -> tuple[AnyTask, dict[str, Any], Options | None]:
+    def _known_of(self, task: AnyTask) -> _Known[Options]:
         known = self._known.get(task.task_name)
-        if known is not None and known[0] is task:
+        if known is not None and known.task is task:
             return known
-        own = pick(self.family, task.labels)
-        options = None
+        own, labels, options = pick(self.family, task.labels), dict(task.labels), None
+        if not all(isinstance(value, _TRAVELS) for value in labels.values()):
+            labels = {}
         try:
             options = self.read(own, function_of(task))
         except InvalidOptionError:  # a shared task, registered past this broker: each message says so in its result
-            own = {}
-        known = self._known[task.task_name] = (task, own, options)
+            own = labels = {}
+        known = self._known[task.task_name] = _Known(task, labels, own, options)
         return known
 
     def _check(self, function: Callable[..., Any], labels: Mapping[str, Any]) -> None:

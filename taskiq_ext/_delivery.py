@@ -93,7 +93,7 @@ class Delivery(bytes):
     @property
     def is_again(self) -> bool:
         """Whether the broker says that it has delivered the message before, as those on RabbitMQ do."""
-        return bool(getattr(getattr(self._ack, "__self__", None), "redelivered", False))
+        return self._ack is not None and bool(getattr(getattr(self._ack, "__self__", None), "redelivered", False))
 
     def begin(self, home: asyncio.Task[Any]) -> None:
         """Note that ``home`` handles the message."""
@@ -104,10 +104,9 @@ class Delivery(bytes):
         """Whether an asyncio task handles the message, or has."""
         return self._home is not None
 
-    @property
-    def is_at_home(self) -> bool:
-        """Whether the asyncio task that asks handles the message."""
-        return self._home is not None and self._home() is asyncio.current_task()
+    def is_handled_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether ``task`` handles the message."""
+        return self._home is not None and self._home() is task
 
     def claimed(self, pool: Limit[Any]) -> Taken | None:
         """Return what the message was taken from the room with, if that was a slot of ``pool``; only once."""
@@ -232,13 +231,13 @@ class RecordingFormatter(TaskiqFormatter):
         return getattr(self.own, name)
 
 
-def delivery_for(broker: AsyncBroker) -> Delivery | None:
-    """Return the delivery that this asyncio task handles, if ``broker`` has delivered it.
+def delivery_for(broker: AsyncBroker, home: asyncio.Task[Any] | None) -> Delivery | None:
+    """Return the delivery that ``home``, the asyncio task that asks, handles, if ``broker`` has delivered it.
 
     A message that is handled within the handling of another (``InMemoryBroker(await_inplace=True)``) has none.
     """
     delivery = _delivery.get()
-    if delivery is None or delivery.feed.broker is not broker or not delivery.is_at_home:
+    if delivery is None or delivery.feed.broker is not broker or not delivery.is_handled_in(home):
         return None
     return delivery
 

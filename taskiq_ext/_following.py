@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slotline.caches.line import Line
     from slotline.pools import Slot, Taken
     from slotline.stores.base import Store
+    from taskiq_ext._delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +84,11 @@ class Following:
     @property
     def possible(self) -> bool:
         """Whether the message that this asyncio task handles may be parked."""
-        return self._cache is not None and delivery_for(self._broker) is not None and not is_away(self._cache)
+        return self._cache is not None and self._delivery is not None and not is_away(self._cache)
 
     async def taken(self, key: str) -> Lead | RunsLater | None:
         """Return the lead for an entry with which the message comes out of the line, if that is where it comes from."""
-        delivery, line = delivery_for(self._broker), self._line(key)
+        delivery, line = self._delivery, self._line(key)
         taken = None if delivery is None or line is None else delivery.claimed(line)
         if taken is None or line is None:
             return None
@@ -101,7 +102,7 @@ class Following:
 
         ``None``: there is no line for this message, which waits in its worker if it must.
         """
-        delivery, line = delivery_for(self._broker), self._line(key)
+        delivery, line = self._delivery, self._line(key)
         room, lane = self._room.room(delivery), self._room.lane
         if delivery is None or line is None or room is None or lane is None or broadcasts(self._broker):
             return None
@@ -115,6 +116,10 @@ class Following:
         logger.debug("Message %s is parked: %r is being made, and %d come before it.", task_id, key, slot.place)
         await delivery.acknowledge_parked(task_id)
         return RunsLater()
+
+    @property
+    def _delivery(self) -> Delivery | None:
+        return delivery_for(self._broker, asyncio.current_task())
 
     def _line(self, key: str) -> Line | None:
         return None if self._cache is None else line_for(self._cache, key, self._cache.store)

@@ -24,13 +24,19 @@ logger = logging.getLogger(__name__)
 class Guard:
     """Lets a run be ended from outside, with an error of its own; all of it in the run's event loop.
 
+    Args:
+        home: The asyncio task in which it runs.
+
     Attributes:
         error: What the run ends with, once :meth:`end` was called.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_cancelled", "_home", "_runs", "error")
+
+    def __init__(self, home: asyncio.Task[Any] | None) -> None:
         self.error: Exception | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._home = home
+        self._runs = False
         self._cancelled = 0
 
     async def run(self, start: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -40,21 +46,21 @@ class Guard:
             Exception: What :meth:`end` was given; the run was cancelled, or did not begin.
         """
         self._check()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        cancelled_before = task.cancelling()
-        self._task = task
+        home = self._home
+        assert home is not None  # noqa: S101 - a coroutine runs in a task
+        cancelled_before = home.cancelling()
+        self._runs = True
         try:
             return await start(*args, **kwargs)
         except asyncio.CancelledError:
             # As asyncio.timeout() does: a cancellation that comes from elsewhere at the same time goes on.
-            if task.cancelling() - self._cancelled <= cancelled_before:
+            if home.cancelling() - self._cancelled <= cancelled_before:
                 self._check()
             raise
         finally:
-            self._task = None
+            self._runs = False
             for _ in range(self._cancelled):
-                task.uncancel()
+                home.uncancel()
 
     def _check(self) -> None:
         if self.error is not None:
@@ -68,9 +74,9 @@ class Guard:
 
     def cancel(self) -> bool:
         """Cancel the run; ``False``: there is none, or no more."""
-        if self._task is None:
+        if not self._runs or self._home is None:
             return False
-        self._cancelled += self._task.cancel()
+        self._cancelled += self._home.cancel()
         return True
 
 
@@ -88,7 +94,7 @@ class GuardedRuns:
     def add(self, plan: Plan, slot: Slot, on_lost: OnLost) -> None:
         """Guard the run of ``plan``, which is about to begin in this asyncio task."""
         if on_lost == "cancel":
-            plan.guard = Guard()
+            plan.guard = Guard(plan.home)
         self._runs[slot.token] = plan
         if slot.forfeited:  # before it was known here
             self.forfeit(slot)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from taskiq.kicker import AsyncKicker
     from taskiq.message import TaskiqMessage
 
-    from slotline.pools import Slot
+    from slotline.pools import Limit, Slot
     from taskiq_ext._guard import Guard
 
 AnyTask: TypeAlias = AsyncTaskiqDecoratedTask[Any, Any]
@@ -46,7 +46,10 @@ class Plan:
 
     Attributes:
         task: The task that the message names.
+        real: The user's function.
+        home: The asyncio task in which the message is handled.
         slot: The slot that the message's run holds, if it needs one.
+        pool: Where that is to be given back, if it has not been; from_room: it has come from there with the message.
         outcome: Stands in for the function altogether: a cached value, an error.
         runner: Runs the function elsewhere; an ``outcome`` comes before it.
         guard: Can end the run, where :attr:`can_be_ended`.
@@ -56,27 +59,25 @@ class Plan:
         runs_later: Nothing runs for this copy of the message, and nothing of it may become a result.
     """
 
-    __slots__ = (
-        "_cleanups", "_home", "_opener", "_parent", "_seen", "at_work",
-        "guard", "hit", "killable", "message_id", "outcome", "runner", "runs_later", "settled", "slot", "task",
-    )  # fmt: skip
+    slot: Slot | None = None
+    pool: Limit[Any] | None = None
+    outcome: Function | None = None
+    runner: Function | None = None
+    guard: Guard | None = None
+    at_work: AtWork | None = None
+    settled = hit = killable = runs_later = from_room = False
 
     def __init__(self, task: AnyTask, message_id: str, opener: TaskiqMiddleware, outer: Plan | None) -> None:
         self.task = task
+        self.real = function_of(task)
         self.message_id = message_id
-        self.slot: Slot | None = None
-        self.outcome: Function | None = None
-        self.runner: Function | None = None
-        self.guard: Guard | None = None
-        self.at_work: AtWork | None = None
-        self.settled = self.hit = self.killable = self.runs_later = False
         self._opener = opener
-        self._home = asyncio.current_task()
+        self.home = asyncio.current_task()
         # A message that is handled within the handling of another (InMemoryBroker(await_inplace=True)) gives the
         # context back; a context that was merely inherited belongs to nobody, and must not pile up.
-        self._parent = outer if outer is not None and outer._home is self._home else None  # noqa: SLF001 - same class
+        self._parent = outer if outer is not None and outer.home is self.home else None
         self._seen: set[TaskiqMiddleware] = {opener}
-        self._cleanups: dict[TaskiqMiddleware, Callable[[], None]] = {}
+        self._cleanups: dict[TaskiqMiddleware, Callable[[Plan], None]] = {}
 
     @property
     def name(self) -> str:
@@ -86,18 +87,13 @@ class Plan:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop in which the message is handled."""
-        assert self._home is not None  # noqa: S101 - the receiver handles a message in a task of its own
-        return self._home.get_loop()
+        assert self.home is not None  # noqa: S101 - the receiver handles a message in a task of its own
+        return self.home.get_loop()
 
     @property
     def outer(self) -> Plan | None:
         """The plan of the message within whose handling this one is handled."""
         return self._parent
-
-    @property
-    def real(self) -> Function:
-        """The user's function."""
-        return function_of(self.task)
 
     @property
     def ends_without_a_run(self) -> bool:
@@ -114,7 +110,7 @@ class Plan:
         if self.outcome is not None or self.slot is None:
             return self.outcome or function
         if guard is not None and (self.can_be_ended or guard.error):
-            return self._standing_in(functools.partial(guard.run, function))
+            return _guarded(real) if self.runner is None else self._standing_in(functools.partial(guard.run, function))
         if self.runner is not None or _is_coroutine_function(function):
             return function
         return self.in_a_thread()
@@ -160,8 +156,7 @@ class Plan:
             self.settled = True
             return await run(args, kwargs)
 
-        # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.
-        return functools.update_wrapper(stand_in, self.real, _HINTS, ())
+        return _looking_like(self.real, stand_in)
 
     def acknowledge_when_saved(self, message: TaskiqMessage) -> None:
         """If ``message`` is to end with an ``outcome``, have it acknowledged where only its function would do so.
@@ -187,23 +182,23 @@ class Plan:
         labels["ack_type"] = "when_saved"
         self.outcome = self._standing_in(end)
 
-    def hold(self, holder: TaskiqMiddleware, cleanup: Callable[[], None]) -> None:
-        """Call ``cleanup`` should the message's processing end without :meth:`let_go`.
+    def hold(self, holder: TaskiqMiddleware, cleanup: Callable[[Plan], None]) -> None:
+        """Call ``cleanup(plan)`` should the message's processing end without :meth:`let_go`.
 
         Another middleware's exception, or a cancellation, can end it before this one's ``post_execute``.
         """
-        if not self._cleanups and self._home is not None:
-            self._home.add_done_callback(self._abandoned)
+        if not self._cleanups and self.home is not None:
+            self.home.add_done_callback(self._abandoned)
         self._cleanups[holder] = cleanup
 
     def let_go(self, holder: TaskiqMiddleware) -> None:
         """Take the cleanup of ``holder`` back."""
-        if self._cleanups.pop(holder, None) is not None and not self._cleanups and self._home is not None:
-            self._home.remove_done_callback(self._abandoned)
+        if self._cleanups.pop(holder, None) is not None and not self._cleanups and self.home is not None:
+            self.home.remove_done_callback(self._abandoned)
 
     def _abandoned(self, _home: asyncio.Task[Any]) -> None:
         while self._cleanups:
-            self._cleanups.popitem()[1]()
+            self._cleanups.popitem()[1](self)
 
     def close(self, middleware: TaskiqMiddleware) -> None:
         """End the plan if ``middleware``, whose ``post_execute`` comes last, has opened it."""
@@ -227,6 +222,26 @@ def function_of(task: AnyTask) -> Function:
     """Return the user's function, whatever is to run for the message that this asyncio task works on."""
     function: Function = task.__dict__["original_func"]
     return function
+
+
+def _looking_like(real: Function, stand_in: Function) -> Function:
+    # A receiver that meets the task for the first time reads signature, hints and dependencies off what it runs.
+    return functools.update_wrapper(stand_in, real, _HINTS, ())
+
+
+@functools.lru_cache(maxsize=4096)
+def _guarded(real: Function) -> Function:
+    """Return what runs ``real`` so that the guard of its message's plan can end it."""
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        plan = _plan.get()
+        while plan is not None and plan.real is not real:
+            plan = plan.outer  # of a message that was handled on the way here, and was broken off
+        assert plan is not None and plan.guard is not None  # noqa: S101, PT018 - it has said that this is to run
+        plan.settled = True
+        return await plan.guard.run(real, args, kwargs)
+
+    return _looking_like(real, guarded)
 
 
 current_plan = _plan.get

@@ -146,7 +146,7 @@ class CacheMiddleware(LabelledMiddleware[CacheOptions]):
             plan.serve_value(RUNS_LATER)
         elif isinstance(found, Flight | Refresh):
             self._running[plan] = found
-            plan.hold(self, lambda: self._abandon(plan))
+            plan.hold(self, self._abandon)
         elif found is not None and not (found.error is not None and _is_retry(message)):
             # A retry is not served the very error that it is the retry of.
             logger.debug("Cache hit: %s for task %s with id %s.", entry.key, name, message.task_id)

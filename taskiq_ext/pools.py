@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from taskiq_ext._interception import AnyTask, Plan
     from taskiq_ext._limits import OnLost
     from taskiq_ext._room import Tenant
+    from taskiq_ext._tether import AtWork
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +108,6 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         self._runs = GuardedRuns()
         self._relay = Relay()
         self._limits = KeptLimits(store, self._runs.forfeit)
-        self._held: dict[Plan, tuple[Limit[Any], Slot]] = {}
-        self._from_room: set[Plan] = set()
         self._releasing: set[asyncio.Task[Any]] = set()
 
     def read(self, labels: Mapping[str, Any], function: Callable[..., Any] | None) -> PoolOptions | None:
@@ -176,7 +175,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if demand is None:
             return None  # the arguments do not fit: the function says so itself, at once
         limit, pool = options.limit, self._limits.of(demand)
-        delivery = delivery_for(self.broker)
+        delivery = delivery_for(self.broker, plan.home)
         if delivery is not None and (taken := delivery.claimed(pool)) is not None:
             return self._run_taken(plan, taken, limit)
         slot = self._passed_on(pool, demand, delivery, message)
@@ -234,22 +233,22 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
         if plan.runs_later:  # what the receiver makes of a bad timeout, for example, is no result either
             result.error, result.return_value = NoResultError(), None
         plan.close(self)
-        held = self._held.pop(plan, None)
-        if held is None:
+        pool, slot = plan.pool, plan.slot
+        if pool is None or slot is None:
             return None
+        plan.pool = None
         plan.let_go(self)
-        if self._goes_on(plan, *held):
+        if plan.at_work is not None and self._goes_on(plan, plan.at_work, pool, slot):
             return None
-        self._runs.remove(held[1])
-        if plan not in self._from_room:
-            return None if not result.is_err and self._relay.keep(*held) else _release(*held)
-        self._from_room.discard(plan)
-        delivery = delivery_for(self.broker)
+        self._runs.remove(slot)
+        if not plan.from_room:
+            return None if not result.is_err and self._relay.keep(pool, slot) else _release(pool, slot)
+        delivery = delivery_for(self.broker, plan.home)
         if isinstance(delivery, TakenDelivery) and delivery.feed.has_place_of(delivery):
-            return _give_back(held[1], delivery.feed.pass_on(*held))
+            return _give_back(slot, delivery.feed.pass_on(pool, slot))
         if self._room is not None:
-            self._room.freed(held[0])
-        return _release(*held)
+            self._room.freed(pool)
+        return _release(pool, slot)
 
     async def shutdown(self) -> None:
         """Give back what was taken and has not begun to run, and wait for slots that are on their way back."""
@@ -316,20 +315,20 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             _run_later(plan)
             await taken.give_back()
         else:
-            self._from_room.add(plan)
+            plan.from_room = True
             self._hold(plan, taken.pool, taken.slot, limit)
 
     def _hold(self, plan: Plan, pool: Limit[Any], slot: Slot, limit: PoolLimit) -> None:
-        plan.slot = slot
-        self._held[plan] = pool, slot
-        plan.hold(self, lambda: self._abandon(plan))
+        plan.pool, plan.slot = pool, slot
+        plan.hold(self, self._abandon)
         self._runs.add(plan, slot, limit.on_lost or self.on_lost)
 
     def _abandon(self, plan: Plan) -> None:
-        self._from_room.discard(plan)
-        held = self._held.pop(plan, None)
-        if held is not None and not self._goes_on(plan, *held):
-            self._release_soon(*held)
+        pool, slot, plan.pool = plan.pool, plan.slot, None
+        if pool is None or slot is None:
+            return
+        if plan.at_work is None or not self._goes_on(plan, plan.at_work, pool, slot):
+            self._release_soon(pool, slot)
 
     def _release_soon(self, pool: Limit[Any], slot: Slot) -> None:
         self._runs.remove(slot)
@@ -338,10 +337,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             self._releasing.add(releasing)
             releasing.add_done_callback(self._releasing.discard)
 
-    def _goes_on(self, plan: Plan, pool: Limit[Any], slot: Slot) -> bool:
+    def _goes_on(self, plan: Plan, at_work: AtWork, pool: Limit[Any], slot: Slot) -> bool:
         """Whether a thread or process is still at the run, whose message is over: it keeps the slot until it ends."""
-        if plan.at_work is None:
-            return False
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -354,9 +351,8 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 with contextlib.suppress(StoreError):
                     pool.sync.release(slot)
 
-        goes_on = plan.at_work.when_over(over)
+        goes_on = at_work.when_over(over)
         if goes_on:
-            self._from_room.discard(plan)
             logger.warning(
                 "The message %s of task %s is over, and its thread or process is not: it keeps its slot of pool %r "
                 "until then.",

@@ -177,7 +177,7 @@ async def test_what_a_plan_holds_is_cleaned_up_when_another_middleware_breaks_th
         def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
             task = self.broker.find_task(message.task_name)
             assert task is not None
-            plan_for(self, task, message).hold(self, cleaned.set)
+            plan_for(self, task, message).hold(self, lambda _: cleaned.set())
             return message
 
     class Broken(TaskiqMiddleware):
