@@ -334,8 +334,12 @@ class Room:
         """
         filled: list[bool] = []
         for at in range(0, len(names), _AT_ONCE):
-            commands = [Command("EXISTS", pool_keys(self.store, name)[1:4:2]) for name in names[at : at + _AT_ONCE]]
-            filled += map(bool, (yield from all_or_error(self.store, commands)))
+            commands: list[Command] = []
+            for name in names[at : at + _AT_ONCE]:
+                _, line, _, claims, _ = pool_keys(self.store, name)
+                commands += Command("EXISTS", (line,)), Command("ZCOUNT", (claims,), ("0", "+inf"))  # not its marks
+            counts = yield from all_or_error(self.store, commands)
+            filled += map(any, zip(counts[::2], counts[1::2], strict=True))
         return filled
 
     def _note(self, pool: Pool, lane_id: str) -> Steps[None]:
