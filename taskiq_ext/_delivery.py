@@ -59,9 +59,9 @@ class Delivery(bytes):
     """
 
     feed: Feed
-    _home: weakref.ref[asyncio.Task[Any]] | None  # not the task, whose context has this: a cycle would live on
-    _ack: Callable[[], Awaitable[None] | None] | None
-    _mark: bytes | None
+    _home: weakref.ref[asyncio.Task[Any]] | None = None  # not the task, whose context has this: a cycle would live on
+    _ack: Callable[[], Awaitable[None] | None] | None = None
+    _mark: bytes | None = None
 
     @classmethod
     def of(cls, message: bytes | AckableMessage, feed: Feed) -> Delivery:
@@ -70,7 +70,9 @@ class Delivery(bytes):
         if isinstance(data, Delivery):
             return data
         self = cls(data)
-        self.feed, self._home, self._mark, self._ack = feed, None, None, ack
+        self.feed = feed
+        if ack is not None:
+            self._ack = ack
         return self
 
     def as_message(self) -> bytes | AckableMessage:
@@ -150,7 +152,7 @@ class TakenDelivery(Delivery):
     def from_room(cls, taken: Taken, feed: Feed) -> Self:
         """Return what was taken from the room of ``feed`` as a delivery."""
         self = cls(unsealed(taken.message))
-        self.feed, self._home, self._mark, self._taken = feed, None, taken.message[:_MARK], taken
+        self.feed, self._mark, self._taken = feed, taken.message[:_MARK], taken
         self._ack, self._settled, self._slot_is_ours = self._settle, False, True
         return self
 

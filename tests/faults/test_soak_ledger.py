@@ -93,7 +93,7 @@ async def ledger_after(make_redis: Any, use: Callable[[RedisStore], Any], direct
         (weights, "return max - held - extra, allowed", "return max - held, allowed", "makes 4"),
         (a_smaller_size, "if held >= max then return nil end", "", "makes 2"),
         (a_pause, "if paused or allowed == 0 then", "if allowed == 0 then", "paused"),
-        (shares, "return share - tonumber(", "return share + tonumber(", "makes 2 of its partition"),
+        (shares, "return share - used", "return share + used", "makes 2 of its partition"),
         (several, "return max - held - extra, allowed", "return 9, allowed", "makes 2"),
     ],
 )

@@ -97,6 +97,8 @@ def parking(store: RedisStore, room: Room) -> Parking:
     task_consumer = SimpleNamespace(on_message=lambda message: None, accept={"json"})
     consumer = SimpleNamespace(
         controller=None,
+        add_task_queue=None,
+        cancel_task_queue=None,
         pool=SimpleNamespace(limit=4),
         on_task_request=None,
         task_consumer=task_consumer,

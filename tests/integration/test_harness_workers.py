@@ -109,7 +109,7 @@ def test_worker_that_cannot_start_fails_with_its_log(app_module, tmp_path):
     with pytest.raises(AssertionError, match=r"before it was ready(.|\n)*no such luck"):
         CeleryWorker(name, tmp_path).start()
     with pytest.raises(AssertionError, match=r"(.|\n)*no such luck"):
-        TaskiqWorker(f"{name}:broker", tmp_path, ready_timeout=2).start()
+        TaskiqWorker(f"{name}:broker", tmp_path, ready_timeout=10).start()
 
 
 def test_worker_sees_slotline_and_the_extensions(app_module, tmp_path):
