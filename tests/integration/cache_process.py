@@ -90,8 +90,9 @@ class CacheProcess:
         assert self.process is not None
         out, _ = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, out
-        *noise, last = out.strip().splitlines()
-        return {**json.loads(last), "log": noise}
+        lines = out.strip().splitlines()
+        (told,) = [line for line in lines if line.startswith('{"')]  # what threads say as the process ends comes later
+        return {**json.loads(told), "log": [line for line in lines if line != told]}
 
 
 def runs(log: Path) -> list[Run]:
