@@ -174,6 +174,18 @@ def test_a_partition_whose_slots_were_evicted_by_the_server_may_have_its_share_a
     pool.sync.release(pool.sync.acquire(partition="t"))
 
 
+def test_the_last_waiter_of_a_partition_that_has_its_share_leaves_nothing_of_it(store, redis_client):
+    pool = Pool("p", 4, max_per_partition=3, store=store)
+    slot = pool.sync.acquire(partition="a", weight=3)
+    before, last = Place(pool, weight=2), Place(pool, partition="a")
+    for place in (before, last):
+        assert place.sync.enter() is None
+    for place in (before, last):
+        place.sync.leave()
+    pool.sync.release(slot)
+    assert redis_client.exists("slotline:{pool:p}:ring", "slotline:{pool:p}:line") == 0
+
+
 def test_a_pool_whose_last_holders_died_again_and_again_keeps_nothing_of_them(store, redis_client):
     pool = Pool("p", 1, store=store)
     while redis_client.hlen(STATE) <= 64:  # with more, any call may clear it

@@ -69,8 +69,9 @@ end
 local function go_on(partition)
   local turn, lanes = turn_of(partition)
   if turn ~= NO_TURN then return end
-  if redis.call('EXISTS', line) == 0 then  -- all who stood in it have died: a ring would have no TTL
+  if redis.call('EXISTS', line) == 0 then  -- nobody stands in it, or all are dead: a ring would have no TTL
     redis.call('HDEL', state, 't:' .. partition)
+    redis.call('ZREM', ring, ring_member(STOPPED, NO_TURN, partition))
     return
   end
   if not clock then tell_time() end
