@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from taskiq_ext._interception import AnyTask, Plan
     from taskiq_ext._limits import OnLost
     from taskiq_ext._room import Tenant
-    from taskiq_ext._tether import AtWork
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +237,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             return None
         plan.pool = None
         plan.let_go(self)
-        if plan.at_work is not None and self._goes_on(plan, plan.at_work, pool, slot):
+        if self._goes_on(plan, pool, slot):
             return None
         self._runs.remove(slot)
         if not plan.from_room:
@@ -325,9 +324,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
 
     def _abandon(self, plan: Plan) -> None:
         pool, slot, plan.pool = plan.pool, plan.slot, None
-        if pool is None or slot is None:
-            return
-        if plan.at_work is None or not self._goes_on(plan, plan.at_work, pool, slot):
+        if pool is not None and slot is not None and not self._goes_on(plan, pool, slot):
             self._release_soon(pool, slot)
 
     def _release_soon(self, pool: Limit[Any], slot: Slot) -> None:
@@ -337,8 +334,10 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
             self._releasing.add(releasing)
             releasing.add_done_callback(self._releasing.discard)
 
-    def _goes_on(self, plan: Plan, at_work: AtWork, pool: Limit[Any], slot: Slot) -> bool:
+    def _goes_on(self, plan: Plan, pool: Limit[Any], slot: Slot) -> bool:
         """Whether a thread or process is still at the run, whose message is over: it keeps the slot until it ends."""
+        if plan.at_work is None:
+            return False
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -351,7 +350,7 @@ class PoolLimitMiddleware(LabelledMiddleware[PoolOptions]):
                 with contextlib.suppress(StoreError):
                     pool.sync.release(slot)
 
-        goes_on = at_work.when_over(over)
+        goes_on = plan.at_work.when_over(over)
         if goes_on:
             logger.warning(
                 "The message %s of task %s is over, and its thread or process is not: it keeps its slot of pool %r "

@@ -195,10 +195,7 @@ class Slot:
         return self._deadline if self._kept is None else self._kept.deadline
 
     def _is_held_at(self, now: float) -> bool:
-        if self._ended is not None:
-            return False
-        deadline = self._deadline if (kept := self._kept) is None else kept.deadline
-        return deadline is None or now < deadline
+        return self._ended is None and ((deadline := self._until()) is None or now < deadline)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from slotline.pools.sent import SentSlot  # noqa: PLC0415 - it is a slot itself
