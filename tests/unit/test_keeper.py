@@ -24,6 +24,17 @@ def often_switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def keeper_that_hears(reply: int) -> tuple[Keeper, list[Command]]:
+    """Return a keeper whose store answers ``reply`` to each command, and what it has sent there."""
+    sent: list[Command] = []
+
+    def execute_many(commands: Sequence[Command]) -> list[int]:
+        sent.extend(commands)
+        return [reply] * len(commands)
+
+    return Keeper(execute_many), sent
+
+
 @pytest.mark.usefixtures("often_switching")
 def test_releases_from_many_threads_at_once_are_all_sent():
     sent: set[Command] = set()
@@ -70,13 +81,7 @@ def test_a_release_that_is_handed_over_again_while_it_travels_is_sent_again():
 
 def test_what_is_kept_while_the_thread_is_about_to_end_is_renewed(monkeypatch):
     monkeypatch.setattr(keepers, "_LINGER", 0.1)
-    renewed: list[Command] = []
-
-    def execute_many(commands: Sequence[Command]) -> list[int]:
-        renewed.extend(commands)
-        return [600] * len(commands)
-
-    keeper = Keeper(execute_many)
+    keeper, renewed = keeper_that_hears(600)
     late = threading.Thread(
         target=lambda: keeper.keep("late", Command("late", ("key",)), 0.6, time.monotonic(), lambda: None)
     )
@@ -124,14 +129,8 @@ def test_work_is_told_a_sixth_of_the_lease_early_and_at_its_end_where_that_is_sh
 
 
 def test_a_holder_that_is_to_end_is_told_once_and_renewed_on():
-    renewed: list[Command] = []
+    keeper, renewed = keeper_that_hears(-300)
     told: list[str] = []
-
-    def execute_many(commands: Sequence[Command]) -> list[int]:
-        renewed.extend(commands)
-        return [-300] * len(commands)
-
-    keeper = Keeper(execute_many)
     kept = keeper.keep(
         *("it", Command("renew", ("key",)), 0.3, time.monotonic(), lambda: told.append("lost")),
         work=0.3,
@@ -204,13 +203,7 @@ def denied(monkeypatch) -> list[str]:
 
 
 def test_what_cannot_be_renewed_for_lack_of_a_thread_is_not_kept_and_the_next_is_renewed(denied):
-    renewed: list[Command] = []
-
-    def execute_many(commands: Sequence[Command]) -> list[int]:
-        renewed.extend(commands)
-        return [30_000] * len(commands)
-
-    keeper = Keeper(execute_many)
+    keeper, renewed = keeper_that_hears(30_000)
     first, second = (Command("pool_renew", ("key",), (name,)) for name in ("first", "second"))
     denied.append("slotline-keeper")
     with pytest.raises(RuntimeError, match="thread"):
@@ -223,13 +216,7 @@ def test_what_cannot_be_renewed_for_lack_of_a_thread_is_not_kept_and_the_next_is
 
 
 def test_a_release_that_is_handed_over_while_no_thread_can_begin_is_sent_later(denied):
-    sent: list[Command] = []
-
-    def execute_many(commands: Sequence[Command]) -> list[int]:
-        sent.extend(commands)
-        return [1] * len(commands)
-
-    keeper = Keeper(execute_many)
+    keeper, sent = keeper_that_hears(1)
     first, second = (Command("pool_release", ("key",), (name,)) for name in ("first", "second"))
     denied.append("slotline-keeper")
     keeper.later(first, 30)
